@@ -1,0 +1,697 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * qchain.h - virtual disks kept as chains of qcow2 and raw layers.
+ *
+ * This header is the manual of the library. It is plain C99 (and C++), needs
+ * nothing but the C library, and is the only header a user includes.
+ *
+ * Caveats, first
+ *   - Images are untrusted. Opening one opens no other file unless the policy
+ *     allows it. By default that is: regular files beneath the directory of the
+ *     top image, of a recorded format. A directory is one trust domain: who may
+ *     write to one image in it may make a chain read its neighbours.
+ *   - A chain opened for reading is taken as frozen. With locks (the default) a
+ *     QEMU that writes to a layer is refused while the chain is open, and the
+ *     open fails LOCKED while one writes. With QCHAIN_OPEN_FORCE_SHARE there is
+ *     no such protection: a layer that changes gives old or new bytes, or an
+ *     error, never memory faults.
+ *   - Two programs that write to one layer destroy it, whatever they use.
+ *
+ * Threads
+ *   qchain_env, qchain     any thread, any number at once, except the close and
+ *                          destroy calls, which must be the last.
+ *   qchain_error, qchain_policy, option structs
+ *                          one thread at a time.
+ *   qchain_job             any thread; qchain_job_cancel also from a signal
+ *                          handler.
+ *   The library starts threads at the first need, never before a chain is open,
+ *   with all signals blocked. Handles do not survive fork(): in the child every
+ *   call on a chain opened before fails INVAL, and closing it frees nothing that
+ *   the parent uses. Environments made before fork may be used by parent and
+ *   child if no chain had been opened in them. Descriptors are close-on-exec.
+ *
+ * Results
+ *   Calls return 0 or a negative QCHAIN_E_*. Reads are whole or failed, never
+ *   short. The last parameter of calls that can fail for reasons worth telling
+ *   is a qchain_error (NULL is welcome); it is written only on failure.
+ *
+ * Structs
+ *   Option structs begin with their size, set by their _init call. Zero means
+ *   the default in every field. Unknown flag bits and non-zero reserved fields
+ *   are refused. A program built against an older header works with a newer
+ *   library; the other way round it works if the fields it adds are zero.
+ *
+ * Units
+ *   Offsets and lengths are uint64_t bytes; a name that is not bytes says so.
+ *   No call here asks for alignment.
+ */
+#ifndef QCHAIN_H
+#define QCHAIN_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define QCHAIN_VERSION_MAJOR 0
+#define QCHAIN_VERSION_MINOR 1
+#define QCHAIN_VERSION_PATCH 0
+
+#if defined(__GNUC__)
+#define QCHAIN_API __attribute__((visibility("default")))
+#else
+#define QCHAIN_API
+#endif
+
+/* ------------------------------------------------------------ handles --- */
+
+typedef struct qchain        qchain;        /* an open chain of layers          */
+typedef struct qchain_env    qchain_env;    /* threads, budgets, policy, log     */
+typedef struct qchain_error  qchain_error;  /* why a call failed                 */
+typedef struct qchain_policy qchain_policy; /* what images may refer to          */
+typedef struct qchain_job    qchain_job;    /* watch and cancel a long call      */
+struct qchain_store;                        /* see <qchain-backend.h>            */
+struct qchain_iov;                          /* see <qchain-backend.h>; as iovec  */
+
+/* ------------------------------------------------------------- errors --- */
+
+/* What a call may answer, and what to do about it. */
+enum qchain_code {
+    QCHAIN_OK            = 0,
+    QCHAIN_E_NOMEM       = -1,  /* no memory; free some, call again             */
+    QCHAIN_E_INVAL       = -2,  /* the call is wrong; mend the program          */
+    QCHAIN_E_RANGE       = -3,  /* offset or length beyond the virtual disk     */
+    QCHAIN_E_LIMIT       = -4,  /* legal, but over a limit of this library      */
+    QCHAIN_E_IO          = -5,  /* the medium failed, or a file shrank          */
+    QCHAIN_E_NET         = -6,  /* the network failed, after retries            */
+    QCHAIN_E_TIMEOUT     = -7,  /* no answer within the deadline                */
+    QCHAIN_E_THROTTLED   = -8,  /* the server asks to slow down, after retries  */
+    QCHAIN_E_NOTFOUND    = -9,  /* no such file, object, snapshot or layer      */
+    QCHAIN_E_ACCESS      = -10, /* policy or permission forbids it; the message
+                                   names the option that would allow it        */
+    QCHAIN_E_AUTH        = -11, /* credentials missing, wrong or expired        */
+    QCHAIN_E_NOSPACE     = -12, /* no space; make some, call again              */
+    QCHAIN_E_READONLY    = -13, /* opened for reading                           */
+    QCHAIN_E_BUSY        = -14, /* another operation holds what this one needs  */
+    QCHAIN_E_LOCKED      = -15, /* another process holds the image              */
+    QCHAIN_E_CORRUPT     = -16, /* the image violates its format                */
+    QCHAIN_E_UNSUPPORTED = -17, /* valid, but not known to this library         */
+    QCHAIN_E_CHAIN       = -18, /* layers do not fit: a loop, a missing layer   */
+    QCHAIN_E_CHANGED     = -19, /* a layer is not what it was; open again       */
+    QCHAIN_E_CANCELLED   = -20, /* cancelled, by qchain_job_cancel or callback  */
+    QCHAIN_E_INTERNAL    = -21  /* a bug in the library; please report          */
+};
+
+/* Make an error object; NULL when there is no memory, which every call accepts
+ * as "not interested". Reuse it from call to call. Since 0.1. */
+QCHAIN_API qchain_error *qchain_error_create(void);
+/* Free an error object; NULL is fine. Since 0.1. */
+QCHAIN_API void qchain_error_destroy(qchain_error *err);
+/* Forget what is in it. Since 0.1. */
+QCHAIN_API void qchain_error_clear(qchain_error *err);
+/* The code of the last failure, or 0. Since 0.1. */
+QCHAIN_API int qchain_error_code(const qchain_error *err);
+/* One sentence, outside-in: what was tried, on which layer, the cause. UTF-8
+ * without control characters (bytes of the image are escaped). Borrowed until
+ * err is used again. Never NULL. Since 0.1. */
+QCHAIN_API const char *qchain_error_message(const qchain_error *err);
+/* The errno behind it, or 0. Since 0.1. */
+QCHAIN_API int qchain_error_errno(const qchain_error *err);
+/* The HTTP status behind it, or 0. Since 0.1. */
+QCHAIN_API int qchain_error_http_status(const qchain_error *err);
+/* The layer it happened in (0 is the top), or -1. Since 0.1. */
+QCHAIN_API int64_t qchain_error_layer(const qchain_error *err);
+/* The byte offset it happened at, in the layer's file, or -1. Since 0.1. */
+QCHAIN_API int64_t qchain_error_offset(const qchain_error *err);
+/* A short name for a code: "CORRUPT". Static; "?" for an unknown one.
+ * Since 0.1. */
+QCHAIN_API const char *qchain_code_name(int code);
+
+/* ------------------------------------------------- version and features --- */
+
+/* Version of the library in use: major << 16 | minor << 8 | patch. Since 0.1. */
+QCHAIN_API uint32_t qchain_version(void);
+/* The same as text, "0.1.0". Static. Since 0.1. */
+QCHAIN_API const char *qchain_version_string(void);
+/* 1 if the library in use has a feature, else 0. Names: "qcow2", "raw", "zlib",
+ * "zstd", "libdeflate", "direct", "locks", "write", "queue", "io_uring",
+ * "index", "http". Since 0.1. */
+QCHAIN_API int qchain_has(const char *feature);
+/* Free memory that the library returned where no other call is named; NULL is
+ * fine. Since 0.1. */
+QCHAIN_API void qchain_free(void *p);
+
+/* ------------------------------------------------------------- policy --- */
+
+/* What images may refer to. Without any call: regular files beneath the
+ * directory of the top image (the directory of its name as given, and of its
+ * real path), of a recorded format (backing files) and nothing else. */
+enum qchain_policy_flags {
+    QCHAIN_POLICY_TRUST         = 0x1, /* follow every reference a user could
+                                          name: absolute paths, json:, any
+                                          directory, data files, missing formats
+                                          (probed)                             */
+    QCHAIN_POLICY_DATA_FILE     = 0x2, /* an external data file named by the
+                                          image, within the allowed paths      */
+    QCHAIN_POLICY_BLOCK_DEVICE  = 0x4  /* block devices as layers             */
+};
+
+/* Make a policy with the default rules; NULL when there is no memory.
+ * Since 0.1. */
+QCHAIN_API qchain_policy *qchain_policy_create(void);
+/* Free a policy; NULL is fine. Environments and chains keep copies. Since 0.1. */
+QCHAIN_API void qchain_policy_destroy(qchain_policy *p);
+/* Allow layers beneath a directory (its real path). path: an existing directory;
+ * copied. Errors: NOTFOUND, ACCESS, NOMEM. Since 0.1. */
+QCHAIN_API int qchain_policy_allow_path(qchain_policy *p, const char *path,
+                                        qchain_error *err);
+/* The format of backing files that record none: "raw" or "qcow2"; NULL takes it
+ * back. Errors: UNSUPPORTED (unknown format), NOMEM. Since 0.1. */
+QCHAIN_API int qchain_policy_backing_format(qchain_policy *p, const char *format,
+                                            qchain_error *err);
+/* Add flags, QCHAIN_POLICY_*. Errors: INVAL (unknown bits). Since 0.1. */
+QCHAIN_API int qchain_policy_allow(qchain_policy *p, uint32_t flags,
+                                   qchain_error *err);
+/* Read rules from text, a rule a line: "allow-path DIR", "backing-format FMT",
+ * "allow data-file", "allow block-device", "trust", "max-layers N"; '#' starts a
+ * comment. Errors: INVAL with the line's number. Since 0.1. */
+QCHAIN_API int qchain_policy_parse(qchain_policy *p, const char *text,
+                                   qchain_error *err);
+/* The same from a file, of at most 1 MiB. Errors: NOTFOUND, ACCESS, IO, INVAL.
+ * Since 0.1. */
+QCHAIN_API int qchain_policy_load(qchain_policy *p, const char *path,
+                                  qchain_error *err);
+
+/* ------------------------------------------------------------ resolver --- */
+
+/* What a resolver is asked: may layer `layer` refer to `name`? */
+typedef struct qchain_reference {
+    size_t      struct_size;
+    uint32_t    layer;     /* the layer that refers, 0 is the top              */
+    uint32_t    kind;      /* QCHAIN_REF_*                                     */
+    const char *from;      /* the referring layer's name                       */
+    const char *name;      /* the name as recorded in the image                */
+    const char *resolved;  /* the same, resolved as QEMU would                 */
+    const char *format;    /* recorded format, or NULL                         */
+} qchain_reference;
+
+enum qchain_reference_kind {
+    QCHAIN_REF_BACKING   = 1, /* a backing file                                */
+    QCHAIN_REF_DATA_FILE = 2  /* an external data file                         */
+};
+
+/* What it may answer, besides the verdict. All fields start as zero. */
+typedef struct qchain_resolution {
+    size_t      struct_size;
+    const char *name;     /* open this name instead; borrowed until the library
+                             returns from the call that asked                  */
+    const char *format;   /* take this format instead of the recorded one      */
+    int         fd;       /* with QCHAIN_RESOLVE_FD: an open descriptor; the
+                             library duplicates it                             */
+    uint32_t    reserved0;
+    const struct qchain_store *store; /* with QCHAIN_RESOLVE_STORE: an open
+                             store; becomes the library's                      */
+} qchain_resolution;
+
+enum qchain_verdict {
+    QCHAIN_RESOLVE_DEFAULT = 0, /* let the policy decide                       */
+    QCHAIN_RESOLVE_ALLOW   = 1, /* open it (or out->name) whatever the policy  */
+    QCHAIN_RESOLVE_DENY    = 2, /* refuse: the open fails ACCESS               */
+    QCHAIN_RESOLVE_FD      = 3, /* use out->fd                                 */
+    QCHAIN_RESOLVE_STORE   = 4  /* use out->store                              */
+};
+
+/* Decide one reference: returns a qchain_verdict. Called from the thread in
+ * qchain_open, never under a lock; may block. */
+typedef int (*qchain_resolver)(void *data, const qchain_reference *ref,
+                               qchain_resolution *out);
+
+/* -------------------------------------------------------- environment --- */
+
+enum qchain_log_level {
+    QCHAIN_LOG_ERROR = 1,
+    QCHAIN_LOG_WARN  = 2,
+    QCHAIN_LOG_INFO  = 3,
+    QCHAIN_LOG_DEBUG = 4
+};
+
+/* One log line: level, the room it comes from ("chain"), text without newline.
+ * Called from any thread, never under a lock; must not call the library. */
+typedef void (*qchain_log_fn)(void *data, int level, const char *tag,
+                              const char *message);
+
+typedef struct qchain_env_opts {
+    size_t   struct_size;    /* set by qchain_env_opts_init                     */
+    uint32_t flags;          /* must be 0                                       */
+    uint32_t threads;        /* leaf threads; 0 = one a processor, at most 16   */
+    uint64_t index_bytes;    /* memory for maps; 0 = 32 MiB, at least 1 MiB     */
+    uint64_t block_bytes;    /* memory for decoded clusters; 0 = 32 MiB         */
+    uint32_t max_open_files; /* descriptors kept open; 0 = what the process may
+                                have (RLIMIT_NOFILE) less 64; at least 16       */
+    uint32_t log_level;      /* QCHAIN_LOG_*; 0 = QCHAIN_LOG_WARN               */
+    qchain_log_fn log;       /* NULL = silent                                   */
+    void    *log_data;
+    void   (*log_free)(void *data); /* called once, when the environment ends,
+                                or when its creation fails                      */
+    const qchain_policy *policy; /* copied; NULL = the default rules            */
+} qchain_env_opts;
+
+/* Fill o with defaults; size is sizeof(qchain_env_opts). Since 0.1. */
+QCHAIN_API void qchain_env_opts_init(qchain_env_opts *o, size_t size);
+/* Make an environment: threads, memory budgets, policy and log that many chains
+ * share. opts may be NULL. Does not start threads and opens nothing. Errors:
+ * NOMEM, INVAL. Since 0.1. */
+QCHAIN_API int qchain_env_create(qchain_env **out, const qchain_env_opts *opts,
+                                 qchain_error *err);
+/* End an environment; every chain in it must be closed. NULL is fine.
+ * Since 0.1. */
+QCHAIN_API void qchain_env_destroy(qchain_env *env);
+
+/* --------------------------------------------------------------- open --- */
+
+enum qchain_open_flags {
+    QCHAIN_OPEN_FORCE_SHARE = 0x1,  /* take no locks and mind none (-U)         */
+    QCHAIN_OPEN_DIRECT      = 0x2,  /* O_DIRECT for local data (cache=none)     */
+    QCHAIN_OPEN_NO_BACKING  = 0x4,  /* the top layer alone; what it does not
+                                       hold reads as zeros                      */
+    QCHAIN_OPEN_SALVAGE     = 0x8,  /* metadata past the end of a file reads as
+                                       zeros instead of failing                 */
+    QCHAIN_OPEN_WRITE       = 0x10, /* reserved: answers UNSUPPORTED in 0.1     */
+    QCHAIN_OPEN_FD          = 0x20  /* the top is open_opts.fd                  */
+};
+
+typedef struct qchain_open_opts {
+    size_t      struct_size; /* set by qchain_open_opts_init                    */
+    uint32_t    flags;       /* QCHAIN_OPEN_*                                   */
+    uint32_t    max_layers;  /* 0 = 4096 (or the policy's)                      */
+    const char *format;      /* the top's format: "qcow2", "raw"; NULL = found by
+                                its magic. A raw image whose guest wrote a qcow2
+                                header into it is qcow2 by its magic, so name the
+                                format of images that guests can write.          */
+    const char *snapshot;    /* id or name of an internal snapshot of the top   */
+    const char *data_file;   /* the top's external data file, instead of the one
+                                it names; the caller's own choice, so allowed    */
+    int         fd;          /* with QCHAIN_OPEN_FD; duplicated                 */
+    uint32_t    reserved0;
+    const struct qchain_store *store; /* the top is this store; becomes the
+                                library's, closed even when the open fails;
+                                name then serves messages and relative names     */
+    const qchain_policy *policy; /* instead of the environment's; copied        */
+    qchain_resolver resolver;    /* asked for every reference; may be NULL      */
+    void       *resolver_data;
+} qchain_open_opts;
+
+/* Fill o with defaults; size is sizeof(qchain_open_opts). Since 0.1. */
+QCHAIN_API void qchain_open_opts_init(qchain_open_opts *o, size_t size);
+
+/* Open an image and all layers below it, for reading.
+ * out: receives the chain; close it with qchain_close.
+ * env: the environment it lives in; NULL makes a private one with defaults.
+ * name: a path, "file:PATH" or "json:{...}" (driver, file.driver,
+ *   file.filename, as QEMU writes them); may be NULL with a store or descriptor.
+ * opts: may be NULL.
+ * Blocks: reads each layer's header. Memory: below 2 KiB a layer and a bitmap.
+ * Errors: NOTFOUND (no such layer), ACCESS (policy or permission), LOCKED (a
+ * writer holds a layer; opts.flags FORCE_SHARE), CORRUPT, UNSUPPORTED, LIMIT
+ * (damaged, unknown or outsized images), CHAIN (a loop), IO, NOMEM, INVAL.
+ * Since 0.1. Source: qcow2 specification, docs/interop/qcow2.txt of QEMU. */
+QCHAIN_API int qchain_open(qchain **out, qchain_env *env, const char *name,
+                           const qchain_open_opts *opts, qchain_error *err);
+/* Close a chain: waits for what is in flight, then frees it. NULL is fine.
+ * Since 0.1. */
+QCHAIN_API void qchain_close(qchain *c);
+/* Size of the virtual disk in bytes, a multiple of 512. Since 0.1. */
+QCHAIN_API uint64_t qchain_size(const qchain *c);
+/* Number of layers, at least 1. Since 0.1. */
+QCHAIN_API uint32_t qchain_layers(const qchain *c);
+
+/* ---------------------------------------------------- what an image is --- */
+
+typedef struct qchain_snapshot_info {
+    const char *id;
+    const char *name;
+    uint64_t    vm_state_size; /* bytes of VM state                            */
+    uint64_t    disk_size;     /* size of the disk when it was taken           */
+    uint64_t    date_sec;      /* when, seconds since the epoch                */
+    uint32_t    date_nsec;
+    uint32_t    flags;         /* QCHAIN_SNAPSHOT_HAS_ICOUNT                   */
+    uint64_t    vm_clock_nsec; /* how long the guest had run                   */
+    uint64_t    icount;
+} qchain_snapshot_info;
+
+enum { QCHAIN_SNAPSHOT_HAS_ICOUNT = 0x1 };
+
+typedef struct qchain_bitmap_info {
+    const char *name;
+    uint64_t    granularity;   /* bytes of disk a bit                          */
+    uint32_t    flags;         /* QCHAIN_BITMAP_*                              */
+    uint32_t    reserved0;
+} qchain_bitmap_info;
+
+enum qchain_bitmap_flags {
+    QCHAIN_BITMAP_IN_USE = 0x1, /* was not saved properly: not to be trusted   */
+    QCHAIN_BITMAP_AUTO   = 0x2  /* tracks writes (enabled)                     */
+};
+
+enum qchain_image_flags {
+    QCHAIN_IMAGE_DIRTY          = 0x001, /* refcounts may be stale             */
+    QCHAIN_IMAGE_CORRUPT        = 0x002, /* marked corrupt by a writer         */
+    QCHAIN_IMAGE_DATA_FILE      = 0x004, /* has an external data file          */
+    QCHAIN_IMAGE_DATA_FILE_RAW  = 0x008, /* which is a raw image by itself     */
+    QCHAIN_IMAGE_EXTENDED_L2    = 0x010, /* has subclusters                    */
+    QCHAIN_IMAGE_LAZY_REFCOUNTS = 0x020,
+    QCHAIN_IMAGE_HAS_BACKING    = 0x040,
+    QCHAIN_IMAGE_ENCRYPTED      = 0x080,
+    QCHAIN_IMAGE_BLOCK_DEVICE   = 0x100
+};
+
+enum qchain_compression { QCHAIN_COMPRESSION_ZLIB = 0, QCHAIN_COMPRESSION_ZSTD = 1 };
+
+/* Everything one image says of itself. Made and freed by the library, one block
+ * of memory; later versions append fields. Strings are escaped for display
+ * unless they end in _raw; absent ones are NULL. */
+typedef struct qchain_image_info {
+    size_t      struct_size;
+    uint32_t    flags;             /* QCHAIN_IMAGE_*                           */
+    uint32_t    version;           /* of the format: 2, 3; 0 for raw           */
+    const char *name;              /* as opened                                */
+    const char *format;            /* "qcow2", "raw"                           */
+    uint64_t    virtual_size;      /* bytes                                    */
+    uint64_t    file_size;         /* bytes                                    */
+    uint64_t    allocated_size;    /* bytes on the medium                      */
+    uint64_t    cluster_size;      /* bytes; 0 for raw                         */
+    uint64_t    subcluster_size;   /* bytes; = cluster_size without extended L2 */
+    uint32_t    refcount_bits;
+    uint32_t    compression;       /* QCHAIN_COMPRESSION_*                     */
+    uint32_t    crypt_method;      /* 0 none, 1 AES, 2 LUKS                    */
+    uint32_t    n_snapshots;
+    uint32_t    n_bitmaps;
+    uint32_t    n_unknown_extensions;
+    const char *backing_name;      /* as recorded                              */
+    const char *backing_resolved;  /* as it would be opened                    */
+    const char *backing_format;    /* as recorded                              */
+    const char *data_file;         /* as recorded                              */
+    const char *backing_name_raw;  /* the bytes of the image                   */
+    const char *data_file_raw;
+    const qchain_snapshot_info *snapshots;
+    const qchain_bitmap_info   *bitmaps;
+    uint64_t    incompatible_features;
+    uint64_t    compatible_features;
+    uint64_t    autoclear_features;
+} qchain_image_info;
+
+/* Tell all that one image says of itself and refers to, opening nothing but the
+ * image, however hostile. Works for encrypted images too. An image that cannot
+ * be described fails as qchain_open would. opts: format, fd, store and
+ * FORCE_SHARE are used; may be NULL. Free with qchain_image_info_free.
+ * May block. Since 0.1. */
+QCHAIN_API int qchain_inspect(qchain_image_info **out, qchain_env *env,
+                              const char *name, const qchain_open_opts *opts,
+                              qchain_error *err);
+/* The same of an open chain's layer; 0 is the top. Errors: RANGE, IO, NOMEM.
+ * Since 0.1. */
+QCHAIN_API int qchain_layer_info(qchain_image_info **out, qchain *c,
+                                 uint32_t layer, qchain_error *err);
+/* Free an info; NULL is fine. Since 0.1. */
+QCHAIN_API void qchain_image_info_free(qchain_image_info *info);
+
+/* ---------------------------------------------------------------- map --- */
+
+enum qchain_extent_flags {
+    QCHAIN_EXTENT_PRESENT    = 0x01, /* some layer holds it (allocated)        */
+    QCHAIN_EXTENT_DATA       = 0x02, /* bytes are stored                       */
+    QCHAIN_EXTENT_ZERO       = 0x04, /* reads as zeros                         */
+    QCHAIN_EXTENT_HAS_OFFSET = 0x08, /* host_offset is meaningful              */
+    QCHAIN_EXTENT_COMPRESSED = 0x10
+};
+
+/* One stretch of the virtual disk. */
+typedef struct qchain_extent {
+    uint64_t offset;      /* guest bytes                                       */
+    uint64_t length;
+    uint64_t host_offset; /* in the source's file, with HAS_OFFSET; for a
+                             compressed extent where the stream starts         */
+    uint32_t flags;       /* QCHAIN_EXTENT_*                                   */
+    uint32_t layer;       /* 0 is the top; for what no layer holds the layer
+                             below which the search ended, as QEMU's depth     */
+    uint32_t source;      /* number of the file, see qchain_source_name        */
+    uint32_t host_length; /* bytes of a compressed extent's stream, at most    */
+    uint64_t reserved0;
+} qchain_extent;
+
+enum qchain_map_flags {
+    QCHAIN_MAP_NO_HOLES = 0x1,  /* do not look for holes in the layers' files  */
+    QCHAIN_MAP_CLUSTERS = 0x2   /* one compressed cluster an extent, with its
+                                   place; else neighbours are one extent       */
+};
+
+/* Map a range: which bytes are stored, where, and which read as zeros.
+ * offset, length: the range; length is clipped by the disk's size.
+ * extents, max: where to put them, and how many fit; max at least 1.
+ * n: receives how many were put.
+ * next: receives where to go on: offset + length when all is mapped. Pass it as
+ *   the next call's offset. Neighbours are merged within a call; one that is cut
+ *   by max goes on in the next call.
+ * Holes in local files are found as qemu-img finds them: under raw layers, and
+ * under qcow2 layers whose metadata was preallocated.
+ * May block; reads the metadata that is not yet in the index, several windows in
+ * parallel for long ranges. Errors: RANGE (offset beyond the disk), CORRUPT, IO,
+ * NOMEM, LIMIT. Since 0.1. */
+QCHAIN_API int qchain_map(qchain *c, uint64_t offset, uint64_t length,
+                          qchain_extent *extents, uint32_t max, uint32_t *n,
+                          uint64_t *next, uint32_t flags, qchain_error *err);
+
+/* What may differ between two layers of one chain: everything that is allocated
+ * above layer `below` (excluded) and up to layer `upto` (included, 0 is the
+ * top). below = qchain_layers(c) means "nothing": all that is allocated.
+ * Only such extents are put, as qchain_map would put them for a chain that
+ * starts at `upto`; those that the layers in between hide behind a shorter
+ * layer are put as zeros. The rest as qchain_map. Errors: INVAL unless
+ * upto < below <= layers. Since 0.1. */
+QCHAIN_API int qchain_diff(qchain *c, uint32_t below, uint32_t upto,
+                           uint64_t offset, uint64_t length,
+                           qchain_extent *extents, uint32_t max, uint32_t *n,
+                           uint64_t *next, uint32_t flags, qchain_error *err);
+
+/* The name of a file that extents refer to. Borrowed until the chain is closed;
+ * NULL for an unknown number. Since 0.1. */
+QCHAIN_API const char *qchain_source_name(const qchain *c, uint32_t source);
+
+/* --------------------------------------------------------------- read --- */
+
+/* Read length bytes at offset into buf: all or an error. After an error buf
+ * holds nothing of use. flags must be 0. Blocks; any number of threads at once.
+ * A warm read of stored bytes is one lookup and one system call. Errors: RANGE,
+ * CORRUPT, IO, CHANGED, NOMEM. Since 0.1. */
+QCHAIN_API int qchain_read(qchain *c, void *buf, size_t length, uint64_t offset,
+                           uint32_t flags, qchain_error *err);
+/* The same into n_iov pieces, at most 1024, laid out as struct iovec.
+ * Since 0.1. */
+QCHAIN_API int qchain_readv(qchain *c, const struct qchain_iov *iov,
+                            uint32_t n_iov, uint64_t offset, uint32_t flags,
+                            qchain_error *err);
+
+/* ----------------------------------------------------- long operations --- */
+
+/* Make a job; NULL when there is no memory. One job serves one call at a time.
+ * Since 0.1. */
+QCHAIN_API qchain_job *qchain_job_create(void);
+/* Free a job that no call uses; NULL is fine. Since 0.1. */
+QCHAIN_API void qchain_job_destroy(qchain_job *job);
+/* Ask the call to end; it returns CANCELLED soon. Any thread, and signal
+ * handlers. Since 0.1. */
+QCHAIN_API void qchain_job_cancel(qchain_job *job);
+/* Hold the call (1) or let it go on (0). Any thread. Since 0.1. */
+QCHAIN_API void qchain_job_pause(qchain_job *job, int paused);
+/* Limit the rate in bytes a second; 0 = none. Any thread. Since 0.1. */
+QCHAIN_API void qchain_job_rate(qchain_job *job, uint64_t bytes_per_second);
+/* How far it is, in bytes of the range worked on. Any thread. Since 0.1. */
+QCHAIN_API void qchain_job_progress(const qchain_job *job, uint64_t *done,
+                                    uint64_t *total);
+
+/* Where copied bytes go. write and zero return 0 or a negative QCHAIN_E_*; a
+ * positive value ends the operation, which returns it unchanged. zero may be
+ * NULL (write is then called with zeros). */
+typedef struct qchain_sink {
+    size_t struct_size;
+    int  (*write)(void *data, const void *buf, size_t length, uint64_t offset,
+                  qchain_error *err);
+    int  (*zero)(void *data, uint64_t length, uint64_t offset, qchain_error *err);
+    void  *data;
+} qchain_sink;
+
+enum qchain_copy_flags {
+    QCHAIN_COPY_ORDERED  = 0x1, /* call the sink in order of offset, one call at
+                                   a time; else from several threads, any order */
+    QCHAIN_COPY_SALVAGE  = 0x2, /* what cannot be read is copied as zeros and
+                                   counted                                      */
+    QCHAIN_COPY_NO_ZEROS = 0x4, /* leave out what reads as zeros                */
+    QCHAIN_COPY_DETECT_ZEROS = 0x8 /* look for stored zeros, 4 KiB at a time    */
+};
+
+typedef struct qchain_copy_opts {
+    size_t      struct_size;  /* set by qchain_copy_opts_init                   */
+    uint32_t    flags;        /* QCHAIN_COPY_*                                  */
+    uint32_t    threads;      /* 0 = one a processor, at most 16                */
+    uint64_t    offset;       /* the range; both 0 = all                        */
+    uint64_t    length;       /* 0 = to the end                                 */
+    uint64_t    chunk_bytes;  /* bytes a read; 0 = chosen                       */
+    qchain_job *job;          /* may be NULL                                    */
+    uint64_t    salvaged_bytes; /* out: bytes that could not be read            */
+} qchain_copy_opts;
+
+/* Fill o with defaults; size is sizeof(qchain_copy_opts). Since 0.1. */
+QCHAIN_API void qchain_copy_opts_init(qchain_copy_opts *o, size_t size);
+/* Copy the disk, or a range of it, into a sink. Maps and reads ahead with
+ * several threads. The sink's offsets are the disk's. opts may be NULL; its
+ * salvaged_bytes is written. Errors: those of qchain_map and qchain_read, what
+ * the sink returns, CANCELLED. Since 0.1. */
+QCHAIN_API int qchain_copy_out(qchain *c, const qchain_sink *sink,
+                               qchain_copy_opts *opts, qchain_error *err);
+
+enum qchain_compare_result {
+    QCHAIN_SAME           = 0,
+    QCHAIN_DIFFER_CONTENT = 1, /* bytes differ, first at `offset`               */
+    QCHAIN_DIFFER_ALLOC   = 2, /* strict: allocation differs, first at `offset` */
+    QCHAIN_DIFFER_SIZE    = 3  /* strict: sizes differ                          */
+};
+
+typedef struct qchain_compare_opts {
+    size_t      struct_size; /* set by qchain_compare_opts_init                 */
+    uint32_t    flags;       /* QCHAIN_COMPARE_STRICT                           */
+    uint32_t    threads;     /* 0 = one a processor, at most 16                 */
+    qchain_job *job;         /* may be NULL                                     */
+    uint32_t    result;      /* out: qchain_compare_result                      */
+    uint32_t    failed;      /* out, on an error: 1 or 2, the disk that failed  */
+    uint64_t    offset;      /* out: where they differ                          */
+} qchain_compare_opts;
+
+enum { QCHAIN_COMPARE_STRICT = 0x1 /* sizes and allocation must be equal too */ };
+
+/* Fill o with defaults; size is sizeof(qchain_compare_opts). Since 0.1. */
+QCHAIN_API void qchain_compare_opts_init(qchain_compare_opts *o, size_t size);
+/* Compare the visible bytes of two disks. A longer one is equal if its rest
+ * reads as zeros. The answer is in opts->result; opts must not be NULL. What
+ * reads as zeros in both is not read. Errors: as qchain_read. Since 0.1. */
+QCHAIN_API int qchain_compare(qchain *a, qchain *b, qchain_compare_opts *opts,
+                              qchain_error *err);
+
+/* A digest of the visible bytes of a disk: the same for the same bytes, however
+ * they are stored. It is SHA-256 over the SHA-256 digests (32 bytes each, in
+ * order) of every 64 KiB block of the disk, the last one padded with zeros, and
+ * the size as 8 bytes little-endian at the end; so zeros cost nothing and blocks
+ * are hashed in parallel.
+ * digest: 32 bytes. job: may be NULL. threads: 0 = one a processor. Errors: as
+ * qchain_read. Since 0.1. */
+QCHAIN_API int qchain_checksum(qchain *c, uint8_t digest[32], uint32_t threads,
+                               qchain_job *job, qchain_error *err);
+
+/* --------------------------------------------------------- statistics --- */
+
+typedef struct qchain_stats {
+    size_t   struct_size;     /* set by the caller: sizeof(qchain_stats)        */
+    uint64_t reads;           /* read requests of the caller                    */
+    uint64_t read_bytes;
+    uint64_t store_reads;     /* calls to stores for data                       */
+    uint64_t store_bytes;
+    uint64_t meta_reads;      /* calls to stores for metadata                   */
+    uint64_t meta_bytes;
+    uint64_t decoded_clusters;
+    uint64_t decoded_hits;    /* compressed clusters found decoded              */
+    uint64_t index_fills;     /* windows filled                                 */
+    uint64_t index_evictions;
+    uint64_t index_bytes;     /* memory held now                                */
+    uint64_t block_bytes;     /* memory held now                                */
+    uint64_t open_files;      /* descriptors open now                           */
+    uint64_t file_opens;      /* descriptors opened so far                      */
+} qchain_stats;
+
+/* What an environment's chains did so far. Since 0.1. */
+QCHAIN_API int qchain_env_stats(qchain_env *env, qchain_stats *out);
+/* The environment a chain lives in; borrowed. Since 0.1. */
+QCHAIN_API qchain_env *qchain_get_env(qchain *c);
+
+/* ------------------------------------------------ planned, not yet built --- */
+/*
+ * What follows is the shape of the next release, so that programs and bindings
+ * can be designed for it. The library does not export these calls yet, and
+ * qchain_has("queue") and qchain_has("index") say 0; define QCHAIN_PREVIEW to
+ * see the declarations.
+ */
+#ifdef QCHAIN_PREVIEW
+
+typedef struct qchain_queue qchain_queue; /* one thread's asynchronous door */
+
+typedef struct qchain_queue_opts {
+    size_t   struct_size;
+    uint32_t flags;     /* QCHAIN_QUEUE_* */
+    uint32_t depth;     /* requests in flight; 0 = 128 */
+} qchain_queue_opts;
+
+enum qchain_queue_flags {
+    QCHAIN_QUEUE_NO_URING = 0x1 /* leaf threads even where io_uring works */
+};
+
+/* One finished request. error: text of the failure, or NULL; valid until the
+ * next reap on this queue. */
+typedef struct qchain_completion {
+    void       *user;
+    int32_t     result;   /* 0 or a negative QCHAIN_E_* */
+    uint32_t    reserved0;
+    const char *error;
+    uint64_t    reserved1;
+} qchain_completion;
+
+/* Make a queue on a chain; many queues a chain, one thread a queue. */
+QCHAIN_API int qchain_queue_create(qchain_queue **out, qchain *c,
+                                   const qchain_queue_opts *opts, qchain_error *err);
+/* Submit a request. The buffer is the library's until the completion with the
+ * same `user` is reaped, also after a cancel. Errors (nothing is submitted):
+ * RANGE, INVAL, BUSY (the queue is full: reap first), NOMEM. */
+QCHAIN_API int qchain_queue_read(qchain_queue *q, void *buf, size_t length,
+                                 uint64_t offset, uint32_t flags, void *user,
+                                 qchain_error *err);
+QCHAIN_API int qchain_queue_readv(qchain_queue *q, const struct qchain_iov *iov,
+                                  uint32_t n_iov, uint64_t offset, uint32_t flags,
+                                  void *user, qchain_error *err);
+/* The same for writing; READONLY unless the chain was opened for writing. */
+QCHAIN_API int qchain_queue_write(qchain_queue *q, const void *buf, size_t length,
+                                  uint64_t offset, uint32_t flags, void *user,
+                                  qchain_error *err);
+QCHAIN_API int qchain_queue_flush(qchain_queue *q, void *user, qchain_error *err);
+/* Take finished requests: at least min (waiting up to timeout_ms, -1 = for ever)
+ * and at most max. Returns how many, or a negative QCHAIN_E_*. */
+QCHAIN_API int qchain_queue_reap(qchain_queue *q, qchain_completion *out,
+                                 uint32_t min, uint32_t max, int timeout_ms);
+/* A descriptor that polls readable while there is something to reap. */
+QCHAIN_API int qchain_queue_fd(const qchain_queue *q);
+/* Ask that requests with this `user` end early (advisory; each still completes
+ * exactly once). Returns how many were asked. */
+QCHAIN_API int qchain_queue_cancel(qchain_queue *q, void *user);
+/* Cancel all, wait for all, free. */
+QCHAIN_API void qchain_queue_close(qchain_queue *q);
+
+typedef struct qchain_index_opts {
+    size_t      struct_size;
+    uint32_t    flags;       /* must be 0 */
+    uint32_t    threads;
+    const char *name;        /* NULL = the tip's full name with ".qci" */
+    qchain_job *job;
+} qchain_index_opts;
+
+/* Write the sidecar index of a chain next to its tip, so that it opens in one
+ * or two requests; verify one against the layers; remove it. */
+QCHAIN_API int qchain_index_build(qchain *c, const qchain_index_opts *opts,
+                                  qchain_error *err);
+QCHAIN_API int qchain_index_verify(qchain *c, const qchain_index_opts *opts,
+                                   qchain_error *err);
+QCHAIN_API int qchain_index_drop(qchain_env *env, const char *name,
+                                 const qchain_index_opts *opts, qchain_error *err);
+#endif /* QCHAIN_PREVIEW */
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,49 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The bytes seam, inside: an open store with its size, identity and counters.
+ * Checks ranges, supplies defaults for NULL slots, counts. Stores know nothing
+ * of formats. The seam's contract is in <qchain-backend.h>.
+ */
+#ifndef QC_IO_STORE_H
+#define QC_IO_STORE_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <qchain-backend.h>
+
+#include "util/slots.h"
+
+struct qc_store {
+    qchain_store_ops       ops;   /* copied; slots the extender lacks are NULL */
+    void                  *obj;
+    char                  *name;  /* for messages, escaped */
+    uint64_t               size;  /* bytes, fixed at open */
+    qchain_store_identity  identity;
+    struct qc_slots       *slots; /* counters; borrowed, may be NULL */
+};
+
+enum qc_read_flags {
+    QC_READ_META = 0x1,      /* counted as metadata */
+    QC_READ_PAST_END = 0x2   /* bytes past the end read as zeros, else CORRUPT */
+};
+
+/* Wrap an extender's store: copies ops and name, asks size and identity. On
+ * failure the store's object has been closed. slots may be NULL. */
+int qc_store_create(struct qc_store **out, const qchain_store *from, struct qc_slots *slots,
+                    qchain_error *err);
+/* Closes the object. NULL is fine. */
+void qc_store_destroy(struct qc_store *s);
+
+/* Read, whole or failed. */
+int qc_store_read(struct qc_store *s, void *buf, size_t length, uint64_t offset, uint32_t flags,
+                  qchain_error *err);
+int qc_store_readv(struct qc_store *s, const qchain_iov *iov, size_t n_iov, size_t length,
+                   uint64_t offset, uint32_t flags, qchain_error *err);
+
+/* The stretch at offset, clipped to [offset, offset + length): data or hole. */
+int qc_store_extent(struct qc_store *s, qchain_store_extent *out, uint64_t length,
+                    uint64_t offset, qchain_error *err);
+/* Bytes on the medium; the size if the store cannot tell. */
+uint64_t qc_store_allocated(struct qc_store *s);
+
+#endif

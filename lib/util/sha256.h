@@ -1,0 +1,20 @@
+/* SPDX-License-Identifier: MIT */
+/* SHA-256 (FIPS 180-4); none of the libraries we may use has one. */
+#ifndef QC_UTIL_SHA256_H
+#define QC_UTIL_SHA256_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+struct qc_sha256 {
+    uint32_t state[8];
+    uint64_t length;
+    uint8_t  block[64];
+    size_t   used;
+};
+
+void qc_sha256_init(struct qc_sha256 *h);
+void qc_sha256_update(struct qc_sha256 *h, const void *p, size_t len);
+void qc_sha256_finish(struct qc_sha256 *h, uint8_t digest[32]);
+
+#endif
