@@ -579,10 +579,13 @@ QCHAIN_API int qchain_compare(qchain *a, qchain *b, qchain_compare_opts *opts,
                               qchain_error *err);
 
 /* A digest of the visible bytes of a disk: the same for the same bytes, however
- * they are stored. It is SHA-256 over the SHA-256 digests (32 bytes each, in
- * order) of every 64 KiB block of the disk, the last one padded with zeros, and
- * the size as 8 bytes little-endian at the end; so zeros cost nothing and blocks
- * are hashed in parallel.
+ * they are stored. It is the root of a tree, so that blocks are hashed in parallel
+ * and zeros cost next to nothing:
+ *   level 0: SHA-256 of every 64 KiB block, the last one padded with zeros;
+ *   level n+1: SHA-256 of each 1024 digests of level n in order, the last group
+ *     filled up with what level n has for zeros only; up to the level that has
+ *     one digest (a disk of no bytes counts as one block of zeros);
+ *   the result: SHA-256 of that digest and the disk's size, 8 bytes little-endian.
  * digest: 32 bytes. job: may be NULL. threads: 0 = one a processor. Errors: as
  * qchain_read. Since 0.1. */
 QCHAIN_API int qchain_checksum(qchain *c, uint8_t digest[32], uint32_t threads,

@@ -12,8 +12,11 @@
 
 struct qc_fdpool;
 
-/* At most max_open descriptors are kept (0: RLIMIT_NOFILE less 64; at least 16).
- * slots: epochs that protect descriptors in use; borrowed. NULL: no memory. */
+/* At most max_open descriptors are kept (0: RLIMIT_NOFILE less 64; at least 16);
+ * the last few that were closed may linger until their readers have left.
+ * slots: counters; borrowed, may be NULL. Descriptors in use are protected by
+ * epochs of the pool's own, so a read may come from inside any epoch of the
+ * caller's. NULL: no memory. */
 struct qc_fdpool *qc_fdpool_create(uint32_t max_open, struct qc_slots *slots);
 /* All files must be closed. NULL is fine. */
 void qc_fdpool_destroy(struct qc_fdpool *p);
@@ -30,8 +33,8 @@ enum qc_file_flags {
 
 struct qc_file_opts {
     struct qc_fdpool    *fds;
-    struct qc_slots     *slots;
-    const struct qc_log *log;
+    struct qc_slots     *slots;     /* counters; borrowed, may be NULL */
+    const struct qc_log *log;       /* borrowed until the store is closed; may be NULL */
     uint32_t             flags;     /* QC_FILE_* */
     int                  fd;        /* -1, or an open descriptor to duplicate: pinned, never
                                        closed before the store */

@@ -19,6 +19,7 @@ struct qc_store {
     char                  *name;  /* for messages, escaped */
     uint64_t               size;  /* bytes, fixed at open */
     qchain_store_identity  identity;
+    qchain_store_limits    limits; /* what the store asks of us; zeros: nothing */
     struct qc_slots       *slots; /* counters; borrowed, may be NULL */
 };
 

@@ -20,8 +20,8 @@ unsigned qc_pool_threads(const struct qc_pool *p);
 /* Call fn(ctx, i) for i in [0, n), on up to `width` threads of which the caller
  * is one; returns when all have returned. If no thread can be started the caller
  * does it all. fn returns 0, or a negative code after which no new i is begun;
- * the first such code is returned. Must not be called from within fn unless the
- * pool is another. */
+ * the first such code is returned. May be nested: a caller waits only for what
+ * is already running. */
 int qc_pool_run(struct qc_pool *p, unsigned width, uint64_t n,
                 int (*fn)(void *ctx, uint64_t i), void *ctx);
 

@@ -1,0 +1,292 @@
+# One Makefile for all of libqchain; there is no configure step.
+#
+#   make            the library, the tools and the examples, into build/
+#   make check      every test that CI runs on each change
+#   make help       all targets and settings
+#
+# make itself needs nothing but a shell: what asks pkg-config does so when it is
+# first used, so that `make deps` can install pkg-config, or the compiler.
+
+VERSION  := 0.1.0
+SOMAJOR  := 0
+BUILD    ?= build
+PREFIX   ?= /usr/local
+LIBDIR   ?= $(PREFIX)/lib
+BINDIR   ?= $(PREFIX)/bin
+INCDIR   ?= $(PREFIX)/include
+MANDIR   ?= $(PREFIX)/share/man
+CFLAGS   ?= -O2 -g
+PYTHON   ?= $(firstword $(wildcard /usr/bin/python3) python3)
+PKG      ?= pkg-config
+FUZZ_SECONDS ?= 60
+CHAINS   ?= $(if $(SAN),12,60)
+ifeq ($(origin CC),default)
+CC := gcc
+endif
+
+.DEFAULT_GOAL := all
+.DELETE_ON_ERROR:
+.SUFFIXES:
+MAKEFLAGS += --no-print-directory --no-builtin-rules
+
+ifeq ($(V),1)
+Q   :=
+say := @:
+else
+Q   := @
+say = @printf '  %-5s %s\n' $(1) $(subst $(BUILD)/,,$@)
+endif
+
+# ------------------------------------------------------------------- flags ---
+
+# $(call once,NAME,COMMAND): NAME is the command's output, asked for at first use.
+once = $(eval $(1) := $(shell $(2)))$($(1))
+
+HAVE_LIBDEFLATE = $(call once,HAVE_LIBDEFLATE,$(if $(NO_LIBDEFLATE),:,$(PKG) --exists libdeflate 2>/dev/null && echo libdeflate))
+PACKAGES   = zlib libzstd $(HAVE_LIBDEFLATE)
+PKG_CFLAGS = $(call once,PKG_CFLAGS,$(PKG) --cflags $(PACKAGES))
+PKG_LIBS   = $(call once,PKG_LIBS,$(PKG) --libs $(PACKAGES))
+CMOCKA_LIBS = $(call once,CMOCKA_LIBS,$(PKG) --libs cmocka)
+
+SAN_FLAGS  = $(if $(SAN),-fsanitize=$(SAN) -fno-sanitize-recover=all -fno-omit-frame-pointer)
+ALL_CFLAGS = -std=c11 -D_GNU_SOURCE -D_FILE_OFFSET_BITS=64 -pthread -MMD -MP $(CFLAGS) \
+	-Wall -Wextra -Wmissing-prototypes -Wstrict-prototypes -Wshadow -Wvla \
+	$(if $(WERROR),-Werror) $(SAN_FLAGS) $(CPPFLAGS)
+# Both libraries are made of the same, position-independent objects: the cost is
+# below what the bench can see, and the static library can then become part of
+# somebody's plugin. The lower parts of the tree are the only ones to see lib/.
+LIB_CFLAGS = -fvisibility=hidden $(PKG_CFLAGS) -fPIC -Iinclude -Ilib \
+	$(if $(HAVE_LIBDEFLATE),-DQC_HAVE_LIBDEFLATE=1)
+ALL_LDFLAGS = -pthread $(SAN_FLAGS) -Wl,--as-needed $(LDFLAGS)
+# Sanitizers leave their symbols to the program, so they cannot have -z defs.
+SO_LDFLAGS = -shared -Wl,-soname,libqchain.so.$(SOMAJOR) \
+	-Wl,--version-script=lib/qchain.map $(if $(SAN),,-Wl,-z,defs)
+
+# ------------------------------------------------------------------- files ---
+
+ROOMS      := util cache io format qcow2 raw chain ops api
+LIB_SRC    := $(sort $(foreach r,$(ROOMS),$(wildcard lib/$(r)/*.c)))
+TOOL_SRC   := $(sort $(wildcard examples/tools/*.c))
+EXAMPLE_SRC := $(sort $(wildcard examples/*.c))
+UNIT_SRC   := $(sort $(wildcard tests/unit/*/test_*.c))
+UNIT_HELP  := $(sort $(wildcard tests/unit/*.c))
+PROG_SRC   := $(sort $(wildcard $(patsubst %,tests/%/*.c,interop fault crash)))
+ABI_SRC    := $(sort $(wildcard tests/abi/*.c))
+BENCH_SRC  := $(sort $(wildcard tests/bench/*.c))
+FUZZ_SRC   := $(sort $(wildcard tests/fuzz/fuzz_*.c))
+ALL_SRC    := $(LIB_SRC) $(TOOL_SRC) $(EXAMPLE_SRC) $(UNIT_SRC) $(UNIT_HELP) $(PROG_SRC) \
+	$(ABI_SRC) $(BENCH_SRC) $(sort $(wildcard tests/fuzz/*.c))
+
+objects = $(patsubst %.c,$(BUILD)/obj/%.o,$(1))
+VERBS   := $(subst _,-,$(patsubst examples/tools/cmd_%.c,%,$(filter examples/tools/cmd_%.c,$(TOOL_SRC))))
+
+LIB_A     := $(BUILD)/lib/libqchain.a
+LIB_SO    := $(BUILD)/lib/libqchain.so.$(VERSION)
+TOOLS     := $(if $(TOOL_SRC),$(BUILD)/bin/qchain) $(VERBS:%=$(BUILD)/bin/qchain-%)
+EXAMPLES  := $(EXAMPLE_SRC:examples/%.c=$(BUILD)/examples/%)
+UNIT      := $(UNIT_SRC:%.c=$(BUILD)/%)
+PROGS     := $(PROG_SRC:%.c=$(BUILD)/%)
+ABI       := $(ABI_SRC:%.c=$(BUILD)/%)
+BENCH     := $(BENCH_SRC:tests/bench/%.c=$(BUILD)/bench/bin/%)
+REPLAY    := $(if $(wildcard tests/fuzz/replay_main.c),$(FUZZ_SRC:tests/fuzz/fuzz_%.c=$(BUILD)/fuzz/replay_%))
+FUZZ      := $(FUZZ_SRC:tests/fuzz/%.c=$(BUILD)/fuzz/%)
+FILES     ?= $(BUILD)/tests/files
+FILES_OK  := $(if $(wildcard tests/files/make-files.py),$(FILES).ok)
+
+# ------------------------------------------------------------- what is made ---
+
+.PHONY: all tests lib FORCE
+lib: $(LIB_A) $(LIB_SO)
+all: lib $(TOOLS) $(EXAMPLES)
+tests: all $(UNIT) $(PROGS) $(ABI) $(REPLAY) $(FILES_OK)
+
+# Rebuild everything when the compiler or a flag changes; say first, and in one
+# sentence, what is not installed.
+$(BUILD)/deps.ok:
+	@CC='$(CC)' sh tests/house/deps.sh --check build
+	@mkdir -p $(@D) && touch $@
+$(BUILD)/flags: FORCE | $(BUILD)/deps.ok
+	@echo '$(CC) $(ALL_CFLAGS) $(LIB_CFLAGS) $(ALL_LDFLAGS)' | cmp -s - $@ || \
+		echo '$(CC) $(ALL_CFLAGS) $(LIB_CFLAGS) $(ALL_LDFLAGS)' >$@
+
+define compile
+	$(call say,CC)
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(ALL_CFLAGS) $(1) -c -o $@ $<
+endef
+define link
+	$(call say,LD)
+	@mkdir -p $(@D)
+	$(Q)$(CC) -o $@ $(filter %.o %.a %.so,$^) $(ALL_LDFLAGS) $(1)
+endef
+
+# Who may see lib/ is said here: the library, its unit tests and its fuzzers.
+$(BUILD)/obj/lib/%.o: lib/%.c $(BUILD)/flags
+	$(call compile,$(LIB_CFLAGS))
+$(BUILD)/obj/tests/unit/%.o: tests/unit/%.c $(BUILD)/flags
+	$(call compile,$(LIB_CFLAGS) -Itests/unit)
+$(BUILD)/obj/tests/fuzz/%.o: tests/fuzz/%.c $(BUILD)/flags
+	$(call compile,$(LIB_CFLAGS))
+$(BUILD)/obj/%.o: %.c $(BUILD)/flags
+	$(call compile,-Iinclude)
+
+$(LIB_A): $(call objects,$(LIB_SRC))
+	$(call say,AR)
+	@mkdir -p $(@D)
+	$(Q)rm -f $@ && ar rcs $@ $^
+
+$(LIB_SO): $(call objects,$(LIB_SRC)) lib/qchain.map
+	$(call say,LD)
+	@mkdir -p $(@D)
+	$(Q)$(CC) -o $@ $(SO_LDFLAGS) $(filter %.o,$^) $(ALL_LDFLAGS) $(PKG_LIBS)
+	$(Q)ln -sf $(@F) $(@D)/libqchain.so.$(SOMAJOR)
+	$(Q)ln -sf libqchain.so.$(SOMAJOR) $(@D)/libqchain.so
+
+# The programs take the static library and so run from wherever they are.
+$(BUILD)/bin/qchain: $(call objects,$(TOOL_SRC)) $(LIB_A)
+	$(call link,$(PKG_LIBS))
+$(BUILD)/bin/qchain-%: $(BUILD)/bin/qchain
+	$(Q)ln -sf qchain $@
+$(EXAMPLES): $(BUILD)/examples/%: $(BUILD)/obj/examples/%.o $(LIB_A)
+	$(call link,$(PKG_LIBS))
+$(UNIT): $(BUILD)/%: $(BUILD)/obj/%.o $(call objects,$(UNIT_HELP)) $(LIB_A)
+	$(call link,$(CMOCKA_LIBS) $(PKG_LIBS))
+$(PROGS): $(BUILD)/%: $(BUILD)/obj/%.o $(LIB_A)
+	$(call link,$(CMOCKA_LIBS) $(PKG_LIBS))
+$(ABI): $(BUILD)/%: $(BUILD)/obj/%.o $(LIB_SO)
+	$(call link,-L$(BUILD)/lib -lqchain -Wl$(comma)-rpath$(comma)$(abspath $(BUILD)/lib) $(CMOCKA_LIBS))
+$(BENCH): $(BUILD)/bench/bin/%: $(BUILD)/obj/tests/bench/%.o $(LIB_A)
+	$(call link,$(PKG_LIBS))
+$(REPLAY): $(BUILD)/fuzz/replay_%: $(BUILD)/obj/tests/fuzz/fuzz_%.o \
+		$(BUILD)/obj/tests/fuzz/replay_main.o $(LIB_A)
+	$(call link,$(PKG_LIBS))
+$(FUZZ): $(BUILD)/fuzz/%: $(BUILD)/obj/tests/fuzz/%.o $(LIB_A)
+	$(call link,-fsanitize=fuzzer $(PKG_LIBS))
+comma := ,
+
+# Images for the tests, good and bad, are made, not kept.
+$(FILES).ok: $(wildcard tests/files/*.py)
+	$(call say,GEN)
+	$(Q)rm -rf $(FILES) && mkdir -p $(FILES)
+	$(Q)$(PYTHON) tests/files/make-files.py $(FILES) >$@.log || { cat $@.log; exit 1; }
+	$(Q)touch $@
+
+# ------------------------------------------------------------------- checks ---
+# Each test is a program or a script: 0 passes, 77 skips, the rest fails. The
+# runner ends with one line: N passed, N failed, N skipped.
+
+scripts = $(sort $(foreach k,$(1),$(wildcard $(foreach n,test_* test-* check*,tests/$(k)/$(n).sh tests/$(k)/$(n).py))))
+progs   = $(filter $(BUILD)/tests/$(1)/test_%,$(PROGS))
+T_UNIT    = $(UNIT)
+T_FILES   = $(call scripts,files)
+T_INTEROP = $(call progs,interop) $(foreach s,$(call scripts,interop),'$(s) $(INTEROP_ARGS)') \
+	$(if $(wildcard $(RANDOM_CHAINS)),'$(RANDOM_CHAINS) $(INTEROP_ARGS) --count $(CHAINS)')
+INTEROP_ARGS  = --bin $(BUILD)/bin --hammer $(BUILD)/tests/interop/hammer
+RANDOM_CHAINS = tests/interop/random_chains.py
+T_FAULT   = $(call progs,fault) $(call progs,crash) $(call scripts,fault crash)
+T_ABI     = $(ABI) $(sort $(wildcard tests/abi/*.sh tests/abi/*.py))
+T_HOUSE   = $(patsubst %,tests/house/%.sh,layers size symbols man install)
+
+# What scripts may rely on. Names are absolute.
+RUN = QC_BUILD='$(abspath $(BUILD))' QC_BIN='$(abspath $(BUILD)/bin)' \
+	QC_FILES='$(abspath $(FILES))' QC_CC='$(CC)' QC_CXX='$(CXX)' QC_PYTHON='$(PYTHON)' \
+	QC_SAN='$(SAN)' sh tests/run-tests.sh
+
+.PHONY: check check-all check-unit check-files check-interop check-fault check-abi \
+	check-layers check-size check-symbols check-man check-install check-replay
+check: deps-check
+	+$(Q)$(MAKE) check-all
+check-all: tests
+	@$(RUN) $(T_HOUSE) $(T_UNIT) $(T_ABI) $(T_FILES) $(T_FAULT) tests/house/replay.sh $(T_INTEROP)
+check-unit: $(UNIT) $(FILES_OK)
+	@$(RUN) $(T_UNIT)
+check-files: all $(PROGS) $(FILES_OK)
+	@$(RUN) $(T_FILES)
+check-interop: all $(PROGS)
+	@$(RUN) $(T_INTEROP)
+check-fault: all $(PROGS)
+	@$(RUN) $(T_FAULT)
+check-abi: lib $(ABI)
+	@$(RUN) $(T_ABI)
+check-replay: $(REPLAY) $(FILES_OK)
+	@$(RUN) tests/house/replay.sh
+check-layers check-size check-man: check-%:
+	@$(RUN) tests/house/$*.sh
+check-symbols: $(LIB_SO)
+	@$(RUN) tests/house/symbols.sh
+check-install: all
+	@$(RUN) tests/house/install.sh
+
+# The same tests over a library built for a sanitizer, in a tree of its own.
+.PHONY: check-asan check-ubsan check-tsan check-san check-valgrind check-fuzz run-fuzz
+check-asan: deps-check
+	+$(Q)$(MAKE) BUILD=$(BUILD)/asan FILES=$(FILES) SAN=address,undefined check-san
+check-ubsan: deps-check
+	+$(Q)$(MAKE) BUILD=$(BUILD)/ubsan FILES=$(FILES) SAN=undefined check-san
+check-tsan: deps-check
+	+$(Q)$(MAKE) BUILD=$(BUILD)/tsan FILES=$(FILES) SAN=thread check-san
+check-san: all $(UNIT) $(PROGS) $(ABI) $(REPLAY) $(FILES_OK)
+	@$(RUN) $(T_UNIT) $(ABI) $(T_FILES) tests/house/replay.sh $(T_INTEROP)
+check-valgrind: deps-valgrind $(UNIT) $(FILES_OK)
+	@$(RUN) --wrap 'valgrind -q --error-exitcode=99 --leak-check=full --errors-for-leak-kinds=definite,indirect' $(T_UNIT)
+check-fuzz: deps-fuzz
+	+$(Q)$(MAKE) BUILD=$(BUILD)/libfuzzer FILES=$(FILES) CC=clang SAN=fuzzer-no-link,address,undefined run-fuzz
+run-fuzz: $(FUZZ) $(FILES_OK)
+	@QC_SECONDS=$(FUZZ_SECONDS) $(RUN) tests/house/fuzz.sh
+
+# ------------------------------------------------------------------- people ---
+
+.PHONY: deps deps-check deps-valgrind deps-fuzz demo bench run-demo run-bench help
+deps:
+	$(Q)CC='$(CC)' sh tests/house/deps.sh --install build check valgrind fuzz
+deps-check deps-valgrind deps-fuzz: deps-%:
+	$(Q)CC='$(CC)' sh tests/house/deps.sh --install build check $(filter valgrind fuzz,$*)
+demo: deps-check
+	+$(Q)$(MAKE) run-demo
+run-demo: all
+	$(Q)sh examples/demo.sh $(BUILD)/bin
+bench: deps-check
+	+$(Q)$(MAKE) run-bench
+run-bench: all $(BENCH)
+	$(Q)$(PYTHON) tests/bench/bench.py --bin $(BUILD)/bin --out $(BUILD)/bench $(BENCH_ARGS)
+
+help:
+	@echo 'make [all]       libraries, tools and examples, into $(BUILD)/'
+	@echo 'make check       all tests of a change; its parts: check-unit -files -interop'
+	@echo '                 -fault -abi -replay -layers -size -symbols -man -install'
+	@echo 'make check-asan  (-ubsan -tsan -valgrind -fuzz) the same under a checker'
+	@echo 'make demo        a tour of the tools;   make bench  against qemu-img'
+	@echo 'make deps        install what is missing (Debian)'
+	@echo 'make install, uninstall, dist, clean'
+	@echo 'Settings: V=1 PREFIX= DESTDIR= BUILD= CC= CFLAGS= WERROR=1 SAN= NO_LIBDEFLATE=1'
+	@echo '          FUZZ_SECONDS= CHAINS= (random chains in check-interop)'
+
+# ------------------------------------------------------------------ install ---
+
+.PHONY: install uninstall dist clean
+D   := $(DESTDIR)
+MAN := $(sort $(wildcard examples/tools/man/*.[0-9]))
+install: all
+	$(Q)mkdir -p $(D)$(INCDIR) $(D)$(LIBDIR)/pkgconfig $(D)$(BINDIR)
+	$(Q)cp include/*.h $(D)$(INCDIR)
+	$(Q)cp -P $(LIB_A) $(BUILD)/lib/libqchain.so* $(D)$(LIBDIR)
+	$(Q)sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@LIBDIR@|$(LIBDIR)|' -e 's|@INCDIR@|$(INCDIR)|' \
+		-e 's|@VERSION@|$(VERSION)|' -e 's|@PACKAGES@|$(PACKAGES)|' \
+		libqchain.pc.in >$(D)$(LIBDIR)/pkgconfig/libqchain.pc
+	$(Q)test -z "$(TOOLS)" || cp -P $(TOOLS) $(D)$(BINDIR)
+	$(Q)for m in $(MAN); do d=$(D)$(MANDIR)/man$${m##*.}; mkdir -p $$d && cp $$m $$d || exit 1; done
+uninstall:
+	$(Q)rm -f $(patsubst include/%,$(D)$(INCDIR)/%,$(wildcard include/*.h)) \
+		$(addprefix $(D)$(LIBDIR)/,$(notdir $(LIB_A)) libqchain.so libqchain.so.$(SOMAJOR) libqchain.so.$(VERSION)) \
+		$(D)$(LIBDIR)/pkgconfig/libqchain.pc $(patsubst $(BUILD)/bin/%,$(D)$(BINDIR)/%,$(TOOLS)) \
+		$(foreach m,$(MAN),$(D)$(MANDIR)/man$(subst .,,$(suffix $(m)))/$(notdir $(m)))
+
+dist:
+	$(Q)mkdir -p $(BUILD)/dist
+	$(Q)git archive --prefix=libqchain-$(VERSION)/ -o $(BUILD)/dist/libqchain-$(VERSION).tar.gz HEAD
+	@echo $(BUILD)/dist/libqchain-$(VERSION).tar.gz
+
+clean:
+	$(Q)rm -rf $(BUILD)
+
+-include $(patsubst %.c,$(BUILD)/obj/%.d,$(ALL_SRC))

@@ -1,0 +1,245 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * tool.h - what the verbs of the program `qchain` share. The tools use nothing of
+ * the library but <qchain.h>.
+ */
+#ifndef QCHAIN_TOOL_H
+#define QCHAIN_TOOL_H
+
+#include <getopt.h>
+#include <pthread.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <qchain.h>
+
+struct tool;
+
+/* One verb. */
+struct tool_verb {
+    const char *name;
+    int (*run)(struct tool *t, int argc, char **argv);
+    const char *synopsis; /* behind "usage: qchain-VERB " */
+    const char *help;     /* its own options, a line each */
+    int usage_exit;       /* exit code of a wrong command line */
+};
+
+enum tool_stats { TOOL_STATS_NONE, TOOL_STATS_TEXT, TOOL_STATS_JSON };
+enum tool_progress { TOOL_PROGRESS_NONE, TOOL_PROGRESS_TEXT, TOOL_PROGRESS_JSON };
+enum tool_format { TOOL_HUMAN, TOOL_JSON, TOOL_JSON_FULL };
+
+/* One run of a verb: the options all verbs have, and what they lead to. */
+struct tool {
+    const struct tool_verb *verb;
+    char prog[32];         /* "qchain-map" */
+    int status;            /* exit code, once tool_getopt answered TOOL_STOP */
+    const char *format;    /* -f */
+    bool force_share;      /* -U */
+    bool image_opts;       /* --image-opts */
+    bool quiet;            /* -q */
+    enum tool_format output;
+    enum tool_stats stats;
+    enum tool_progress progress;
+    uint32_t threads;
+    qchain_policy *policy;
+    qchain_env *env;
+    qchain_error *err;
+};
+
+extern const struct tool_verb tool_verb_map, tool_verb_info, tool_verb_inspect, tool_verb_read,
+    tool_verb_compare, tool_verb_diff, tool_verb_checksum, tool_verb_convert;
+
+/* ---- command line (tool_opts.c) ---- */
+
+enum {
+    TOOL_END = -1,  /* no more options */
+    TOOL_STOP = -2, /* leave with t->status */
+
+    /* what a verb's own long options may be called, beyond characters */
+    TOOL_OPT_BASE = 256
+};
+
+/* getopt_long with the shared options handled: returns the verb's next option, or
+ * TOOL_END, or TOOL_STOP. shorts and longs are the verb's own. */
+int tool_getopt(struct tool *t, int argc, char **argv, const char *shorts,
+                const struct option *longs);
+/* Complain about the command line; returns the exit code. */
+int tool_usage_error(struct tool *t, const char *format, ...) __attribute__((format(printf, 2, 3)));
+/* Parse the value of --output; false after a complaint. */
+bool tool_parse_output(struct tool *t, const char *value, bool with_full);
+/* Is it the name of a cache mode? */
+bool tool_known_cache(const char *mode);
+/* Print the help of one verb. */
+void tool_print_help(const struct tool_verb *v);
+
+/* ---- sizes (tool_size.c) ---- */
+
+/* A number with an optional suffix (b k M G T P E, fractions, 0x), at most INT64_MAX.
+ * Complains and returns false. what: for the complaint. */
+bool tool_parse_size(struct tool *t, const char *what, const char *text, uint64_t *out);
+/* A plain number from min to max, the same way. */
+bool tool_parse_number(struct tool *t, const char *what, const char *text, uint64_t min,
+                       uint64_t max, uint64_t *out);
+/* "1.5 GiB", as qemu-img rounds it. */
+void tool_size_text(char *buf, size_t size, uint64_t bytes);
+
+/* ---- environment, opening, complaints (tool_env.c) ---- */
+
+/* Set up and free what t points to; tool_start answers 0 or an exit code. */
+int tool_start(struct tool *t, const struct tool_verb *verb);
+void tool_finish(struct tool *t);
+/* Print "qchain-verb: text". */
+void tool_complain(const struct tool *t, const char *format, ...)
+    __attribute__((format(printf, 2, 3)));
+/* Print the library's last message the same way. */
+void tool_complain_error(const struct tool *t);
+/* Make the environment, once the options are known. */
+int tool_make_env(struct tool *t);
+/* Open a chain or inspect an image by the name the user gave, with -f, -U and
+ * --image-opts minded; 0, or -1 after a complaint. flags: QCHAIN_OPEN_*. */
+int tool_open(struct tool *t, const char *name, uint32_t flags, const char *snapshot,
+              qchain **out);
+int tool_inspect(struct tool *t, const char *name, qchain_image_info **out);
+/* "driver=raw,file.filename=x" as a json: name; flags receives QCHAIN_OPEN_* that the
+ * options ask for. NULL after a complaint. */
+char *tool_image_opts(struct tool *t, const char *text, uint32_t *flags);
+
+/* ---- output (tool_out.c) ---- */
+
+/* Buffered output to a descriptor; text that is not worth a printf a field. */
+struct tool_out {
+    int fd;
+    int error; /* errno of the first failed write */
+    size_t len;
+    size_t cap;
+    char *buf;
+};
+
+bool tool_out_init(struct tool_out *o, int fd);
+void tool_out_flush(struct tool_out *o);
+/* Flush, free; -1 if anything could not be written. */
+int tool_out_finish(struct tool *t, struct tool_out *o);
+void tool_out_mem(struct tool_out *o, const void *p, size_t n);
+void tool_out_str(struct tool_out *o, const char *s);
+void tool_out_char(struct tool_out *o, char c);
+void tool_out_u64(struct tool_out *o, uint64_t v);
+/* "0x1000", padded with blanks on the right to width. */
+void tool_out_hex(struct tool_out *o, uint64_t v, unsigned width);
+void tool_out_fill(struct tool_out *o, char c, unsigned n);
+/* A quoted JSON string, ASCII only; bytes that are not UTF-8 become \uFFFD. */
+void tool_out_json_str(struct tool_out *o, const char *s);
+
+/* ---- structured output (tool_json.c) ---- */
+
+#define TOOL_JSON_DEPTH 16
+
+/* Writes one tree of facts as indented JSON, or as qemu-img's indented text. */
+struct tool_json {
+    struct tool_out *out;
+    bool human;
+    bool comma;
+    unsigned depth;
+    uint32_t list_bits;                 /* which levels are lists */
+    unsigned next_item[TOOL_JSON_DEPTH]; /* of a list, for human text */
+};
+
+void tool_json_init(struct tool_json *j, struct tool_out *out);
+void tool_json_init_human(struct tool_json *j, struct tool_out *out);
+/* key is NULL within lists and at the top. */
+void tool_json_open(struct tool_json *j, const char *key, bool list);
+void tool_json_close(struct tool_json *j);
+void tool_json_str(struct tool_json *j, const char *key, const char *value);
+void tool_json_u64(struct tool_json *j, const char *key, uint64_t value);
+void tool_json_bool(struct tool_json *j, const char *key, bool value);
+
+/* ---- extents (tool_extent.c) ---- */
+
+/* Takes merged neighbours, one at a time; last says that none follows. A result that
+ * is not 0 ends it. */
+typedef int (*tool_extent_fn)(void *data, const qchain_extent *e, bool last);
+
+/* Joins extents that qemu-img would print as one. */
+struct tool_merge {
+    qchain_extent current;
+    bool any;     /* current holds something */
+    bool as_text; /* zeros of all kinds are alike */
+    bool keep;    /* leave each compressed cluster alone */
+    tool_extent_fn put;
+    void *data;
+};
+
+int tool_merge_add(struct tool_merge *m, qchain_extent e);
+int tool_merge_end(struct tool_merge *m);
+/* The merged extents of a range of a chain, or what differs between two of its
+ * layers if below is not 0. Complains; -1 if it could not be read, else what put
+ * answered. */
+int tool_merge_range(struct tool *t, struct tool_merge *m, qchain *c, uint64_t offset,
+                     uint64_t end, uint32_t below, uint32_t upto);
+/* "true" or "false" */
+const char *tool_bool(bool value);
+/* Print one extent as a line of JSON, without what separates it from the next. */
+void tool_extent_json(struct tool_out *o, const qchain_extent *e);
+void tool_extent_json_full(struct tool_out *o, const qchain *c, const qchain_extent *e);
+
+/* ---- long operations (tool_job.c) ---- */
+
+/* A long call that SIGINT, SIGTERM and SIGHUP cancel, with its progress. */
+struct tool_job {
+    qchain_job *job;
+    enum tool_progress progress;
+    int fd; /* where progress goes */
+    bool running;
+    bool stop;
+    pthread_t thread;
+    pthread_mutex_t lock;
+    pthread_cond_t wake;
+};
+
+/* exit_at_once: leave within the handler; for output that can block for ever.
+ * 0, or -1 after a complaint. */
+int tool_job_start(struct tool *t, struct tool_job *j, int fd, bool exit_at_once);
+/* done: show that all is done. */
+void tool_job_finish(struct tool_job *j, bool done);
+/* The exit code for the library's answer r: 0; 128 + the signal, silently; or `other`
+ * after its message. */
+int tool_job_status(const struct tool *t, int r, int other);
+
+/* ---- where copied bytes go (tool_sink.c) ---- */
+
+struct tool_sink {
+    int fd;
+    const char *name;   /* for complaints */
+    bool created;       /* we made the file: ours to remove */
+    bool emptied;       /* it was there, and we made it empty */
+    bool seekable;      /* written in any order; else a stream */
+    bool regular;
+    bool is_zero;       /* reads as zeros before anything is written */
+    uint64_t base;      /* where in the file the copy begins */
+    uint64_t first;     /* the disk's offset that goes there */
+    uint64_t old_size;  /* of the file, when it was opened */
+    uint64_t min_zeros; /* look for stored zeros, this many bytes at least; 0 = no */
+    bool fill;          /* write zeros instead of leaving them out */
+    int error;          /* errno of the first failure, and where it was */
+    uint64_t error_at;
+    pthread_mutex_t lock;
+};
+
+enum tool_sink_flags {
+    TOOL_SINK_EXISTING = 0x1, /* write into what is there */
+    TOOL_SINK_DSYNC = 0x2     /* every write reaches the medium */
+};
+
+/* Open the target, "-" being standard output. Refuses files that c is made of. 0, or
+ * -1 after a complaint. */
+int tool_sink_open(struct tool *t, struct tool_sink *s, const char *name, qchain *c,
+                   unsigned flags);
+/* Copy the range that o names; answers what qchain_copy_out did. */
+int tool_sink_copy(struct tool *t, struct tool_sink *s, qchain *c, qchain_copy_opts *o);
+/* Complain about the copy that answered r; the exit code. */
+int tool_sink_status(struct tool *t, const struct tool_sink *s, int r);
+/* Close it. status 0: give it its size, and with sync make it durable; else remove
+ * what is ours. Answers the exit code. */
+int tool_sink_close(struct tool *t, struct tool_sink *s, uint64_t length, bool sync, int status);
+
+#endif

@@ -1,0 +1,197 @@
+/* SPDX-License-Identifier: MIT */
+/* tool_env.c - the policy, the environment, opening, and complaints. */
+#include <inttypes.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include "tool.h"
+
+#define POLICY_FILE "/etc/qchain/policy"
+#define MAX_FILES 65536
+
+void tool_complain(const struct tool *t, const char *format, ...)
+{
+    va_list ap;
+
+    fflush(stdout);
+    fprintf(stderr, "%s: ", t->prog);
+    va_start(ap, format);
+    vfprintf(stderr, format, ap);
+    va_end(ap);
+    fputc('\n', stderr);
+}
+
+void tool_complain_error(const struct tool *t)
+{
+    tool_complain(t, "%s", t->err ? qchain_error_message(t->err) : "out of memory");
+}
+
+/* Deep chains want many descriptors; without them the library closes and opens. */
+static void raise_file_limit(void)
+{
+    struct rlimit rl;
+
+    if (getrlimit(RLIMIT_NOFILE, &rl) != 0)
+        return;
+    if (rl.rlim_cur == RLIM_INFINITY || rl.rlim_cur >= MAX_FILES)
+        return;
+    rl.rlim_cur = rl.rlim_max < MAX_FILES ? rl.rlim_max : MAX_FILES;
+    setrlimit(RLIMIT_NOFILE, &rl);
+}
+
+/* QCHAIN_POLICY set but empty means: no file. */
+static int load_policy(struct tool *t)
+{
+    const char *path = getenv("QCHAIN_POLICY");
+
+    if (!path)
+        path = access(POLICY_FILE, F_OK) == 0 ? POLICY_FILE : "";
+    if (!*path || qchain_policy_load(t->policy, path, t->err) == 0)
+        return 0;
+    tool_complain_error(t);
+    return t->verb->usage_exit;
+}
+
+int tool_start(struct tool *t, const struct tool_verb *verb)
+{
+    memset(t, 0, sizeof(*t));
+    t->verb = verb;
+    snprintf(t->prog, sizeof(t->prog), "qchain-%s", verb->name);
+    raise_file_limit();
+    t->err = qchain_error_create();
+    t->policy = qchain_policy_create();
+    if (t->err && t->policy)
+        return load_policy(t);
+    tool_complain(t, "out of memory");
+    return verb->usage_exit;
+}
+
+/* The library's log, on request. */
+static void log_line(void *data, int level, const char *tag, const char *message)
+{
+    static const char *const names[] = {"?", "error", "warning", "info", "debug"};
+
+    fprintf(stderr, "%s: %s: %s: %s\n", (const char *)data,
+            names[level >= 1 && level <= 4 ? level : 0], tag, message);
+}
+
+int tool_make_env(struct tool *t)
+{
+    const char *debug = getenv("QCHAIN_DEBUG");
+    qchain_env_opts o;
+
+    qchain_env_opts_init(&o, sizeof(o));
+    o.threads = t->threads;
+    o.policy = t->policy;
+    if (debug && strcmp(debug, "1") == 0) {
+        o.log = log_line;
+        o.log_data = t->prog;
+        o.log_level = QCHAIN_LOG_DEBUG;
+    }
+    if (qchain_env_create(&t->env, &o, t->err) == 0)
+        return 0;
+    tool_complain_error(t);
+    return -1;
+}
+
+/* The name and options to open by; *owned receives what to free. */
+static int prepare_open(struct tool *t, const char **name, uint32_t flags, qchain_open_opts *o,
+                        char **owned)
+{
+    qchain_open_opts_init(o, sizeof(*o));
+    o->flags = flags | (t->force_share ? (uint32_t)QCHAIN_OPEN_FORCE_SHARE : 0);
+    o->format = t->format;
+    *owned = NULL;
+    if (t->image_opts) {
+        if (t->format) {
+            tool_complain(t, "--image-opts and --format are mutually exclusive");
+            return -1;
+        }
+        *owned = tool_image_opts(t, *name, &o->flags);
+        if (!*owned)
+            return -1;
+        *name = *owned;
+    }
+    return t->env ? 0 : tool_make_env(t);
+}
+
+int tool_open(struct tool *t, const char *name, uint32_t flags, const char *snapshot,
+              qchain **out)
+{
+    qchain_open_opts o;
+    char *owned;
+    int r = prepare_open(t, &name, flags, &o, &owned);
+
+    if (r == 0) {
+        o.snapshot = snapshot;
+        r = qchain_open(out, t->env, name, &o, t->err);
+        if (r)
+            tool_complain_error(t);
+    }
+    free(owned);
+    return r ? -1 : 0;
+}
+
+int tool_inspect(struct tool *t, const char *name, qchain_image_info **out)
+{
+    qchain_open_opts o;
+    char *owned;
+    int r = prepare_open(t, &name, 0, &o, &owned);
+
+    if (r == 0) {
+        r = qchain_inspect(out, t->env, name, &o, t->err);
+        if (r)
+            tool_complain_error(t);
+    }
+    free(owned);
+    return r ? -1 : 0;
+}
+
+/* --------------------------------------------------------- statistics --- */
+
+static void print_stats(struct tool *t)
+{
+    qchain_stats s = {.struct_size = sizeof(s)};
+    bool json = t->stats == TOOL_STATS_JSON;
+    size_t i;
+
+    if (qchain_env_stats(t->env, &s) != 0)
+        return;
+    const struct {
+        const char *name;
+        uint64_t value;
+    } facts[] = {
+        {"reads", s.reads},
+        {"read-bytes", s.read_bytes},
+        {"store-reads", s.store_reads},
+        {"store-bytes", s.store_bytes},
+        {"meta-reads", s.meta_reads},
+        {"meta-bytes", s.meta_bytes},
+        {"decoded-clusters", s.decoded_clusters},
+        {"decoded-hits", s.decoded_hits},
+        {"index-fills", s.index_fills},
+        {"index-evictions", s.index_evictions},
+        {"index-bytes", s.index_bytes},
+        {"block-bytes", s.block_bytes},
+        {"open-files", s.open_files},
+        {"file-opens", s.file_opens},
+    };
+    for (i = 0; i < sizeof(facts) / sizeof(facts[0]); i++)
+        fprintf(stderr, json ? "%s\"%s\": %" PRIu64 : "%s%s: %" PRIu64 "\n",
+                !json ? "" : i ? ", " : "{", facts[i].name, facts[i].value);
+    if (json)
+        fputs("}\n", stderr);
+}
+
+void tool_finish(struct tool *t)
+{
+    if (t->env && t->stats)
+        print_stats(t);
+    qchain_env_destroy(t->env);
+    qchain_policy_destroy(t->policy);
+    qchain_error_destroy(t->err);
+}

@@ -1,0 +1,28 @@
+/* SPDX-License-Identifier: MIT */
+/* What the door's files share: checks of option structs, and a place for errors
+ * that the caller does not want. */
+#ifndef QC_API_API_H
+#define QC_API_API_H
+
+#include <stdbool.h>
+
+#include "util/error.h"
+
+/* Copy a caller's option struct of from_size bytes into to (to_size bytes, the
+ * library's). A smaller one leaves defaults (zeros); a larger one must hold
+ * zeros beyond what we know. */
+int qc_opts_copy(void *to, size_t to_size, const void *from, qchain_error *err);
+
+/* Fill a caller's struct of size bytes with zeros and its size. */
+void qc_opts_init(void *o, size_t size);
+
+/* QC_ERR(err): err, or a local object where the caller passed NULL, so that the
+ * rooms below can always look at what failed. */
+#define QC_ERR(err)                                                                                \
+    qchain_error qc_local_error;                                                                   \
+    if (!(err)) {                                                                                  \
+        qc_error_init(&qc_local_error);                                                            \
+        (err) = &qc_local_error;                                                                   \
+    }
+
+#endif

@@ -1,0 +1,137 @@
+/* SPDX-License-Identifier: MIT */
+/* Errors, versions, option structs. */
+#include <string.h>
+#include <qchain-backend.h>
+
+#include "api/api.h"
+#include "util/alloc.h"
+#include "util/bytes.h"
+
+qchain_error *qchain_error_create(void)
+{
+    qchain_error *err = qc_malloc(sizeof(*err));
+
+    if (err)
+        qc_error_init(err);
+    return err;
+}
+
+void qchain_error_destroy(qchain_error *err)
+{
+    qc_free(err);
+}
+
+void qchain_error_clear(qchain_error *err)
+{
+    if (err)
+        qc_error_init(err);
+}
+
+int qchain_error_code(const qchain_error *err)
+{
+    return err ? err->code : 0;
+}
+
+const char *qchain_error_message(const qchain_error *err)
+{
+    return err ? err->text : "";
+}
+
+int qchain_error_errno(const qchain_error *err)
+{
+    return err ? err->sys_errno : 0;
+}
+
+int qchain_error_http_status(const qchain_error *err)
+{
+    return err ? err->http_status : 0;
+}
+
+int64_t qchain_error_layer(const qchain_error *err)
+{
+    return err ? err->layer : -1;
+}
+
+int64_t qchain_error_offset(const qchain_error *err)
+{
+    return err ? err->offset : -1;
+}
+
+const char *qchain_code_name(int code)
+{
+    static const char *const name[] = {
+        "OK",       "NOMEM",  "INVAL",    "RANGE",    "LIMIT",   "IO",      "NET",
+        "TIMEOUT",  "THROTTLED", "NOTFOUND", "ACCESS", "AUTH",    "NOSPACE", "READONLY",
+        "BUSY",     "LOCKED", "CORRUPT",  "UNSUPPORTED", "CHAIN", "CHANGED", "CANCELLED",
+        "INTERNAL",
+    };
+
+    return code <= 0 && code > -(int)(sizeof(name) / sizeof(name[0])) ? name[-code] : "?";
+}
+
+int qchain_backend_fail(qchain_error *err, int code, int sys_errno, const char *message)
+{
+    qc_fail(err, code, "%.1000s", message ? message : "");
+    if (err)
+        err->sys_errno = sys_errno;
+    return code;
+}
+
+uint32_t qchain_version(void)
+{
+    return QCHAIN_VERSION_MAJOR << 16 | QCHAIN_VERSION_MINOR << 8 | QCHAIN_VERSION_PATCH;
+}
+
+const char *qchain_version_string(void)
+{
+#define TEXT_OF(v) TEXT(v)
+#define TEXT(v) #v
+    return TEXT_OF(QCHAIN_VERSION_MAJOR) "." TEXT_OF(QCHAIN_VERSION_MINOR) "."
+        TEXT_OF(QCHAIN_VERSION_PATCH);
+}
+
+int qchain_has(const char *feature)
+{
+    static const char *const has[] = {
+        "qcow2", "raw", "zlib", "zstd", "direct", "locks",
+#ifdef QC_HAVE_LIBDEFLATE
+        "libdeflate",
+#endif
+    };
+
+    for (size_t i = 0; feature && i < sizeof(has) / sizeof(has[0]); i++)
+        if (strcmp(has[i], feature) == 0)
+            return 1;
+    return 0;
+}
+
+void qchain_free(void *p)
+{
+    qc_free(p);
+}
+
+void qc_opts_init(void *o, size_t size)
+{
+    if (!o || size < sizeof(size))
+        return;
+    memset(o, 0, size);
+    memcpy(o, &size, sizeof(size));
+}
+
+int qc_opts_copy(void *to, size_t to_size, const void *from, qchain_error *err)
+{
+    size_t size = 0;
+
+    memset(to, 0, to_size);
+    if (!from)
+        return 0;
+    memcpy(&size, from, sizeof(size));
+    if (size < sizeof(size))
+        return qc_fail(err, QCHAIN_E_INVAL,
+                       "an option struct has no size: fill it with its _init call first");
+    if (size > to_size && !qc_is_zero((const char *)from + to_size, size - to_size))
+        return qc_fail(err, QCHAIN_E_UNSUPPORTED,
+                       "an option struct uses fields that this version of the library lacks");
+    memcpy(to, from, size < to_size ? size : to_size);
+    return 0;
+}

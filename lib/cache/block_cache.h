@@ -1,0 +1,42 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Decoded clusters in memory: pinned blocks under a byte budget, least recently
+ * used first out. Does no I/O. Any thread.
+ */
+#ifndef QC_CACHE_BLOCK_CACHE_H
+#define QC_CACHE_BLOCK_CACHE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+struct qc_block_cache;
+
+struct qc_block {
+    struct qc_block *hash_next;
+    struct qc_block *newer, *older;
+    uint64_t owner, offset; /* the key: a layer's number for life, a host offset */
+    uint32_t pins;          /* under the shard's lock */
+    uint32_t cached;        /* in the table; under the shard's lock */
+    size_t   size;
+    unsigned char data[];
+};
+
+/* NULL when there is no memory. */
+struct qc_block_cache *qc_block_cache_create(uint64_t budget);
+/* No block may be pinned. NULL is fine. */
+void qc_block_cache_destroy(struct qc_block_cache *c);
+
+/* The block under a key, pinned, or NULL. */
+struct qc_block *qc_block_find(struct qc_block_cache *c, uint64_t owner, uint64_t offset);
+/* A new block to fill, pinned, in no cache yet; NULL when there is no memory. */
+struct qc_block *qc_block_new(size_t size);
+/* Put a filled block under a key (unless the key is taken); keeps the pin. */
+void qc_block_insert(struct qc_block_cache *c, struct qc_block *b, uint64_t owner,
+                     uint64_t offset);
+/* Give up a pin. */
+void qc_block_unpin(struct qc_block_cache *c, struct qc_block *b);
+/* Forget all blocks of an owner; none may be pinned. */
+void qc_block_drop_owner(struct qc_block_cache *c, uint64_t owner);
+uint64_t qc_block_cache_bytes(struct qc_block_cache *c);
+
+#endif

@@ -1,0 +1,218 @@
+/* SPDX-License-Identifier: MIT */
+#include "chain/fill.h"
+
+#include "chain/chain.h"
+#include "util/alloc.h"
+#include "util/bytes.h"
+
+/* Layers that one task of a parallel fill visits. */
+#define GROUP_LAYERS 32
+
+/* What a fill works with: one set a call, its arrays reused from layer to layer. */
+struct fill {
+    struct qchain  *c;
+    uint64_t        start, end;
+    uint64_t        limit;   /* what shows at most, from the first layer to this one */
+    uint32_t        bottom;  /* the layers in view end before this one */
+    uint64_t        covered; /* bytes of acc */
+    struct qc_runs *acc;
+    struct qc_runs  layer;   /* one layer's runs */
+    struct qc_runs  prealloc;
+};
+
+/* A layer's runs speak of source 0: give them the chain's number, and move those
+ * that only name a place aside. */
+static int adopt_runs(struct fill *f, const struct qc_layer *l)
+{
+    size_t to = 0;
+    enum qc_kind kind;
+    int ret;
+
+    f->prealloc.n = 0;
+    for (size_t i = 0; i < f->layer.n; i++) {
+        struct qc_run r = f->layer.run[i];
+
+        kind = qc_run_kind(&r);
+        r.source = qc_kind_has_host(kind) ? l->data_source : l->source;
+        if (kind == QC_PREALLOC) {
+            ret = qc_runs_reserve(&f->prealloc, f->prealloc.n + 1);
+            if (ret != 0)
+                return ret;
+            f->prealloc.run[f->prealloc.n++] = r;
+        } else {
+            f->layer.run[to++] = r;
+        }
+    }
+    f->layer.n = to;
+    return 0;
+}
+
+/* Below a layer [from, to) shows nothing: zeros of the given kind, with the
+ * places that the layer has preallocated. */
+static int add_nothing(struct fill *f, const struct qc_layer *l, uint64_t from, uint64_t to,
+                       enum qc_kind kind)
+{
+    struct qc_run gap;
+    size_t keep = 0;
+    uint64_t step;
+    int ret;
+
+    for (size_t i = 0; i < f->prealloc.n; i++) {
+        struct qc_run r = f->prealloc.run[i];
+        uint64_t a = qc_max64(r.guest, from), b = qc_min64(qc_run_end(&r), to);
+
+        if (a >= b)
+            continue;
+        r.host_kind += (a - r.guest) << 8;
+        r.guest = a;
+        r.length = (uint32_t)((b - a) >> 9);
+        f->prealloc.run[keep++] = r;
+    }
+    ret = qc_runs_merge_under(f->acc, f->prealloc.run, keep, &f->covered);
+    for (; ret == 0 && from < to; from += step) {
+        step = qc_min64(to - from, UINT64_C(1) << 40); /* lengths are 32 bits of sectors */
+        gap = qc_run_make(from, step, kind, 0);
+        gap.source = l->source;
+        ret = qc_runs_merge_under(f->acc, &gap, 1, &f->covered);
+    }
+    return ret;
+}
+
+static int visit_layer(struct fill *f, uint32_t k, qchain_error *err)
+{
+    struct qchain *c = f->c;
+    const struct qc_layer *l = &c->layer[k];
+    uint64_t end, below;
+    int ret;
+
+    f->limit = qc_min64(f->limit, l->img->virtual_size);
+    end = qc_min64(f->end, f->limit);
+    if (f->start >= end)
+        return 0;
+    f->layer.n = 0;
+    ret = l->img->format->map(l->img, f->start, end - f->start, &f->layer, err);
+    if (ret != 0) {
+        qc_layer_prefix(c, k, err);
+        return ret;
+    }
+    ret = adopt_runs(f, l);
+    if (ret == 0)
+        ret = qc_runs_merge_under(f->acc, f->layer.run, f->layer.n, &f->covered);
+    if (ret == 0 && k + 1 == c->n_layers) {
+        ret = add_nothing(f, l, f->start, end, QC_END);
+    } else if (ret == 0 && k + 1 < f->bottom) {
+        below = qc_max64(f->start, c->layer[k + 1].img->virtual_size);
+        if (below < end)
+            ret = add_nothing(f, l, below, end, QC_SHORT);
+    }
+    return ret == 0 ? 0 : qc_fail_nomem(err);
+}
+
+/* limit: what shows of the first layer. */
+static int fill_range(struct qchain *c, uint32_t first, uint32_t last, uint32_t bottom,
+                      uint64_t limit, uint64_t start, uint64_t end, struct qc_runs *out,
+                      qchain_error *err)
+{
+    struct fill f = {.c = c, .start = start, .end = end, .limit = limit, .bottom = bottom,
+                     .acc = out};
+    uint64_t whole = start < limit ? qc_min64(end, limit) - start : 0;
+    int ret = 0;
+
+    out->n = 0;
+    for (uint32_t k = first; ret == 0 && k < last && f.covered < whole; k++)
+        ret = visit_layer(&f, k, err);
+    qc_runs_finish(&f.layer);
+    qc_runs_finish(&f.prealloc);
+    return ret;
+}
+
+int qc_fill_layers(struct qchain *c, uint32_t first, uint32_t last, uint64_t start, uint64_t end,
+                   struct qc_runs *out, qchain_error *err)
+{
+    return fill_range(c, first, last, last, c->layer[first].img->virtual_size, start, end, out,
+                      err);
+}
+
+struct group_fill {
+    struct qchain  *c;
+    uint64_t        start, end;
+    struct qc_runs *runs;  /* one list a group */
+    qchain_error   *errs;  /* one a group */
+};
+
+static int fill_group(void *ctx, uint64_t i)
+{
+    struct group_fill *g = ctx;
+    uint32_t first = (uint32_t)i * GROUP_LAYERS, n = g->c->n_layers;
+    uint32_t last = (uint32_t)qc_min64(first + GROUP_LAYERS, n);
+
+    return fill_range(g->c, first, last, n, g->c->layer[first].limit, g->start, g->end,
+                      &g->runs[i], &g->errs[i]);
+}
+
+/* Groups of layers on several threads, then one merge. */
+static int fill_in_groups(struct qchain *c, uint64_t start, uint64_t end, struct qc_runs *out,
+                          qchain_error *err)
+{
+    uint32_t n = (c->n_layers + GROUP_LAYERS - 1) / GROUP_LAYERS;
+    struct group_fill g = {c, start, end, NULL, NULL};
+    uint64_t covered = 0;
+    int ret;
+
+    out->n = 0;
+    g.runs = qc_calloc(n, sizeof(*g.runs));
+    g.errs = qc_calloc(n, sizeof(*g.errs));
+    if (!g.runs || !g.errs) {
+        ret = qc_fail_nomem(err);
+        goto out;
+    }
+    ret = qc_pool_run(c->env->pool, qc_pool_threads(c->env->pool), n, fill_group, &g);
+    for (uint32_t i = 0; ret != 0 && i < n; i++) {
+        if (g.errs[i].code) {
+            qc_error_copy(err, &g.errs[i]);
+            goto out;
+        }
+    }
+    for (uint32_t i = 0; ret == 0 && i < n; i++)
+        ret = qc_runs_merge_under(out, g.runs[i].run, g.runs[i].n, &covered);
+    if (ret != 0)
+        ret = qc_fail_nomem(err);
+
+out:
+    for (uint32_t i = 0; g.runs && i < n; i++)
+        qc_runs_finish(&g.runs[i]);
+    qc_free(g.runs);
+    qc_free(g.errs);
+    return ret;
+}
+
+int qc_fill_all(struct qchain *c, uint64_t start, uint64_t end, struct qc_runs *out,
+                qchain_error *err)
+{
+    if (c->n_layers >= 2 * GROUP_LAYERS && qc_pool_threads(c->env->pool) > 1)
+        return fill_in_groups(c, start, end, out, err);
+    return qc_fill_layers(c, 0, c->n_layers, start, end, out, err);
+}
+
+int qc_fill_next_used(struct qchain *c, uint64_t guest, uint64_t end, uint64_t *used,
+                      qchain_error *err)
+{
+    uint64_t least = end, at;
+    int ret;
+
+    for (uint32_t k = 0; k < c->n_layers && least > guest; k++) {
+        struct qc_layer *l = &c->layer[k];
+
+        if (guest >= l->limit)
+            break; /* what is deeper shows even less */
+        ret = l->img->format->next_used(l->img, guest, &at, err);
+        if (ret != 0) {
+            qc_layer_prefix(c, k, err);
+            return ret;
+        }
+        if (at < l->limit)
+            least = qc_min64(least, at);
+    }
+    *used = qc_max64(least, guest);
+    return 0;
+}

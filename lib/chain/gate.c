@@ -1,0 +1,240 @@
+/* SPDX-License-Identifier: MIT */
+#include "chain/gate.h"
+
+#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "util/alloc.h"
+#include "util/escape.h"
+
+void qc_target_init(struct qc_target *t)
+{
+    memset(t, 0, sizeof(*t));
+    t->fd = -1;
+}
+
+void qc_target_finish(struct qc_target *t)
+{
+    if (t->is_store && t->store.ops && t->store.ops->close)
+        t->store.ops->close(t->store.obj);
+    qc_free(t->path);
+    qc_free(t->format);
+    qc_target_init(t);
+}
+
+int qc_gate_init(struct qc_gate *g, qchain_env *env, const qchain_open_opts *opts,
+                 qchain_error *err)
+{
+    g->policy = qc_policy_copy(opts->policy ? opts->policy : env->policy);
+    g->resolver = opts->resolver;
+    g->resolver_data = opts->resolver_data;
+    return g->policy ? 0 : qc_fail_nomem(err);
+}
+
+void qc_gate_finish(struct qc_gate *g)
+{
+    qc_policy_free(g->policy);
+}
+
+static int add_directory_of(struct qc_gate *g, const char *path, qchain_error *err)
+{
+    char *dir = qc_name_directory(path);
+    int ret;
+
+    if (!dir)
+        return qc_fail_nomem(err);
+    /* A directory that is not there allows nothing. */
+    ret = qc_policy_add_root(g->policy, dir, err);
+    qc_free(dir);
+    return ret == QCHAIN_E_NOMEM ? ret : 0;
+}
+
+int qc_gate_add_top(struct qc_gate *g, const char *name, const char *real_path, qchain_error *err)
+{
+    int ret = name ? add_directory_of(g, name, err) : 0;
+
+    return ret == 0 && real_path ? add_directory_of(g, real_path, err) : ret;
+}
+
+static const char *kind_name(uint32_t kind)
+{
+    return kind == QCHAIN_REF_DATA_FILE ? "external data file" : "backing file";
+}
+
+int qc_gate_check_path(void *data, const char *real_path, qchain_error *err)
+{
+    struct qc_gate *g = data;
+    struct qc_escaped shown;
+
+    if (g->policy->flags & QCHAIN_POLICY_TRUST || qc_policy_beneath_roots(g->policy, real_path))
+        return 0;
+    return qc_fail(err, QCHAIN_E_ACCESS,
+                   "'%s' lies outside the top image's directory; allow its directory with "
+                   "--allow-path DIR (qchain_policy_allow_path)",
+                   qc_escape_str(&shown, real_path));
+}
+
+/* Is the place allowed, going by its name, before anything is opened? What does
+ * not exist must lie within by its name, so that nothing is told of elsewhere. */
+static int check_name(struct qc_gate *g, const char *path, qchain_error *err)
+{
+    char real[PATH_MAX], here[PATH_MAX];
+    char *dir;
+    int ret;
+
+    if (realpath(path, real))
+        return qc_gate_check_path(g, real, err);
+    dir = qc_name_directory(path);
+    if (!dir)
+        return qc_fail_nomem(err);
+    ret = qc_gate_check_path(g, realpath(dir, here) ? here : path, err);
+    qc_free(dir);
+    return ret;
+}
+
+/* Read the reference as it stands in the image into a path and a format. */
+static int read_reference(struct qc_gate *g, const char *resolved, uint32_t kind,
+                          struct qc_target *out, qchain_error *err)
+{
+    bool trust = g->policy->flags & QCHAIN_POLICY_TRUST;
+    size_t scheme = qc_name_scheme(resolved);
+    struct qc_name name;
+    int ret;
+
+    if (scheme == 0) {
+        out->path = qc_strdup(resolved);
+        return out->path ? 0 : qc_fail_nomem(err);
+    }
+    if (!trust && strncmp(resolved, "json:", 5) == 0)
+        return qc_fail(err, QCHAIN_E_ACCESS,
+                       "json: names are not followed; allow them with --trust "
+                       "(QCHAIN_POLICY_TRUST)");
+    if (!trust && strncmp(resolved, "file:/", 6) != 0)
+        return qc_fail(err, QCHAIN_E_ACCESS,
+                       "'%.*s:' names are not followed; allow them with --trust "
+                       "(QCHAIN_POLICY_TRUST)", (int)scheme, resolved);
+    ret = qc_name_parse(&name, resolved, err);
+    if (ret != 0)
+        return ret;
+    out->path = name.path;
+    if (kind == QCHAIN_REF_BACKING && name.format) {
+        out->format = name.format;
+        name.format = NULL;
+    }
+    qc_free(name.format);
+    return 0;
+}
+
+/* The format of a backing file: recorded, by policy, or (trusted) probed. */
+static int decide_format(struct qc_gate *g, uint32_t kind, const char *recorded,
+                         struct qc_target *out, qchain_error *err)
+{
+    const char *format = recorded;
+
+    if (kind == QCHAIN_REF_DATA_FILE)
+        format = "raw";
+    else if (out->format)
+        return 0;
+    else if (!format && g->policy->backing_format)
+        format = g->policy->backing_format;
+    else if (!format && !(g->policy->flags & QCHAIN_POLICY_TRUST))
+        return qc_fail(err, QCHAIN_E_ACCESS,
+                       "its format is not recorded in the image; say it with "
+                       "--backing-format FMT (qchain_policy_backing_format)");
+    if (!format)
+        return 0;
+    qc_free(out->format);
+    out->format = qc_strdup(format);
+    return out->format ? 0 : qc_fail_nomem(err);
+}
+
+static int decide_by_policy(struct qc_gate *g, uint32_t kind, const char *resolved,
+                            const char *format, struct qc_target *out, qchain_error *err)
+{
+    uint32_t flags = g->policy->flags;
+    int ret;
+
+    if (kind == QCHAIN_REF_DATA_FILE &&
+        !(flags & (QCHAIN_POLICY_DATA_FILE | QCHAIN_POLICY_TRUST)))
+        return qc_fail(err, QCHAIN_E_ACCESS,
+                       "data files named by an image are not opened; allow them with --trust, "
+                       "or with 'allow data-file' in the policy (QCHAIN_POLICY_DATA_FILE)");
+    ret = read_reference(g, resolved, kind, out, err);
+    if (ret == 0)
+        ret = decide_format(g, kind, format, out, err);
+    if (ret == 0 && !(flags & QCHAIN_POLICY_TRUST))
+        ret = check_name(g, out->path, err);
+    out->block_device = flags & (QCHAIN_POLICY_BLOCK_DEVICE | QCHAIN_POLICY_TRUST);
+    return ret;
+}
+
+/* Take what the resolver answered. */
+static int take_answer(int verdict, const qchain_resolution *res, const char *resolved,
+                       const char *format, struct qc_target *out, qchain_error *err)
+{
+    const char *name = res->name ? res->name : resolved;
+
+    if (res->format)
+        format = res->format;
+    out->vetted = true;
+    out->block_device = true;
+    if (verdict == QCHAIN_RESOLVE_FD)
+        out->fd = res->fd;
+    if (verdict == QCHAIN_RESOLVE_STORE) {
+        if (!res->store || !res->store->ops)
+            return qc_fail(err, QCHAIN_E_INVAL, "the resolver answered STORE without a store");
+        out->store = *res->store;
+        out->is_store = true;
+    }
+    out->path = qc_strdup(name);
+    out->format = format ? qc_strdup(format) : NULL;
+    if (!out->path || (format && !out->format))
+        return qc_fail_nomem(err);
+    return 0;
+}
+
+static int decide(struct qc_gate *g, const qchain_reference *ref, struct qc_target *out,
+                  qchain_error *err)
+{
+    qchain_resolution res = {.struct_size = sizeof(res), .fd = -1};
+    const char *format = ref->kind == QCHAIN_REF_DATA_FILE ? "raw" : ref->format;
+    int verdict = QCHAIN_RESOLVE_DEFAULT;
+
+    if (g->resolver)
+        verdict = g->resolver(g->resolver_data, ref, &res);
+    switch (verdict) {
+    case QCHAIN_RESOLVE_DEFAULT:
+        return decide_by_policy(g, ref->kind, ref->resolved, ref->format, out, err);
+    case QCHAIN_RESOLVE_ALLOW:
+    case QCHAIN_RESOLVE_FD:
+    case QCHAIN_RESOLVE_STORE:
+        return take_answer(verdict, &res, ref->resolved, format, out, err);
+    case QCHAIN_RESOLVE_DENY:
+        return qc_fail(err, QCHAIN_E_ACCESS, "refused by the program's resolver");
+    default:
+        return qc_fail(err, QCHAIN_E_INVAL, "the resolver answered %d, which means nothing",
+                       verdict);
+    }
+}
+
+int qc_gate_decide(struct qc_gate *g, const struct qc_layer *from, uint32_t layer, uint32_t kind,
+                   const char *name, const char *format, struct qc_target *out,
+                   qchain_error *err)
+{
+    struct qc_escaped shown, shown_from;
+    char *resolved = qc_name_resolve(from->name, name);
+    qchain_reference ref = {sizeof(ref), layer, kind, from->name, name, resolved, format};
+    int ret;
+
+    qc_target_init(out);
+    ret = resolved ? decide(g, &ref, out, err) : qc_fail_nomem(err);
+    if (ret != 0) {
+        qc_target_finish(out);
+        qc_error_prefix(err, layer, "layer #%u '%s': %s '%s': ", layer,
+                        qc_escape_str(&shown_from, from->name), kind_name(kind),
+                        qc_escape_str(&shown, name));
+    }
+    qc_free(resolved);
+    return ret;
+}

@@ -1,0 +1,48 @@
+/* SPDX-License-Identifier: MIT */
+/* The gate: every reference that an image makes is decided here before anything
+ * is opened, and checked again on what was opened. */
+#ifndef QC_CHAIN_GATE_H
+#define QC_CHAIN_GATE_H
+
+#include "chain/chain.h"
+#include "chain/names.h"
+
+struct qc_gate {
+    qchain_policy  *policy;   /* its own copy, with the top's directories added */
+    qchain_resolver resolver; /* may be NULL */
+    void           *resolver_data;
+};
+
+/* One thing to open. */
+struct qc_target {
+    char       *path;     /* a local file; also the layer's name */
+    char       *format;   /* NULL: to be probed */
+    int         fd;       /* -1, or a descriptor to duplicate (borrowed) */
+    bool        is_store; /* use `store` (owned until it is used) */
+    bool        vetted;   /* chosen by the user or the resolver: not checked */
+    bool        block_device; /* one is welcome */
+    qchain_store store;
+};
+
+void qc_target_init(struct qc_target *t);
+void qc_target_finish(struct qc_target *t); /* closes a store that was not used */
+
+int  qc_gate_init(struct qc_gate *g, qchain_env *env, const qchain_open_opts *opts,
+                  qchain_error *err);
+void qc_gate_finish(struct qc_gate *g);
+
+/* Allow the directory of the top: of its name, and of its real path (NULL where
+ * there is none). */
+int qc_gate_add_top(struct qc_gate *g, const char *name, const char *real_path,
+                    qchain_error *err);
+
+/* Decide what layer `layer` of the chain may open for a name that its image
+ * records. kind: QCHAIN_REF_*. format: recorded, or NULL. */
+int qc_gate_decide(struct qc_gate *g, const struct qc_layer *from, uint32_t layer, uint32_t kind,
+                   const char *name, const char *format, struct qc_target *out,
+                   qchain_error *err);
+
+/* For qc_file_opts.gate: data is a qc_gate. */
+int qc_gate_check_path(void *data, const char *real_path, qchain_error *err);
+
+#endif

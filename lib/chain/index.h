@@ -1,0 +1,52 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The index: one map over N frozen layers, in windows that are filled at the
+ * first need. A window is unknown or holds sorted runs that cover it whole.
+ */
+#ifndef QC_CHAIN_INDEX_H
+#define QC_CHAIN_INDEX_H
+
+#include <pthread.h>
+#include <qchain.h>
+
+#include "chain/window.h"
+
+#define QC_WINDOW_BITS 27 /* 128 MiB */
+
+struct qc_window_page;
+struct qc_fill_claim;
+
+struct qc_index {
+    unsigned  window_bits;
+    uint64_t  n_windows;
+    uint64_t  n_pages;
+    uint64_t  span; /* windows that one fill of many takes at once */
+    _Atomic(struct qc_window_page *) *page;
+    pthread_mutex_t       lock;   /* guards claims, and the making of pages */
+    pthread_cond_t        filled;
+    struct qc_fill_claim *claims; /* what is being filled now */
+};
+
+/* Ready the index of a chain whose layers are all open. */
+int  qc_index_init(struct qchain *c, qchain_error *err);
+void qc_index_finish(struct qchain *c);
+
+/* The window that holds guest, filled; stays valid until qc_epoch_exit with
+ * *token. NULL with err set on failure (no epoch is held then). */
+const struct qc_window *qc_index_get(struct qchain *c, uint64_t guest, unsigned *token,
+                                     qchain_error *err);
+
+/* See that the windows of [offset, end) are filled, several spans at a time, as
+ * far as the memory budget goes; *done receives how far it came. */
+int qc_index_ensure(struct qchain *c, uint64_t offset, uint64_t end, uint64_t *done,
+                    qchain_error *err);
+
+/* True, without filling anything, if the window that holds guest is filled. */
+int qc_index_known(struct qchain *c, uint64_t guest);
+
+static inline uint64_t qc_window_size(const struct qc_index *ix)
+{
+    return UINT64_C(1) << ix->window_bits;
+}
+
+#endif

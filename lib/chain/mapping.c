@@ -1,0 +1,119 @@
+/* SPDX-License-Identifier: MIT */
+/* Maps and differences, a bounded piece a call. */
+#include "chain/chain.h"
+#include "chain/extents.h"
+#include "chain/fill.h"
+#include "util/alloc.h"
+#include "util/bytes.h"
+
+/* Runs copied out of a window at a time, so that no I/O is done in the epoch. */
+#define BATCH 256
+
+/* The ranges that a diff merges at a time. */
+#define DIFF_STEP (UINT64_C(1) << 30)
+
+/* Nothing is held in [offset, end): tell it without filling windows. */
+static int put_nothing(struct qc_extents *x, uint64_t *offset, uint64_t end, qchain_error *err)
+{
+    qchain *c = x->c;
+    struct qc_run gap;
+    uint64_t to;
+    uint32_t k = 0;
+    int ret = 0;
+
+    while (ret == 0 && *offset < end && !x->full) {
+        /* The deepest layer that still reaches here: nothing shows below it. */
+        while (k + 1 < c->n_layers && *offset < c->layer[k + 1].limit)
+            k++;
+        while (*offset >= c->layer[k].limit)
+            k--;
+        to = qc_min64(qc_min64(end, c->layer[k].limit), *offset + (UINT64_C(1) << 40));
+        gap = qc_run_make(*offset, to - *offset, k + 1 == c->n_layers ? QC_END : QC_SHORT, 0);
+        gap.source = c->layer[k].source;
+        ret = qc_extents_put(x, &gap, offset, to, err);
+    }
+    return ret;
+}
+
+/* Put what one window holds of [*offset, end). */
+static int put_window(struct qc_extents *x, uint64_t *offset, uint64_t end, struct qc_run *batch,
+                      qchain_error *err)
+{
+    struct qc_slots *slots = x->c->env->slots;
+    const struct qc_window *w;
+    unsigned token;
+    uint32_t at;
+    size_t n;
+    int ret = 0;
+
+    w = qc_index_get(x->c, *offset, &token, err);
+    if (!w)
+        return err->code;
+    at = qc_window_find(w, *offset);
+    for (n = 0; n < BATCH && at + n < w->n; n++)
+        batch[n] = w->run[at + n];
+    qc_epoch_exit(slots, token);
+    for (size_t i = 0; ret == 0 && i < n && *offset < end && !x->full; i++)
+        ret = qc_extents_put(x, &batch[i], offset, end, err);
+    return ret;
+}
+
+int qc_chain_map(qchain *c, uint64_t offset, uint64_t end, qchain_extent *extents, uint32_t max,
+                 uint32_t *n, uint64_t *next, uint32_t flags, qchain_error *err)
+{
+    struct qc_extents x = {.c = c, .out = extents, .max = max, .flags = flags};
+    uint64_t window = qc_window_size(&c->index), used, done;
+    struct qc_run batch[BATCH];
+    int ret = 0;
+
+    while (ret == 0 && offset < end && !x.full) {
+        if (!qc_index_known(c, offset)) {
+            ret = qc_fill_next_used(c, offset, end, &used, err);
+            /* A hole that reaches over whole windows needs none of them. */
+            used = used == end ? end : qc_align_down(used, window);
+            if (ret == 0 && used > offset) {
+                ret = put_nothing(&x, &offset, used, err);
+                continue;
+            }
+            if (ret == 0)
+                ret = qc_index_ensure(c, offset, end, &done, err);
+        }
+        if (ret == 0)
+            ret = put_window(&x, &offset, end, batch, err);
+    }
+    *n = x.n;
+    *next = offset;
+    return ret;
+}
+
+int qc_chain_diff(qchain *c, uint32_t below, uint32_t upto, uint64_t offset, uint64_t end,
+                  qchain_extent *extents, uint32_t max, uint32_t *n, uint64_t *next,
+                  uint32_t flags, qchain_error *err)
+{
+    struct qc_extents x = {.c = c, .out = extents, .max = max, .flags = flags,
+                           .base_layer = upto};
+    struct qc_runs runs = {0};
+    uint64_t stop, at;
+    int ret = 0;
+
+    while (ret == 0 && offset < end && !x.full) {
+        stop = qc_min64(qc_align_down(offset, DIFF_STEP) + DIFF_STEP, end);
+        ret = qc_fill_layers(c, upto, below, offset, stop, &runs, err);
+        if (ret != 0)
+            break;
+        qc_runs_join(&runs);
+        for (size_t i = 0; ret == 0 && i < runs.n && !x.full; i++) {
+            at = qc_max64(offset, runs.run[i].guest);
+            if (qc_run_kind(&runs.run[i]) != QC_END && at < qc_run_end(&runs.run[i]))
+                ret = qc_extents_put(&x, &runs.run[i], &at, stop, err);
+            if (x.full)
+                offset = at;
+        }
+        if (!x.full)
+            offset = stop;
+    }
+    qc_runs_finish(&runs);
+    *n = x.n;
+    *next = offset;
+    return ret;
+}

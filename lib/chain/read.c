@@ -1,0 +1,176 @@
+/* SPDX-License-Identifier: MIT */
+/* One read: look up, fetch, done. */
+#include <string.h>
+
+#include "chain/chain.h"
+#include "chain/compressed.h"
+#include "util/bytes.h"
+
+/* Runs looked up at a time; the epoch is left before any I/O. */
+#define BATCH 32
+
+/* A place in a scattered buffer. */
+struct cursor {
+    const qchain_iov *iov;
+    size_t            at; /* bytes of *iov that are done */
+};
+
+/* The next n bytes as iovecs, at most max of them; *bytes receives how many. */
+static size_t take_pieces(struct cursor *cur, size_t n, qchain_iov *out, size_t max,
+                          size_t *bytes)
+{
+    size_t got = 0, len;
+
+    *bytes = 0;
+    while (n > 0 && got < max) {
+        len = cur->iov->len - cur->at;
+        if (len > n)
+            len = n;
+        if (len > 0) {
+            out[got].base = (char *)cur->iov->base + cur->at;
+            out[got++].len = len;
+        }
+        cur->at += len;
+        n -= len;
+        *bytes += len;
+        if (cur->at == cur->iov->len && n > 0) {
+            cur->iov++;
+            cur->at = 0;
+        }
+    }
+    return got;
+}
+
+static void skip_done(struct cursor *cur)
+{
+    while (cur->at == cur->iov->len) {
+        cur->iov++;
+        cur->at = 0;
+    }
+}
+
+/* Copy the parts of the window's runs that lie in [offset, end) to run[]. */
+static size_t copy_runs(const struct qc_window *w, uint64_t offset, uint64_t end,
+                        struct qc_run run[BATCH])
+{
+    size_t n = 0;
+
+    for (uint32_t i = qc_window_find(w, offset); i < w->n && n < BATCH; i++) {
+        if (w->run[i].guest >= end)
+            break;
+        run[n++] = w->run[i];
+    }
+    return n;
+}
+
+static int read_data(qchain *c, const struct qc_run *r, struct cursor *cur, uint64_t offset,
+                     size_t len, qchain_error *err)
+{
+    struct qc_store *store = c->source[r->source].store;
+    uint64_t host = qc_run_host(r) + (offset - r->guest);
+    qchain_iov piece[64];
+    size_t n, bytes;
+    int ret = 0;
+
+    for (; ret == 0 && len > 0; len -= bytes, host += bytes) {
+        skip_done(cur);
+        n = take_pieces(cur, len, piece, 64, &bytes);
+        if (n == 1)
+            ret = qc_store_read(store, piece[0].base, bytes, host, QC_READ_PAST_END, err);
+        else
+            ret = qc_store_readv(store, piece, n, bytes, host, QC_READ_PAST_END, err);
+    }
+    if (ret != 0)
+        qc_layer_prefix(c, c->source[r->source].layer, err);
+    return ret;
+}
+
+static void read_zeros(struct cursor *cur, size_t len)
+{
+    qchain_iov piece[64];
+    size_t n, bytes;
+
+    for (; len > 0; len -= bytes) {
+        skip_done(cur);
+        n = take_pieces(cur, len, piece, 64, &bytes);
+        for (size_t i = 0; i < n; i++)
+            memset(piece[i].base, 0, piece[i].len);
+    }
+}
+
+/* A compressed piece goes through one buffer, whatever the caller's is made of. */
+static int add_compressed(struct qc_decode_list *list, const struct qc_run *r, struct cursor *cur,
+                          uint64_t offset, size_t len)
+{
+    qchain_iov piece[1];
+    size_t bytes;
+    int ret = 0;
+
+    for (; ret == 0 && len > 0; len -= bytes, offset += bytes) {
+        skip_done(cur);
+        take_pieces(cur, len, piece, 1, &bytes);
+        ret = qc_decode_add(list, r, offset, piece[0].base, bytes);
+    }
+    return ret;
+}
+
+static int read_runs(qchain *c, const struct qc_run *run, size_t n, struct cursor *cur,
+                     uint64_t *offset, uint64_t end, struct qc_decode_list *list,
+                     qchain_error *err)
+{
+    int ret = 0;
+
+    for (size_t i = 0; ret == 0 && i < n; i++) {
+        size_t len = (size_t)(qc_min64(qc_run_end(&run[i]), end) - *offset);
+
+        switch (qc_run_kind(&run[i])) {
+        case QC_DATA:
+            ret = read_data(c, &run[i], cur, *offset, len, err);
+            break;
+        case QC_COMPRESSED:
+            ret = add_compressed(list, &run[i], cur, *offset, len);
+            if (ret != 0)
+                qc_fail_nomem(err);
+            break;
+        case QC_END:
+        case QC_SHORT:
+        case QC_ZERO:
+        case QC_ZERO_ALLOC:
+        case QC_PREALLOC:
+            read_zeros(cur, len);
+            break;
+        }
+        *offset += len;
+    }
+    return ret;
+}
+
+int qc_chain_readv(qchain *c, const qchain_iov *iov, size_t n_iov, size_t length, uint64_t offset,
+                   uint32_t flags, qchain_error *err)
+{
+    struct cursor cur = {iov, 0};
+    struct qc_decode_list list;
+    struct qc_run run[BATCH];
+    const struct qc_window *w;
+    uint64_t end = offset + length;
+    unsigned token;
+    size_t n;
+    int ret = 0;
+
+    (void)n_iov;
+    qc_decode_init(&list);
+    while (ret == 0 && offset < end) {
+        w = qc_index_get(c, offset, &token, err);
+        if (!w) {
+            ret = err ? err->code : QCHAIN_E_IO;
+            break;
+        }
+        n = copy_runs(w, offset, end, run);
+        qc_epoch_exit(c->env->slots, token);
+        ret = read_runs(c, run, n, &cur, &offset, end, &list, err);
+    }
+    if (ret == 0 && list.n > 0)
+        ret = qc_decode_run(c, &list, flags & QC_CHAIN_READ_SERIAL, err);
+    qc_decode_finish(&list);
+    return ret;
+}

@@ -1,0 +1,143 @@
+/* SPDX-License-Identifier: MIT */
+#include "chain/window.h"
+
+#include <string.h>
+
+#include "util/alloc.h"
+
+static uint64_t window_bytes(const struct qc_window *w)
+{
+    return sizeof(*w) + (uint64_t)w->n * sizeof(w->run[0]);
+}
+
+void qc_ring_init(struct qc_ring *r, uint64_t budget)
+{
+    pthread_mutex_init(&r->lock, NULL);
+    r->hand = NULL;
+    r->bytes = 0;
+    r->budget = budget;
+}
+
+void qc_ring_finish(struct qc_ring *r)
+{
+    pthread_mutex_destroy(&r->lock);
+}
+
+struct qc_window *qc_window_create(const struct qc_run *run, size_t n)
+{
+    struct qc_window *w;
+
+    if (n > UINT32_MAX)
+        return NULL;
+    w = qc_malloc(sizeof(*w) + n * sizeof(*run));
+    if (!w)
+        return NULL;
+    memset(w, 0, sizeof(*w));
+    w->n = (uint32_t)n;
+    memcpy(w->run, run, n * sizeof(*run));
+    return w;
+}
+
+static void ring_insert(struct qc_ring *r, struct qc_window *w)
+{
+    if (!r->hand) {
+        r->hand = w->next = w->prev = w;
+    } else { /* behind the hand: the last to be looked at */
+        w->next = r->hand;
+        w->prev = r->hand->prev;
+        w->prev->next = w;
+        w->next->prev = w;
+    }
+    r->bytes += window_bytes(w);
+}
+
+static void ring_remove(struct qc_ring *r, struct qc_window *w)
+{
+    if (r->hand == w)
+        r->hand = w->next == w ? NULL : w->next;
+    w->prev->next = w->next;
+    w->next->prev = w->prev;
+    r->bytes -= window_bytes(w);
+}
+
+static void free_window(struct qc_retired *retired)
+{
+    qc_free(retired);
+}
+
+/* One that may go, unlinked and invisible to new readers; NULL if there is none
+ * but `keep`. Under the lock. */
+static struct qc_window *evict_one(struct qc_ring *r, const struct qc_window *keep)
+{
+    struct qc_window *w;
+
+    for (;;) {
+        w = r->hand;
+        if (w->next == w)
+            return NULL; /* only `keep` is left */
+        r->hand = w->next;
+        if (w == keep || atomic_exchange_explicit(&w->used, false, memory_order_relaxed))
+            continue;
+        ring_remove(r, w);
+        atomic_store(w->slot, NULL);
+        return w;
+    }
+}
+
+void qc_ring_publish(struct qc_ring *r, struct qc_slots *slots, struct qc_window *w,
+                     qc_window_slot *slot, const void *owner)
+{
+    struct qc_window *out, *gone = NULL;
+
+    w->slot = slot;
+    w->owner = owner;
+    atomic_init(&w->used, false);
+    pthread_mutex_lock(&r->lock);
+    ring_insert(r, w);
+    atomic_store(slot, w);
+    while (r->bytes > r->budget && (out = evict_one(r, w))) {
+        out->next = gone;
+        gone = out;
+    }
+    pthread_mutex_unlock(&r->lock);
+    while ((out = gone)) {
+        gone = out->next;
+        out->retired.free_fn = free_window;
+        qc_count(slots, QC_CNT_EVICTIONS, 1);
+        qc_epoch_retire(slots, &out->retired);
+    }
+}
+
+void qc_ring_drop_owner(struct qc_ring *r, const void *owner)
+{
+    struct qc_window *w, *next;
+    uint64_t n = 0;
+
+    pthread_mutex_lock(&r->lock);
+    w = r->hand;
+    if (w) {
+        do {
+            n++;
+            w = w->next;
+        } while (w != r->hand);
+    }
+    for (; n > 0; n--, w = next) {
+        next = w->next;
+        if (w->owner != owner)
+            continue;
+        ring_remove(r, w);
+        atomic_store(w->slot, NULL);
+        qc_free(w);
+    }
+    pthread_mutex_unlock(&r->lock);
+}
+
+uint64_t qc_ring_bytes(struct qc_ring *r)
+{
+    uint64_t bytes;
+
+    pthread_mutex_lock(&r->lock);
+    bytes = r->bytes;
+    pthread_mutex_unlock(&r->lock);
+    return bytes;
+}

@@ -1,0 +1,62 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Windows: the merged runs of one stretch of the disk, read without a lock
+ * under an epoch; all windows of an environment share one memory budget.
+ */
+#ifndef QC_CHAIN_WINDOW_H
+#define QC_CHAIN_WINDOW_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "format/run.h"
+#include "util/slots.h"
+
+struct qc_window {
+    struct qc_retired          retired; /* first */
+    struct qc_window          *next, *prev;  /* in the ring, under its lock */
+    _Atomic(struct qc_window *) *slot;       /* where readers find it */
+    const void                *owner;        /* the chain */
+    atomic_bool                used;         /* looked at since the hand passed */
+    uint32_t                   n;
+    struct qc_run              run[];
+};
+
+typedef _Atomic(struct qc_window *) qc_window_slot;
+
+/* The clock of all windows. */
+struct qc_ring {
+    pthread_mutex_t   lock;
+    struct qc_window *hand;  /* the next to be looked at, or NULL */
+    uint64_t          bytes, budget;
+};
+
+void qc_ring_init(struct qc_ring *r, uint64_t budget);
+void qc_ring_finish(struct qc_ring *r); /* no window may be left */
+
+/* A window with a copy of n runs; NULL when there is no memory. */
+struct qc_window *qc_window_create(const struct qc_run *run, size_t n);
+/* Let readers see w through slot (which must be empty: one filler a slot), and
+ * evict others when the budget is passed. Becomes the ring's. */
+void qc_ring_publish(struct qc_ring *r, struct qc_slots *slots, struct qc_window *w,
+                     qc_window_slot *slot, const void *owner);
+/* Take out all windows of an owner that no reader looks at any more. */
+void qc_ring_drop_owner(struct qc_ring *r, const void *owner);
+uint64_t qc_ring_bytes(struct qc_ring *r);
+
+/* The number of the run that holds guest; the window covers it. */
+static inline uint32_t qc_window_find(const struct qc_window *w, uint64_t guest)
+{
+    uint32_t low = 0, n = w->n;
+
+    /* Branch-free halving: the compiler makes conditional moves of it. */
+    while (n > 1) {
+        uint32_t half = n / 2;
+
+        low = w->run[low + half].guest <= guest ? low + half : low;
+        n -= half;
+    }
+    return low;
+}
+
+#endif

@@ -1,0 +1,280 @@
+/* SPDX-License-Identifier: MIT */
+#include "ops/copy.h"
+
+#include <string.h>
+
+#include "util/alloc.h"
+#include "util/bytes.h"
+
+#define MAP_BATCH 512
+#define SALVAGE_UNIT 4096
+#define MAX_THREADS 64
+
+struct engine {
+    struct qc_copy_job *job;
+    uint64_t            started_ns;
+
+    pthread_mutex_t     lock;     /* guards all below */
+    uint64_t            pos;      /* the next task starts here */
+    uint64_t            next_number;
+    qchain_extent      *extent;   /* mapped from pos on */
+    uint32_t            n_extents, at;
+    uint64_t            mapped_to;
+
+    pthread_cond_t      turn_came;
+    uint64_t            turn;     /* the task that may emit */
+    int                 result;   /* the first failure ends it all */
+    qchain_error       *err;
+};
+
+/* The extent that holds offset; maps on when the batch is used up. */
+static int extent_at(struct engine *e, uint64_t offset, const qchain_extent **out,
+                     qchain_error *err)
+{
+    int ret;
+
+    while (e->at < e->n_extents &&
+           e->extent[e->at].offset + e->extent[e->at].length <= offset)
+        e->at++;
+    if (e->at == e->n_extents) {
+        ret = qc_chain_map(e->job->c, offset, e->job->end, e->extent, MAP_BATCH, &e->n_extents,
+                           &e->mapped_to, 0, err);
+        if (ret != 0)
+            return ret;
+        e->at = 0;
+    }
+    *out = &e->extent[e->at];
+    return 0;
+}
+
+/* How far from offset on all extents are zeros (or all are not); at most `most`. */
+static int same_until(struct engine *e, uint64_t offset, uint64_t most, bool *zero,
+                      uint64_t *until, qchain_error *err)
+{
+    const qchain_extent *x;
+    uint64_t at = offset;
+    bool z;
+    int ret;
+
+    while (at < most) {
+        ret = extent_at(e, at, &x, err);
+        if (ret != 0)
+            return ret;
+        z = x->flags & QCHAIN_EXTENT_ZERO;
+        if (at == offset)
+            *zero = z;
+        else if (z != *zero)
+            break;
+        at = x->offset + x->length;
+    }
+    *until = qc_min64(at, most);
+    return 0;
+}
+
+/* The next segment, of at most room bytes if it is data. */
+static int next_segment(struct engine *e, uint64_t room, struct qc_segment *s, qchain_error *err)
+{
+    uint64_t end = e->job->end, align = e->job->align, until;
+    bool zero = false;
+    int ret;
+
+    ret = same_until(e, e->pos, end, &zero, &until, err);
+    if (ret != 0)
+        return ret;
+    if (zero && until < end)
+        until = qc_align_down(until, align);
+    if (!zero || until <= e->pos) { /* zeros that fill no unit are read as data */
+        zero = false;
+        if (until <= e->pos)
+            until = e->pos + align;
+        until = qc_min64(qc_min64(qc_align_up(until, align), e->pos + room), end);
+    }
+    s->offset = e->pos;
+    s->length = until - e->pos;
+    s->buf = NULL;
+    e->pos = until;
+    if (zero)
+        return 0;
+    return 1;
+}
+
+/* Plan the next task, under the lock. It has no segments when all is done. */
+static int plan_task(struct engine *e, struct qc_copy_task *t, qchain_error *err)
+{
+    uint64_t used = 0, chunk = e->job->chunk;
+    int ret;
+
+    t->n = 0;
+    t->start = e->pos;
+    while (e->pos < e->job->end && t->n < QC_COPY_SEGMENTS && used < chunk) {
+        ret = next_segment(e, chunk - used, &t->segment[t->n], err);
+        if (ret < 0)
+            return ret;
+        if (ret > 0) {
+            t->segment[t->n].buf = t->buf + used;
+            used += t->segment[t->n].length;
+        }
+        t->n++;
+    }
+    t->end = e->pos;
+    t->number = e->next_number++;
+    return 0;
+}
+
+/* Read piece by piece; what fails is zeros, and counted. */
+static int salvage_segment(struct engine *e, const struct qc_segment *s)
+{
+    struct qc_copy_job *job = e->job;
+    uint64_t lost = 0;
+
+    for (uint64_t at = 0; at < s->length; at += SALVAGE_UNIT) {
+        qchain_iov iov = {s->buf + at, (size_t)qc_min64(SALVAGE_UNIT, s->length - at)};
+        qchain_error ignored;
+
+        qc_error_init(&ignored);
+        if (qc_chain_readv(job->c, &iov, 1, iov.len, s->offset + at, QC_CHAIN_READ_SERIAL,
+                           &ignored) != 0) {
+            memset(iov.base, 0, iov.len);
+            lost += iov.len;
+        }
+    }
+    pthread_mutex_lock(&e->lock);
+    job->salvaged += lost;
+    pthread_mutex_unlock(&e->lock);
+    return 0;
+}
+
+static int read_task(struct engine *e, struct qc_copy_task *t, qchain_error *err)
+{
+    int ret = 0;
+
+    for (unsigned i = 0; ret == 0 && i < t->n; i++) {
+        struct qc_segment *s = &t->segment[i];
+        qchain_iov iov = {s->buf, (size_t)s->length};
+
+        if (!s->buf)
+            continue;
+        ret = qc_chain_readv(e->job->c, &iov, 1, iov.len, s->offset, QC_CHAIN_READ_SERIAL, err);
+        if (ret != 0 && e->job->salvage)
+            ret = salvage_segment(e, s);
+    }
+    return ret;
+}
+
+/* Wait for the task's turn, emit, pass the turn on. */
+static int emit_task(struct engine *e, struct qc_copy_task *t, qchain_error *err)
+{
+    int ret;
+
+    pthread_mutex_lock(&e->lock);
+    while (e->turn != t->number && e->result == 0)
+        pthread_cond_wait(&e->turn_came, &e->lock);
+    ret = e->result;
+    pthread_mutex_unlock(&e->lock);
+    if (ret != 0)
+        return 0; /* it failed elsewhere, and was told there */
+    ret = e->job->emit(e->job->ctx, t, err);
+    if (ret != 0)
+        return ret; /* nobody's turn comes any more */
+    pthread_mutex_lock(&e->lock);
+    e->turn++;
+    pthread_cond_broadcast(&e->turn_came);
+    pthread_mutex_unlock(&e->lock);
+    return 0;
+}
+
+static int do_task(struct engine *e, struct qc_copy_task *t, qchain_error *err)
+{
+    struct qc_copy_job *job = e->job;
+    int ret = read_task(e, t, err);
+
+    if (ret == 0 && job->work)
+        ret = job->work(job->ctx, t, err);
+    if (ret == 0 && job->emit)
+        ret = emit_task(e, t, err);
+    if (ret == 0)
+        qc_job_add(job->job, t->end - t->start);
+    return ret;
+}
+
+static void note_failure(struct engine *e, int ret, const qchain_error *err)
+{
+    pthread_mutex_lock(&e->lock);
+    if (e->result == 0) {
+        e->result = ret;
+        qc_error_copy(e->err, err);
+    }
+    pthread_cond_broadcast(&e->turn_came);
+    pthread_mutex_unlock(&e->lock);
+}
+
+/* A worker: tasks until there are no more. */
+static int worker(void *ctx, uint64_t i)
+{
+    struct engine *e = ctx;
+    struct qc_copy_task *t = qc_calloc(1, sizeof(*t));
+    qchain_error err;
+    int ret = 0;
+
+    (void)i;
+    qc_error_init(&err);
+    if (t) {
+        t->buf = qc_aligned(4096, (size_t)e->job->chunk);
+        t->local = qc_calloc(1, e->job->local_size);
+    }
+    if (!t || !t->buf || !t->local)
+        ret = qc_fail_nomem(&err);
+    while (ret == 0) {
+        ret = qc_job_check(e->job->job, e->started_ns, &err);
+        if (ret != 0)
+            break;
+        pthread_mutex_lock(&e->lock);
+        t->n = 0;
+        if (e->result == 0)
+            ret = plan_task(e, t, &err);
+        pthread_mutex_unlock(&e->lock);
+        if (ret != 0 || t->n == 0)
+            break;
+        ret = do_task(e, t, &err);
+    }
+    if (ret != 0)
+        note_failure(e, ret, &err);
+    if (t) {
+        qc_free(t->buf);
+        qc_free(t->local);
+    }
+    qc_free(t);
+    return 0;
+}
+
+unsigned qc_copy_threads(qchain *c, unsigned asked)
+{
+    unsigned n = asked ? asked : qc_pool_threads(c->env->pool);
+
+    return n > MAX_THREADS ? MAX_THREADS : n;
+}
+
+int qc_copy_run(struct qc_copy_job *job, qchain_error *err)
+{
+    struct engine e = {.job = job, .pos = job->start, .err = err, .started_ns = qc_now_ns()};
+    unsigned threads = qc_copy_threads(job->c, job->threads);
+    struct qc_pool *pool = qc_pool_create(threads - 1); /* its workers wait for each other, so
+                                                           they are no leaf tasks */
+
+    job->salvaged = 0;
+    qc_job_begin(job->job, job->end - job->start);
+    e.extent = qc_calloc(MAP_BATCH, sizeof(*e.extent));
+    if (!pool || !e.extent) {
+        qc_pool_destroy(pool);
+        qc_free(e.extent);
+        return qc_fail_nomem(err);
+    }
+    pthread_mutex_init(&e.lock, NULL);
+    pthread_cond_init(&e.turn_came, NULL);
+    qc_pool_run(pool, threads, threads, worker, &e);
+    qc_pool_destroy(pool);
+    pthread_cond_destroy(&e.turn_came);
+    pthread_mutex_destroy(&e.lock);
+    qc_free(e.extent);
+    return e.result;
+}

@@ -1,0 +1,55 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The copy engine: the visible bytes of a range, read by several workers and
+ * handed on as segments of data and zeros. Long operations differ only in what
+ * they do with the segments.
+ */
+#ifndef QC_OPS_COPY_H
+#define QC_OPS_COPY_H
+
+#include <stdbool.h>
+
+#include "chain/chain.h"
+#include "ops/job.h"
+
+#define QC_COPY_SEGMENTS 64
+
+struct qc_segment {
+    uint64_t offset, length;
+    char    *buf; /* NULL: zeros */
+};
+
+/* One worker's load: segments in order of offset, without gaps. */
+struct qc_copy_task {
+    uint64_t          number; /* tasks are numbered in order of offset */
+    uint64_t          start, end;
+    struct qc_segment segment[QC_COPY_SEGMENTS];
+    unsigned          n;
+    char             *buf;
+    void             *local; /* from job.local_size: zeroed memory of the worker */
+};
+
+struct qc_copy_job {
+    qchain     *c;
+    uint64_t    start, end;
+    uint64_t    align;       /* data segments are multiples of it (but for the disk's end) */
+    uint64_t    chunk;       /* bytes of data a task; a multiple of align */
+    unsigned    threads;     /* 0: default */
+    size_t      local_size;  /* memory each worker has for itself */
+    bool        salvage;     /* what cannot be read is zeros, counted in salvaged */
+    uint64_t    salvaged;    /* out */
+    qchain_job *job;
+    void       *ctx;
+    /* With the task's data read, on the worker, in any order; may be NULL. */
+    int (*work)(void *ctx, struct qc_copy_task *t, qchain_error *err);
+    /* In order of offset, one at a time; may be NULL. */
+    int (*emit)(void *ctx, struct qc_copy_task *t, qchain_error *err);
+};
+
+/* Run to the end, or to the first failure (also a positive result of work or
+ * emit), which is returned. */
+int qc_copy_run(struct qc_copy_job *job, qchain_error *err);
+
+unsigned qc_copy_threads(qchain *c, unsigned asked);
+
+#endif

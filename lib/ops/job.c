@@ -1,0 +1,47 @@
+/* SPDX-License-Identifier: MIT */
+#include "ops/job.h"
+
+#include <time.h>
+
+#include "util/error.h"
+
+uint64_t qc_now_ns(void)
+{
+    struct timespec t;
+
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+void qc_job_begin(qchain_job *job, uint64_t total)
+{
+    if (!job)
+        return;
+    atomic_store(&job->done, 0);
+    atomic_store(&job->total, total);
+}
+
+void qc_job_add(qchain_job *job, uint64_t bytes)
+{
+    if (job)
+        atomic_fetch_add(&job->done, bytes);
+}
+
+int qc_job_check(qchain_job *job, uint64_t started_ns, qchain_error *err)
+{
+    struct timespec nap = {0, 10 * 1000 * 1000};
+    uint64_t rate;
+
+    if (!job)
+        return 0;
+    for (;;) {
+        if (atomic_load(&job->cancelled))
+            return qc_fail(err, QCHAIN_E_CANCELLED, "cancelled");
+        rate = atomic_load(&job->rate);
+        if (!atomic_load(&job->paused) &&
+            (rate == 0 || (double)atomic_load(&job->done) / (double)rate <=
+                              (double)(qc_now_ns() - started_ns) / 1e9))
+            return 0;
+        nanosleep(&nap, NULL);
+    }
+}

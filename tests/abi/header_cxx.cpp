@@ -1,0 +1,23 @@
+// SPDX-License-Identifier: MIT
+// Both headers as C++11; the library's names keep their C linkage.
+#include <qchain.h>
+#include <qchain-backend.h>
+
+static int write_none(void *, const void *, size_t, uint64_t, qchain_error *)
+{
+    return 0;
+}
+
+int main()
+{
+    qchain_env_opts opts;
+    qchain_env *env = nullptr;
+    qchain_sink sink = {sizeof(qchain_sink), write_none, nullptr, nullptr};
+
+    qchain_env_opts_init(&opts, sizeof(opts));
+    if (qchain_env_create(&env, &opts, nullptr) != QCHAIN_OK || sink.zero != nullptr) {
+        return 1;
+    }
+    qchain_env_destroy(env);
+    return qchain_code_name(QCHAIN_E_IO) == nullptr;
+}

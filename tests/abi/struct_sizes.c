@@ -1,0 +1,266 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Sizes and places of every public struct where long and pointers have 64 bits
+ * (x86_64 and aarch64 among them). Programs are built against these numbers: a
+ * number may only be added, for a member at the end of a struct that begins with
+ * its size; those of qchain-backend.h may change together with its version.
+ */
+#define QCHAIN_PREVIEW
+#include <stddef.h>
+
+#include <qchain-backend.h>
+#include <qchain.h>
+
+#if defined(__LP64__)
+
+#define SIZE(type, n) _Static_assert(sizeof(type) == (n), "size of " #type)
+#define AT(type, member, n) \
+    _Static_assert(offsetof(type, member) == (n), "place of " #type "." #member)
+
+/* qchain_reference */
+SIZE(qchain_reference, 48);
+AT(qchain_reference, struct_size, 0);
+AT(qchain_reference, layer, 8);
+AT(qchain_reference, kind, 12);
+AT(qchain_reference, from, 16);
+AT(qchain_reference, name, 24);
+AT(qchain_reference, resolved, 32);
+AT(qchain_reference, format, 40);
+
+/* qchain_resolution */
+SIZE(qchain_resolution, 40);
+AT(qchain_resolution, struct_size, 0);
+AT(qchain_resolution, name, 8);
+AT(qchain_resolution, format, 16);
+AT(qchain_resolution, fd, 24);
+AT(qchain_resolution, reserved0, 28);
+AT(qchain_resolution, store, 32);
+
+/* qchain_env_opts */
+SIZE(qchain_env_opts, 72);
+AT(qchain_env_opts, struct_size, 0);
+AT(qchain_env_opts, flags, 8);
+AT(qchain_env_opts, threads, 12);
+AT(qchain_env_opts, index_bytes, 16);
+AT(qchain_env_opts, block_bytes, 24);
+AT(qchain_env_opts, max_open_files, 32);
+AT(qchain_env_opts, log_level, 36);
+AT(qchain_env_opts, log, 40);
+AT(qchain_env_opts, log_data, 48);
+AT(qchain_env_opts, log_free, 56);
+AT(qchain_env_opts, policy, 64);
+
+/* qchain_open_opts */
+SIZE(qchain_open_opts, 80);
+AT(qchain_open_opts, struct_size, 0);
+AT(qchain_open_opts, flags, 8);
+AT(qchain_open_opts, max_layers, 12);
+AT(qchain_open_opts, format, 16);
+AT(qchain_open_opts, snapshot, 24);
+AT(qchain_open_opts, data_file, 32);
+AT(qchain_open_opts, fd, 40);
+AT(qchain_open_opts, reserved0, 44);
+AT(qchain_open_opts, store, 48);
+AT(qchain_open_opts, policy, 56);
+AT(qchain_open_opts, resolver, 64);
+AT(qchain_open_opts, resolver_data, 72);
+
+/* qchain_snapshot_info */
+SIZE(qchain_snapshot_info, 64);
+AT(qchain_snapshot_info, id, 0);
+AT(qchain_snapshot_info, name, 8);
+AT(qchain_snapshot_info, vm_state_size, 16);
+AT(qchain_snapshot_info, disk_size, 24);
+AT(qchain_snapshot_info, date_sec, 32);
+AT(qchain_snapshot_info, date_nsec, 40);
+AT(qchain_snapshot_info, flags, 44);
+AT(qchain_snapshot_info, vm_clock_nsec, 48);
+AT(qchain_snapshot_info, icount, 56);
+
+/* qchain_bitmap_info */
+SIZE(qchain_bitmap_info, 24);
+AT(qchain_bitmap_info, name, 0);
+AT(qchain_bitmap_info, granularity, 8);
+AT(qchain_bitmap_info, flags, 16);
+AT(qchain_bitmap_info, reserved0, 20);
+
+/* qchain_image_info */
+SIZE(qchain_image_info, 184);
+AT(qchain_image_info, struct_size, 0);
+AT(qchain_image_info, flags, 8);
+AT(qchain_image_info, version, 12);
+AT(qchain_image_info, name, 16);
+AT(qchain_image_info, format, 24);
+AT(qchain_image_info, virtual_size, 32);
+AT(qchain_image_info, file_size, 40);
+AT(qchain_image_info, allocated_size, 48);
+AT(qchain_image_info, cluster_size, 56);
+AT(qchain_image_info, subcluster_size, 64);
+AT(qchain_image_info, refcount_bits, 72);
+AT(qchain_image_info, compression, 76);
+AT(qchain_image_info, crypt_method, 80);
+AT(qchain_image_info, n_snapshots, 84);
+AT(qchain_image_info, n_bitmaps, 88);
+AT(qchain_image_info, n_unknown_extensions, 92);
+AT(qchain_image_info, backing_name, 96);
+AT(qchain_image_info, backing_resolved, 104);
+AT(qchain_image_info, backing_format, 112);
+AT(qchain_image_info, data_file, 120);
+AT(qchain_image_info, backing_name_raw, 128);
+AT(qchain_image_info, data_file_raw, 136);
+AT(qchain_image_info, snapshots, 144);
+AT(qchain_image_info, bitmaps, 152);
+AT(qchain_image_info, incompatible_features, 160);
+AT(qchain_image_info, compatible_features, 168);
+AT(qchain_image_info, autoclear_features, 176);
+
+/* qchain_extent */
+SIZE(qchain_extent, 48);
+AT(qchain_extent, offset, 0);
+AT(qchain_extent, length, 8);
+AT(qchain_extent, host_offset, 16);
+AT(qchain_extent, flags, 24);
+AT(qchain_extent, layer, 28);
+AT(qchain_extent, source, 32);
+AT(qchain_extent, host_length, 36);
+AT(qchain_extent, reserved0, 40);
+
+/* qchain_sink */
+SIZE(qchain_sink, 32);
+AT(qchain_sink, struct_size, 0);
+AT(qchain_sink, write, 8);
+AT(qchain_sink, zero, 16);
+AT(qchain_sink, data, 24);
+
+/* qchain_copy_opts */
+SIZE(qchain_copy_opts, 56);
+AT(qchain_copy_opts, struct_size, 0);
+AT(qchain_copy_opts, flags, 8);
+AT(qchain_copy_opts, threads, 12);
+AT(qchain_copy_opts, offset, 16);
+AT(qchain_copy_opts, length, 24);
+AT(qchain_copy_opts, chunk_bytes, 32);
+AT(qchain_copy_opts, job, 40);
+AT(qchain_copy_opts, salvaged_bytes, 48);
+
+/* qchain_compare_opts */
+SIZE(qchain_compare_opts, 40);
+AT(qchain_compare_opts, struct_size, 0);
+AT(qchain_compare_opts, flags, 8);
+AT(qchain_compare_opts, threads, 12);
+AT(qchain_compare_opts, job, 16);
+AT(qchain_compare_opts, result, 24);
+AT(qchain_compare_opts, failed, 28);
+AT(qchain_compare_opts, offset, 32);
+
+/* qchain_stats */
+SIZE(qchain_stats, 120);
+AT(qchain_stats, struct_size, 0);
+AT(qchain_stats, reads, 8);
+AT(qchain_stats, read_bytes, 16);
+AT(qchain_stats, store_reads, 24);
+AT(qchain_stats, store_bytes, 32);
+AT(qchain_stats, meta_reads, 40);
+AT(qchain_stats, meta_bytes, 48);
+AT(qchain_stats, decoded_clusters, 56);
+AT(qchain_stats, decoded_hits, 64);
+AT(qchain_stats, index_fills, 72);
+AT(qchain_stats, index_evictions, 80);
+AT(qchain_stats, index_bytes, 88);
+AT(qchain_stats, block_bytes, 96);
+AT(qchain_stats, open_files, 104);
+AT(qchain_stats, file_opens, 112);
+
+/* qchain_queue_opts */
+SIZE(qchain_queue_opts, 16);
+AT(qchain_queue_opts, struct_size, 0);
+AT(qchain_queue_opts, flags, 8);
+AT(qchain_queue_opts, depth, 12);
+
+/* qchain_completion */
+SIZE(qchain_completion, 32);
+AT(qchain_completion, user, 0);
+AT(qchain_completion, result, 8);
+AT(qchain_completion, reserved0, 12);
+AT(qchain_completion, error, 16);
+AT(qchain_completion, reserved1, 24);
+
+/* qchain_index_opts */
+SIZE(qchain_index_opts, 32);
+AT(qchain_index_opts, struct_size, 0);
+AT(qchain_index_opts, flags, 8);
+AT(qchain_index_opts, threads, 12);
+AT(qchain_index_opts, name, 16);
+AT(qchain_index_opts, job, 24);
+
+/* qchain_iov */
+SIZE(qchain_iov, 16);
+AT(qchain_iov, base, 0);
+AT(qchain_iov, len, 8);
+
+/* qchain_store_identity */
+SIZE(qchain_store_identity, 176);
+AT(qchain_store_identity, struct_size, 0);
+AT(qchain_store_identity, flags, 8);
+AT(qchain_store_identity, reserved0, 12);
+AT(qchain_store_identity, size, 16);
+AT(qchain_store_identity, mtime_ns, 24);
+AT(qchain_store_identity, device, 32);
+AT(qchain_store_identity, inode, 40);
+AT(qchain_store_identity, etag, 48);
+
+/* qchain_store_limits */
+SIZE(qchain_store_limits, 24);
+AT(qchain_store_limits, struct_size, 0);
+AT(qchain_store_limits, align_memory, 8);
+AT(qchain_store_limits, align_offset, 12);
+AT(qchain_store_limits, max_transfer, 16);
+
+/* qchain_store_extent */
+SIZE(qchain_store_extent, 24);
+AT(qchain_store_extent, offset, 0);
+AT(qchain_store_extent, length, 8);
+AT(qchain_store_extent, hole, 16);
+AT(qchain_store_extent, reserved0, 20);
+
+/* qchain_store_ops */
+SIZE(qchain_store_ops, 144);
+AT(qchain_store_ops, struct_size, 0);
+AT(qchain_store_ops, version, 8);
+AT(qchain_store_ops, flags, 12);
+AT(qchain_store_ops, name, 16);
+AT(qchain_store_ops, close, 24);
+AT(qchain_store_ops, size, 32);
+AT(qchain_store_ops, pread, 40);
+AT(qchain_store_ops, preadv, 48);
+AT(qchain_store_ops, pread_nowait, 56);
+AT(qchain_store_ops, pwrite, 64);
+AT(qchain_store_ops, flush, 72);
+AT(qchain_store_ops, resize, 80);
+AT(qchain_store_ops, discard, 88);
+AT(qchain_store_ops, zero, 96);
+AT(qchain_store_ops, extents, 104);
+AT(qchain_store_ops, copy_range, 112);
+AT(qchain_store_ops, limits, 120);
+AT(qchain_store_ops, identity, 128);
+AT(qchain_store_ops, allocated, 136);
+
+/* qchain_store */
+SIZE(qchain_store, 32);
+AT(qchain_store, struct_size, 0);
+AT(qchain_store, ops, 8);
+AT(qchain_store, obj, 16);
+AT(qchain_store, name, 24);
+
+/* Enums are ints, whatever their values. */
+SIZE(enum qchain_code, 4);
+SIZE(enum qchain_open_flags, 4);
+SIZE(enum qchain_image_flags, 4);
+SIZE(enum qchain_extent_flags, 4);
+
+#endif /* __LP64__ */
+
+int main(void)
+{
+    return 0;
+}

@@ -1,0 +1,92 @@
+#!/bin/sh
+# SPDX-License-Identifier: MIT
+# Find what is missing to build and test, and install it.
+#
+#   deps.sh --check|--install GROUP...    groups: build check valgrind fuzz
+#
+# --check only tells. --install uses apt-get, as root or by sudo without a
+# password; where it may not, it prints the command and fails.
+
+mode=$1
+shift
+
+# One line for each thing: group, Debian package, how to see that it is there.
+table() {
+    cat <<'END'
+build    build-essential       have gcc && have g++ && have make && have ar
+build    pkg-config            have pkg-config
+build    zlib1g-dev            pkg-config --exists zlib
+build    libzstd-dev           pkg-config --exists libzstd
+build    libcurl4-openssl-dev  pkg-config --exists libcurl
+check    libdeflate-dev        pkg-config --exists libdeflate
+check    libcmocka-dev         pkg-config --exists cmocka
+check    qemu-utils            have qemu-img && have qemu-io
+check    python3               have python3
+check    man-db                have man
+check    groff                 have groff
+check    procps                have ps
+check    strace                have strace
+valgrind valgrind              have valgrind
+fuzz     clang                 have clang
+fuzz     libclang-rt-14-dev    clang_has_sanitizers
+END
+}
+
+have() {
+    command -v "$1" >/dev/null 2>&1
+}
+
+clang_has_sanitizers() {
+    echo 'int main(void) { return 0; }' |
+        clang -fsanitize=address,undefined -x c -o /dev/null - 2>/dev/null
+}
+
+missing() {
+    table | while read -r group package test; do
+        case " $* " in
+        *" $group "*) eval "$test" 2>/dev/null || printf ' %s' "$package" ;;
+        esac
+    done
+    # The compiler that was asked for, when it is not gcc.
+    case ${CC##*/} in
+    clang*) have "$CC" || printf ' clang libclang-rt-14-dev' ;;
+    esac
+}
+
+need=$(missing "$@")
+[ -z "$need" ] && exit 0
+
+command="apt-get install -y --no-install-recommends$need"
+if [ "$mode" = --check ]; then
+    echo "missing:$need" >&2
+    echo "'make deps' installs it on Debian, or do: $command" >&2
+    exit 1
+fi
+
+sudo=
+if [ "$(id -u)" -ne 0 ]; then
+    sudo="sudo -n"
+    $sudo true 2>/dev/null || sudo=none
+fi
+if [ "$sudo" = none ] || ! have apt-get; then
+    echo "missing:$need" >&2
+    echo "as root: $command" >&2
+    exit 1
+fi
+
+echo "installing:$need"
+# A list of packages that cannot be refreshed may still be good enough.
+log=$(mktemp) || exit 1
+$sudo apt-get update -qq || true
+if ! $sudo env DEBIAN_FRONTEND=noninteractive $command -qq >"$log" 2>&1 </dev/null; then
+    cat "$log" >&2
+    rm -f "$log"
+    echo "this failed: $command" >&2
+    exit 1
+fi
+rm -f "$log"
+need=$(missing "$@")
+if [ -n "$need" ]; then
+    echo "still missing after the installation:$need" >&2
+    exit 1
+fi

@@ -1,0 +1,20 @@
+#!/bin/sh
+# SPDX-License-Identifier: MIT
+# Run each fuzz target for QC_SECONDS. Finds are kept in fuzz/finds-TARGET of the
+# build directory, the corpus it grows in fuzz/corpus-TARGET.
+ran=
+for fuzz in "$QC_BUILD"/fuzz/fuzz_*; do
+    [ -x "$fuzz" ] || continue
+    name=${fuzz##*/fuzz_}
+    corpus=$QC_BUILD/fuzz/corpus-$name
+    finds=$QC_BUILD/fuzz/finds-$name
+    mkdir -p "$corpus" "$finds"
+    set -- "$corpus"
+    for dir in "$QC_FILES" "tests/fuzz/corpus" "tests/fuzz/corpus-$name"; do
+        [ -d "$dir" ] && set -- "$@" "$dir"
+    done
+    "$fuzz" -max_total_time="${QC_SECONDS:-60}" -timeout=20 -rss_limit_mb=1024 \
+        -print_final_stats=1 -artifact_prefix="$finds/" "$@" || exit 1
+    ran=yes
+done
+[ -n "$ran" ] || { echo "there is no fuzz target"; exit 77; }
