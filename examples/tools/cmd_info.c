@@ -28,6 +28,20 @@ static const char *backing_name(const qchain_image_info *i)
     return i->backing_name_raw ? i->backing_name_raw : i->backing_name;
 }
 
+/* The backing file as it would be opened, with the bytes that the image records
+ * instead of what is fit for a terminal: JSON has its own escapes. */
+static void put_full_backing(struct tool_json *j, const qchain_image_info *i)
+{
+    size_t all = strlen(i->backing_resolved), tail = strlen(i->backing_name);
+    char *full = NULL;
+
+    if (tail <= all && strcmp(i->backing_resolved + (all - tail), i->backing_name) == 0 &&
+        asprintf(&full, "%.*s%s", (int)(all - tail), i->backing_resolved, backing_name(i)) < 0)
+        full = NULL;
+    tool_json_str(j, "full-backing-filename", full ? full : i->backing_resolved);
+    free(full);
+}
+
 /* ------------------------------------------------- what qcow2 adds --- */
 
 static void put_bitmaps(struct tool_json *j, const qchain_image_info *i)
@@ -130,7 +144,7 @@ static void put_json(struct tool_json *j, const qchain_image_info *i, const char
         tool_json_close(j);
     }
     if (i->backing_name && i->backing_resolved)
-        tool_json_str(j, "full-backing-filename", i->backing_resolved);
+        put_full_backing(j, i);
     if (has(i, QCHAIN_IMAGE_ENCRYPTED))
         tool_json_bool(j, "encrypted", true);
     if (i->backing_name)
@@ -232,6 +246,7 @@ static void put_human(struct tool_out *o, const qchain_image_info *i, const char
 struct info_list {
     qchain_image_info **infos;
     uint32_t n;
+    const char *top; /* the bytes of the top's name, where the user gave them */
 };
 
 static void free_list(struct info_list *l)
@@ -261,11 +276,20 @@ static int list_chain(struct tool *t, qchain *c, struct info_list *l)
     return 0;
 }
 
+/* A path among the forms that a name can have, or NULL. */
+static const char *plain_path(const struct tool *t, const char *name)
+{
+    if (t->image_opts || strncmp(name, "json:", 5) == 0)
+        return NULL;
+    return strncmp(name, "file:", 5) == 0 ? name + 5 : name;
+}
+
 static int make_list(struct tool *t, const char *name, bool chain, struct info_list *l)
 {
     qchain *c;
     int r;
 
+    l->top = plain_path(t, name);
     if (chain) {
         if (tool_open(t, name, 0, NULL, &c) != 0)
             return -1;
@@ -294,7 +318,7 @@ static void print_list(struct tool *t, struct tool_out *o, const struct info_lis
         tool_json_open(&j, NULL, true);
     for (i = 0; i < l->n; i++) {
         if (t->output == TOOL_JSON) {
-            put_json(&j, l->infos[i], l->infos[i]->name);
+            put_json(&j, l->infos[i], i == 0 && l->top ? l->top : l->infos[i]->name);
             continue;
         }
         if (i)

@@ -27,48 +27,37 @@ struct engine {
     qchain_error       *err;
 };
 
-/* The extent that holds offset; maps on when the batch is used up. */
-static int extent_at(struct engine *e, uint64_t offset, const qchain_extent **out,
-                     qchain_error *err)
+/* See that the batch holds pos; extents before it are passed. */
+static int map_on(struct engine *e, qchain_error *err)
 {
-    int ret;
+    int ret = 0;
 
     while (e->at < e->n_extents &&
-           e->extent[e->at].offset + e->extent[e->at].length <= offset)
+           e->extent[e->at].offset + e->extent[e->at].length <= e->pos)
         e->at++;
     if (e->at == e->n_extents) {
-        ret = qc_chain_map(e->job->c, offset, e->job->end, e->extent, MAP_BATCH, &e->n_extents,
+        ret = qc_chain_map(e->job->c, e->pos, e->job->end, e->extent, MAP_BATCH, &e->n_extents,
                            &e->mapped_to, 0, err);
-        if (ret != 0)
-            return ret;
         e->at = 0;
     }
-    *out = &e->extent[e->at];
-    return 0;
+    return ret;
 }
 
-/* How far from offset on all extents are zeros (or all are not); at most `most`. */
-static int same_until(struct engine *e, uint64_t offset, uint64_t most, bool *zero,
-                      uint64_t *until, qchain_error *err)
+/* How far from pos on all extents of the batch are zeros (or all are not). */
+static uint64_t same_until(const struct engine *e, bool *zero)
 {
-    const qchain_extent *x;
-    uint64_t at = offset;
+    uint64_t until = e->pos;
     bool z;
-    int ret;
 
-    while (at < most) {
-        ret = extent_at(e, at, &x, err);
-        if (ret != 0)
-            return ret;
-        z = x->flags & QCHAIN_EXTENT_ZERO;
-        if (at == offset)
+    for (uint32_t i = e->at; i < e->n_extents; i++) {
+        z = e->extent[i].flags & QCHAIN_EXTENT_ZERO;
+        if (i == e->at)
             *zero = z;
         else if (z != *zero)
             break;
-        at = x->offset + x->length;
+        until = e->extent[i].offset + e->extent[i].length;
     }
-    *until = qc_min64(at, most);
-    return 0;
+    return until;
 }
 
 /* The next segment, of at most room bytes if it is data. */
@@ -78,9 +67,10 @@ static int next_segment(struct engine *e, uint64_t room, struct qc_segment *s, q
     bool zero = false;
     int ret;
 
-    ret = same_until(e, e->pos, end, &zero, &until, err);
+    ret = map_on(e, err);
     if (ret != 0)
         return ret;
+    until = same_until(e, &zero);
     if (zero && until < end)
         until = qc_align_down(until, align);
     if (!zero || until <= e->pos) { /* zeros that fill no unit are read as data */

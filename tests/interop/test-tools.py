@@ -200,6 +200,22 @@ def check_info(t, names):
         t.same("info", "--backing-chain", os.path.abspath(name))
     t.same("info", "-f", "raw", "-U", "data.qcow2")
     t.same("info", "--image-opts", "driver=qcow2,file.filename=marks.qcow2")
+    # names of every form, and of bytes that are no text
+    shutil.copy("v2.qcow2", b"no\xff\xc3text\t.qcow2")
+    for name in (b"no\xff\xc3text\t.qcow2", "file:top.qcow2", "./sub/../top.qcow2",
+                 'json:{"driver":"qcow2","file":{"driver":"file","filename":"top.qcow2"}}',
+                 'json:{"file.filename":"top.qcow2"}', 'json:{"driver":"raw"}', "json:{", ".", ""):
+        t.same("info", "--output=json", name)
+    for opts in ("driver=raw,file.filename=top.qcow2", "file.filename=top.qcow2",
+                 "driver=qcow2,file.driver=file,file.filename=top.qcow2,read-only=on",
+                 "driver=qcow2,file=top.qcow2", "top.qcow2"):
+        t.same("info", "--backing-chain", "--image-opts", opts)
+    img("create", "-q", "-u", "-f", "qcow2", "-F", "raw", "-b", "nbd://host/x", "odd.qcow2", "1M")
+    img("create", "-q", "-u", "-f", "qcow2", "-F", "raw", "-b", b"o\x01d\xffd", "odd2.qcow2", "1M")
+    img("create", "-q", "-u", "-f", "qcow2", "-F", "qcow2", "-b", "odd3.qcow2", "odd3.qcow2", "1M")
+    for name in ("odd.qcow2", "odd2.qcow2", "odd3.qcow2"):
+        t.same("info", "--output=json", name)
+        t.same("info", "--backing-chain", name)
     # the backing file is not opened, so it may be missing
     create("orphan.qcow2", "1M", backing="empty.qcow2")
     img("rebase", "-u", "-F", "qcow2", "-b", "gone.qcow2", "orphan.qcow2")
