@@ -97,7 +97,7 @@ class Image:
         self.visible = size - size % SECTOR
         self.disk = bytearray(self.below.disk[:self.visible].ljust(self.visible, b'\0'))
         n = self.visible // SECTOR
-        deeper = [s if s[0] is None else (s[0] + 1,) + s[1:] for s in self.below.state[:n]]
+        deeper = [s and (s[0] + 1,) + s[1:] for s in self.below.state[:n]]
         self.state = deeper + [None] * (n - len(deeper))
 
     # ------------------------------------------------------------- placing ---
@@ -155,7 +155,8 @@ class Image:
             if self.extended:
                 self.set_entry(at, host, 0xffffffff << 32, forced=False)
             else:
-                self.set_entry(at, host | ZERO, forced=False)
+                copied = COPIED if self.external and allocated else 0
+                self.set_entry(at, host | ZERO | copied, forced=self.external)
             self.mark(at, self.cs, None, 'zero', host if allocated else None)
 
     def compressed(self, guest, content, stream, host=None, sectors=None, bitmap=0):
@@ -347,7 +348,7 @@ class Image:
                 raw = b''
                 for k, (entry, bitmap) in enumerate(entries):
                     if active and (i, k) not in self.forced and not entry & COMPRESSED \
-                            and entry & OFFSET and refs[(entry & OFFSET) // self.cs] == 1:
+                            and entry & OFFSET and refs.get((entry & OFFSET) // self.cs) == 1:
                         entry |= COPIED
                     raw += struct.pack('>QQ', entry, bitmap) if self.extended else \
                         struct.pack('>Q', entry)
@@ -364,19 +365,18 @@ def raw_below(content):
 
 
 def map_json(state, layers, sizes):
-    """The map as qemu-img prints it, neighbours merged. sizes: of the layers from the
-    top, for the depth of what nobody holds."""
+    """The map as qemu-img prints it, neighbours merged, offsets of data only. sizes: of
+    the layers from the top, for the depth of what nobody holds."""
     out = []
     for s, st in enumerate(state):
         if st is None:
             depth = 0
             while depth + 1 < layers and s * SECTOR < sizes[depth + 1]:
                 depth += 1
-            depth = min(depth + 1, layers - 1) if depth + 1 < layers else depth
             e = dict(depth=depth, present=False, zero=True, data=False)
         else:
             e = dict(depth=st[0], present=True, zero=st[1] == 'zero', data=st[1] != 'zero')
-            if st[2] is not None:
+            if e['data'] and st[2] is not None:
                 e['offset'] = st[2]
         last = out[-1] if out else None
         if last and all(last.get(k) == e[k] for k in ('depth', 'present', 'zero', 'data')) and \

@@ -235,7 +235,7 @@ class Checker:
 
     def diff_alone(self, what, layers, got):
         """Whatever one of the layers holds by itself must be in the difference."""
-        size = min(layer.size for layer in layers)
+        size = min([end(self.whole)] + [layer.size for layer in layers])
         held = []
         for layer in layers:
             alone = self.runner.json(["qemu-img", "map", "--output=json", layer.json_alone()])

@@ -176,6 +176,7 @@ def check_map(t, names):
         t.same("map", "--output=json", name)
         t.same("map", name, stderr=True)
         t.same("map", "--output=json", "-s", "300k", "-l", "1.5M", name)
+        t.same("map", "--output=json", "-s", "1001", "-l", "70003", name)
     t.same("map", "--output", "human", "-s", "0x10000", "-l", "70M", "-U", "data.qcow2")
     t.same("map", "--output=json", "--start-offset", "100M", "data.qcow2")
     t.same("map", "--output=json", "-l", "0", "data.qcow2")
@@ -212,7 +213,8 @@ def check_info(t, names):
         t.same("info", "--backing-chain", "--image-opts", opts)
     img("create", "-q", "-u", "-f", "qcow2", "-F", "raw", "-b", "nbd://host/x", "odd.qcow2", "1M")
     img("create", "-q", "-u", "-f", "qcow2", "-F", "raw", "-b", b"o\x01d\xffd", "odd2.qcow2", "1M")
-    img("create", "-q", "-u", "-f", "qcow2", "-F", "qcow2", "-b", "odd3.qcow2", "odd3.qcow2", "1M")
+    create("odd3.qcow2", "1M")
+    img("rebase", "-u", "-F", "qcow2", "-b", "odd3.qcow2", "odd3.qcow2")
     for name in ("odd.qcow2", "odd2.qcow2", "odd3.qcow2"):
         t.same("info", "--output=json", name)
         t.same("info", "--backing-chain", name)
@@ -371,13 +373,17 @@ def check_compare(t):
     img("convert", "-O", "qcow2", "data.qcow2", "copy.qcow2")
     shutil.copy("data.raw", "other.raw")
     with open("other.raw", "r+b") as f:
-        f.seek((3 << 20) + 512 * 3)
+        f.seek((3 << 20) + 512 * 3 + 7)
         f.write(b"!")
     shutil.copy("data.raw", "longer.raw")
     os.truncate("longer.raw", 65 << 20)
     shutil.copy("longer.raw", "longer-data.raw")
     with open("longer-data.raw", "r+b") as f:
-        f.seek((64 << 20) + 4096)
+        f.seek((64 << 20) + 4099)
+        f.write(b"!")
+    shutil.copy("data.raw", "in-hole.raw")
+    with open("in-hole.raw", "r+b") as f:
+        f.seek((5 << 20) + 5)
         f.write(b"!")
     create("broken.qcow2", "4M")
     io("broken.qcow2", "write -P 1 0 1M")
@@ -387,7 +393,7 @@ def check_compare(t):
         f.seek(l1)
         f.write(struct.pack(">Q", 1 << 63 | 0x40200))
     pairs = [("data.qcow2", "data.raw"), ("data.qcow2", "copy.qcow2"), ("data.raw", "other.raw"),
-             ("data.qcow2", "other.raw"), ("data.qcow2", "longer.raw"),
+             ("data.qcow2", "other.raw"), ("data.qcow2", "in-hole.raw"), ("data.qcow2", "longer.raw"),
              ("longer.raw", "data.qcow2"), ("data.qcow2", "longer-data.raw"),
              ("top.qcow2", "data.qcow2"), ("pattern.qcow2", "zlib.qcow2"),
              ("zlib.qcow2", "zstd.qcow2"), ("empty.qcow2", "data.qcow2"),
