@@ -255,8 +255,7 @@ int qchain_read(qchain *c, void *buf, size_t length, uint64_t offset, uint32_t f
     ret = check_read(c, length, offset, flags, err);
     if (ret != 0)
         return ret;
-    qc_count(c->env->slots, QC_CNT_READS, 1);
-    qc_count(c->env->slots, QC_CNT_READ_BYTES, length);
+    qc_count_bytes(c->env->slots, QC_CNT_READS, length);
     return qc_chain_readv(c, &iov, 1, length, offset, 0, err);
 }
 
@@ -278,7 +277,6 @@ int qchain_readv(qchain *c, const qchain_iov *iov, uint32_t n_iov, uint64_t offs
     ret = check_read(c, length, offset, flags, err);
     if (ret != 0)
         return ret;
-    qc_count(c->env->slots, QC_CNT_READS, 1);
-    qc_count(c->env->slots, QC_CNT_READ_BYTES, length);
+    qc_count_bytes(c->env->slots, QC_CNT_READS, length);
     return qc_chain_readv(c, iov, n_iov, (size_t)length, offset, 0, err);
 }

@@ -92,10 +92,6 @@ static int find_stretch(struct qc_extents *x, const struct qc_source *s, uint64_
     }
     *hole = st->hole;
     *piece = qc_min64(length, st->offset + st->length - host);
-    /* Guests see sectors: one that is part data is data. */
-    if (*piece % 512 && *piece < length)
-        *piece = *hole && *piece > 512 ? qc_align_down(*piece, 512) : qc_align_up(*piece, 512);
-    *piece = qc_min64(*piece, length);
     return 0;
 }
 

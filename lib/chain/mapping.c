@@ -17,7 +17,7 @@ static int put_nothing(struct qc_extents *x, uint64_t *offset, uint64_t end, qch
 {
     qchain *c = x->c;
     struct qc_run gap;
-    uint64_t to;
+    uint64_t start, to;
     uint32_t k = 0;
     int ret = 0;
 
@@ -28,7 +28,9 @@ static int put_nothing(struct qc_extents *x, uint64_t *offset, uint64_t end, qch
         while (*offset >= c->layer[k].limit)
             k--;
         to = qc_min64(qc_min64(end, c->layer[k].limit), *offset + (UINT64_C(1) << 40));
-        gap = qc_run_make(*offset, to - *offset, k + 1 == c->n_layers ? QC_END : QC_SHORT, 0);
+        start = qc_align_down(*offset, 512); /* runs are sectors, ranges are bytes */
+        gap = qc_run_make(start, qc_align_up(to, 512) - start,
+                          k + 1 == c->n_layers ? QC_END : QC_SHORT, 0);
         gap.source = c->layer[k].source;
         ret = qc_extents_put(x, &gap, offset, to, err);
     }
@@ -98,13 +100,14 @@ int qc_chain_diff(qchain *c, uint32_t below, uint32_t upto, uint64_t offset, uin
 
     while (ret == 0 && offset < end && !x.full) {
         stop = qc_min64(qc_align_down(offset, DIFF_STEP) + DIFF_STEP, end);
-        ret = qc_fill_layers(c, upto, below, offset, stop, &runs, err);
+        ret = qc_fill_layers(c, upto, below, qc_align_down(offset, 512), qc_align_up(stop, 512),
+                             &runs, err);
         if (ret != 0)
             break;
         qc_runs_join(&runs);
         for (size_t i = 0; ret == 0 && i < runs.n && !x.full; i++) {
             at = qc_max64(offset, runs.run[i].guest);
-            if (qc_run_kind(&runs.run[i]) != QC_END && at < qc_run_end(&runs.run[i]))
+            if (qc_run_kind(&runs.run[i]) != QC_END && at < qc_min64(qc_run_end(&runs.run[i]), stop))
                 ret = qc_extents_put(&x, &runs.run[i], &at, stop, err);
             if (x.full)
                 offset = at;

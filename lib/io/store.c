@@ -181,8 +181,7 @@ static inline void count_read(struct qc_store *s, size_t length, uint32_t flags)
 {
     bool meta = flags & QC_READ_META;
 
-    qc_count(s->slots, meta ? QC_CNT_META_READS : QC_CNT_STORE_READS, 1);
-    qc_count(s->slots, meta ? QC_CNT_META_BYTES : QC_CNT_STORE_BYTES, length);
+    qc_count_bytes(s->slots, meta ? QC_CNT_META_READS : QC_CNT_STORE_READS, length);
 }
 
 static inline int call_pread(struct qc_store *s, void *buf, size_t length, uint64_t offset,

@@ -91,6 +91,18 @@ static inline void qc_count(struct qc_slots *s, enum qc_counter c, uint64_t n)
         atomic_fetch_add_explicit(&s->slot[qc_slot_number()].count[c], n, memory_order_relaxed);
 }
 
+/* Count one transfer of some bytes: c, and the counter after it. */
+static inline void qc_count_bytes(struct qc_slots *s, enum qc_counter c, uint64_t bytes)
+{
+    struct qc_slot *slot;
+
+    if (!s)
+        return;
+    slot = &s->slot[qc_slot_number()];
+    atomic_fetch_add_explicit(&slot->count[c], 1, memory_order_relaxed);
+    atomic_fetch_add_explicit(&slot->count[c + 1], bytes, memory_order_relaxed);
+}
+
 uint64_t qc_counter_sum(const struct qc_slots *s, enum qc_counter c);
 
 #endif

@@ -69,9 +69,9 @@ add('bad-backing-offset-huge', 'The backing name\'s offset overflows (H-3).', 'C
     'header backing_file_offset=18446744073709551615',
     fields(backing_offset=2**64 - 1, backing_size=1000))
 add('bad-backing-past-end', 'The backing name is past the end of the file (H-3).', 'CORRUPT',
-    'header backing_file_offset=30000',
-    fields(dict(cluster_bits=16, size=20 << 16), backing_offset=30000, backing_size=5,
-           incompatible=0))
+    'header backing_file_offset=30000', change(
+        lambda i: i.f.update(backing_offset=30000, backing_size=5),
+        lambda i: setattr(i, 'length', 20000), cluster_bits=16, size=20 << 16))
 add('bad-backing-empty', 'A backing name of no bytes (H-4).', 'CORRUPT',
     'header backing_file_size=0', fields(backing_offset=200, backing_size=0))
 add('bad-backing-long', 'A backing name of 1024 bytes (H-4).', 'CORRUPT',

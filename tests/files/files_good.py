@@ -319,6 +319,7 @@ def good_zlib_cut():
     img = Image()
     content = pattern(52, 300) + bytes(4096 - 300)
     stream = deflate(content)
+    img.table(0)
     img.compressed(0, content, stream, sectors=3)
     img.length = (img.next - 1) * 4096 + len(stream)
     return result(img)

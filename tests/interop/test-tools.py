@@ -119,6 +119,10 @@ def write_file(name, size, *parts):
         f.truncate(size)
 
 
+def sparse_copy(source, target):
+    subprocess.run(["cp", "--sparse=always", source, target], check=True)
+
+
 def make_images():
     """Everything in the current directory; answers what can be mapped as it is."""
     create("empty.qcow2", "64M")
@@ -371,17 +375,17 @@ def check_interrupt(t):
 def check_compare(t):
     img("convert", "-O", "raw", "data.qcow2", "data.raw")
     img("convert", "-O", "qcow2", "data.qcow2", "copy.qcow2")
-    shutil.copy("data.raw", "other.raw")
+    sparse_copy("data.raw", "other.raw")
     with open("other.raw", "r+b") as f:
         f.seek((3 << 20) + 512 * 3 + 7)
         f.write(b"!")
-    shutil.copy("data.raw", "longer.raw")
+    sparse_copy("data.raw", "longer.raw")
     os.truncate("longer.raw", 65 << 20)
-    shutil.copy("longer.raw", "longer-data.raw")
+    sparse_copy("longer.raw", "longer-data.raw")
     with open("longer-data.raw", "r+b") as f:
         f.seek((64 << 20) + 4099)
         f.write(b"!")
-    shutil.copy("data.raw", "in-hole.raw")
+    sparse_copy("data.raw", "in-hole.raw")
     with open("in-hole.raw", "r+b") as f:
         f.seek((5 << 20) + 5)
         f.write(b"!")
@@ -393,7 +397,8 @@ def check_compare(t):
         f.seek(l1)
         f.write(struct.pack(">Q", 1 << 63 | 0x40200))
     pairs = [("data.qcow2", "data.raw"), ("data.qcow2", "copy.qcow2"), ("data.raw", "other.raw"),
-             ("data.qcow2", "other.raw"), ("data.qcow2", "in-hole.raw"), ("data.qcow2", "longer.raw"),
+             ("data.qcow2", "other.raw"), ("data.qcow2", "in-hole.raw"),
+             ("data.raw", "in-hole.raw"), ("data.qcow2", "longer.raw"),
              ("longer.raw", "data.qcow2"), ("data.qcow2", "longer-data.raw"),
              ("top.qcow2", "data.qcow2"), ("pattern.qcow2", "zlib.qcow2"),
              ("zlib.qcow2", "zstd.qcow2"), ("empty.qcow2", "data.qcow2"),

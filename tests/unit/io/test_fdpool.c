@@ -8,6 +8,7 @@
 #include <sys/stat.h>
 #include <time.h>
 
+#include "io/file_int.h"
 #include "io/store.h"
 
 #define N_FILES 200
@@ -223,6 +224,43 @@ static void notices_changes_when_closed(void **state)
     assert_true(count_fds() <= x->fds_before + fd);
 }
 
+/* A reader that has loaded a descriptor may use it though the file is closed
+ * meanwhile, and never reads from another file that got the same number. */
+static void waits_for_readers(void **state)
+{
+    struct fixture *x = *state;
+    struct qc_fdpool *fds = qc_fdpool_create(BUDGET, x->slots);
+    struct qc_store *s[BUDGET + 1];
+    struct qc_file *first = NULL;
+    unsigned token = 0;
+    uint8_t b[100];
+    int fd = -1;
+
+    for (int i = 0; i <= BUDGET; i++) {
+        struct qc_file_opts o = file_opts(fds, x->slots, 0);
+
+        if (i == BUDGET) { /* all are open now, and the first is the next to go */
+            first = s[0]->obj;
+            token = qc_epoch_enter(first->epochs);
+            fd = atomic_load(&first->entry.fd);
+            assert_true(fd >= 0);
+        }
+        assert_int_equal(qc_file_open(&s[i], x->path[i], &o, NULL, NULL), 0);
+    }
+    assert_int_equal(atomic_load(&first->entry.fd), -1);
+    assert_int_equal(qc_fdpool_open_count(fds), BUDGET + 1);
+    assert_int_equal(pread(fd, b, sizeof(b), 50), sizeof(b));
+    assert_true(is_pattern(b, sizeof(b), 50, 0));
+    qc_epoch_exit(first->epochs, token);
+    qc_epoch_drain(first->epochs);
+    assert_int_equal(qc_fdpool_open_count(fds), BUDGET);
+    assert_int_equal(fcntl(fd, F_GETFD), -1);
+    for (int i = 0; i <= BUDGET; i++)
+        qc_store_destroy(s[i]);
+    assert_int_equal(qc_fdpool_open_count(fds), 0);
+    qc_fdpool_destroy(fds);
+}
+
 /* Descriptors that the embedder gave stay open, also over the budget. */
 static void pins_what_was_given(void **state)
 {
@@ -310,6 +348,7 @@ int main(void)
         test(keeps_what_is_used),
         test(serves_many_threads),
         test(notices_changes_when_closed),
+        test(waits_for_readers),
         test(pins_what_was_given),
         test(gives_way_when_short),
         test(fails_when_nothing_is_left),

@@ -19,6 +19,7 @@ struct fake {
     size_t   longest;
     size_t   most_pieces;
     bool     misaligned, outside;
+    const void *last_buf;
     qchain_store_extent extent;
 };
 
@@ -27,6 +28,7 @@ static void note(struct fake *f, const void *buf, size_t length, uint64_t offset
     bool last = offset + length == f->size;
 
     f->bytes += length;
+    f->last_buf = buf;
     if (length > f->longest)
         f->longest = length;
     if (length == 0 || offset + length > f->size)
@@ -402,6 +404,10 @@ static void respects_limits(void **state)
     assert_int_equal(qc_store_read(s, aligned, 1024, 4096, 0, NULL), 0);
     assert_true(is_pattern(aligned, 1024, 4096, SEED));
     assert_int_equal(f.calls, 1);
+    assert_ptr_equal(f.last_buf, aligned);
+    /* Nor is the odd end of the store. */
+    assert_int_equal(qc_store_read(s, aligned, SIZE % 512, SIZE / 512 * 512, 0, NULL), 0);
+    assert_ptr_equal(f.last_buf, aligned);
     qc_store_destroy(s);
     test_free(buf);
 }
