@@ -11,10 +11,11 @@
  *     top image, of a recorded format. A directory is one trust domain: who may
  *     write to one image in it may make a chain read its neighbours.
  *   - A chain opened for reading is taken as frozen. With locks (the default) a
- *     QEMU that writes to a layer is refused while the chain is open, and the
- *     open fails LOCKED while one writes. With QCHAIN_OPEN_FORCE_SHARE there is
- *     no such protection: a layer that changes gives old or new bytes, or an
- *     error, never memory faults.
+ *     QEMU that would write to a qcow2 layer is refused while the chain is open,
+ *     and the open fails LOCKED while one writes; readers of raw images exclude
+ *     no writer, as in QEMU. With QCHAIN_OPEN_FORCE_SHARE there is no such
+ *     protection: a layer that changes gives old or new bytes, or an error,
+ *     never memory faults.
  *   - Two programs that write to one layer destroy it, whatever they use.
  *
  * Threads

@@ -11,6 +11,7 @@
 #include "tool.h"
 
 #define ZEROS 65536
+#define PIPE_BYTES (1024 * 1024)
 #define SECTOR 512
 
 /* ------------------------------------------------------------- opening --- */
@@ -69,7 +70,8 @@ static int take_existing(struct tool *t, struct tool_sink *s, qchain *c, unsigne
     return 0;
 }
 
-/* Standard output may be a file: then it is written at the place where it stands. */
+/* Standard output may be a file: then it is written at the place where it stands. A
+ * pipe is made larger, so that fewer calls fill it. */
 static void take_stdout(struct tool_sink *s)
 {
     struct stat st;
@@ -78,6 +80,7 @@ static void take_stdout(struct tool_sink *s)
 
     s->name = "standard output";
     s->fd = STDOUT_FILENO;
+    fcntl(s->fd, F_SETPIPE_SZ, PIPE_BYTES);
     mode = fcntl(s->fd, F_GETFL);
     if (mode < 0 || (mode & O_APPEND) || fstat(s->fd, &st) != 0 || !S_ISREG(st.st_mode))
         return;

@@ -88,6 +88,15 @@ int qc_chain_map(qchain *c, uint64_t offset, uint64_t end, qchain_extent *extent
     return ret;
 }
 
+/* True for what no layer holds; places that the bottom has preallocated are of it. */
+static bool is_nothing(const qchain *c, const struct qc_run *r)
+{
+    enum qc_kind kind = qc_run_kind(r);
+
+    return kind == QC_END ||
+           (kind == QC_PREALLOC && c->source[r->source].layer + 1 == c->n_layers);
+}
+
 int qc_chain_diff(qchain *c, uint32_t below, uint32_t upto, uint64_t offset, uint64_t end,
                   qchain_extent *extents, uint32_t max, uint32_t *n, uint64_t *next,
                   uint32_t flags, qchain_error *err)
@@ -107,7 +116,7 @@ int qc_chain_diff(qchain *c, uint32_t below, uint32_t upto, uint64_t offset, uin
         qc_runs_join(&runs);
         for (size_t i = 0; ret == 0 && i < runs.n && !x.full; i++) {
             at = qc_max64(offset, runs.run[i].guest);
-            if (qc_run_kind(&runs.run[i]) != QC_END && at < qc_min64(qc_run_end(&runs.run[i]), stop))
+            if (!is_nothing(c, &runs.run[i]) && at < qc_min64(qc_run_end(&runs.run[i]), stop))
                 ret = qc_extents_put(&x, &runs.run[i], &at, stop, err);
             if (x.full)
                 offset = at;

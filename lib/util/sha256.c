@@ -5,6 +5,16 @@
 
 #include "util/bytes.h"
 
+/* The C library knows what the processor can; asking it ourselves would need a
+ * variable of the process to remember. */
+#if defined(__x86_64__) && defined(__has_include)
+#if __has_include(<sys/platform/x86.h>)
+#include <immintrin.h>
+#include <sys/platform/x86.h>
+#define HAVE_SHA_NI 1
+#endif
+#endif
+
 static const uint32_t round_constant[64] = {
     0x428a2f98, 0x71374491, 0xb5c0fbcf, 0xe9b5dba5, 0x3956c25b, 0x59f111f1, 0x923f82a4, 0xab1c5ed5,
     0xd807aa98, 0x12835b01, 0x243185be, 0x550c7dc3, 0x72be5d74, 0x80deb1fe, 0x9bdc06a7, 0xc19bf174,
@@ -20,9 +30,21 @@ static inline uint32_t ror(uint32_t v, unsigned by)
     return v >> by | v << (32 - by);
 }
 
-static void compress(uint32_t state[8], const uint8_t *p)
+/* One round; the caller rotates the names instead of the values. */
+#define ROUND(a, b, c, d, e, f, g, h, i)                                                           \
+    do {                                                                                           \
+        uint32_t t = (h) + (ror(e, 6) ^ ror(e, 11) ^ ror(e, 25)) + (((e) & (f)) ^ (~(e) & (g))) +  \
+                     round_constant[i] + w[i];                                                     \
+        (d) += t;                                                                                  \
+        (h) = t + (ror(a, 2) ^ ror(a, 13) ^ ror(a, 22)) +                                          \
+              (((a) & (b)) ^ ((a) & (c)) ^ ((b) & (c)));                                           \
+    } while (0)
+
+static void compress_plain(uint32_t state[8], const uint8_t *p)
 {
-    uint32_t w[64], s[8], t1, t2;
+    uint32_t w[64];
+    uint32_t a = state[0], b = state[1], c = state[2], d = state[3];
+    uint32_t e = state[4], f = state[5], g = state[6], h = state[7];
 
     for (int i = 0; i < 16; i++)
         w[i] = qc_be32(p + 4 * i);
@@ -30,18 +52,72 @@ static void compress(uint32_t state[8], const uint8_t *p)
         w[i] = w[i - 16] + w[i - 7] +
                (ror(w[i - 15], 7) ^ ror(w[i - 15], 18) ^ w[i - 15] >> 3) +
                (ror(w[i - 2], 17) ^ ror(w[i - 2], 19) ^ w[i - 2] >> 10);
-    memcpy(s, state, sizeof(s));
-    for (int i = 0; i < 64; i++) {
-        t1 = s[7] + (ror(s[4], 6) ^ ror(s[4], 11) ^ ror(s[4], 25)) +
-             ((s[4] & s[5]) ^ (~s[4] & s[6])) + round_constant[i] + w[i];
-        t2 = (ror(s[0], 2) ^ ror(s[0], 13) ^ ror(s[0], 22)) +
-             ((s[0] & s[1]) ^ (s[0] & s[2]) ^ (s[1] & s[2]));
-        memmove(s + 1, s, 7 * sizeof(*s));
-        s[4] += t1;
-        s[0] = t1 + t2;
+    for (int i = 0; i < 64; i += 8) {
+        ROUND(a, b, c, d, e, f, g, h, i);
+        ROUND(h, a, b, c, d, e, f, g, i + 1);
+        ROUND(g, h, a, b, c, d, e, f, i + 2);
+        ROUND(f, g, h, a, b, c, d, e, i + 3);
+        ROUND(e, f, g, h, a, b, c, d, i + 4);
+        ROUND(d, e, f, g, h, a, b, c, i + 5);
+        ROUND(c, d, e, f, g, h, a, b, i + 6);
+        ROUND(b, c, d, e, f, g, h, a, i + 7);
     }
-    for (int i = 0; i < 8; i++)
-        state[i] += s[i];
+    state[0] += a;
+    state[1] += b;
+    state[2] += c;
+    state[3] += d;
+    state[4] += e;
+    state[5] += f;
+    state[6] += g;
+    state[7] += h;
+}
+
+#ifdef HAVE_SHA_NI
+/* The same with the processor's own instructions, ten times as fast. They keep
+ * the state as two vectors, a b e f and c d g h. */
+__attribute__((target("sha,sse4.1"))) static void compress_ni(uint32_t state[8], const uint8_t *p)
+{
+    const __m128i big_endian = _mm_set_epi64x(0x0c0d0e0f08090a0b, 0x0405060700010203);
+    __m128i abcd = _mm_loadu_si128((const __m128i *)(const void *)state);
+    __m128i efgh = _mm_loadu_si128((const __m128i *)(const void *)(state + 4));
+    __m128i badc = _mm_shuffle_epi32(abcd, 0xb1), hgfe = _mm_shuffle_epi32(efgh, 0x1b);
+    __m128i abef = _mm_alignr_epi8(badc, hgfe, 8), cdgh = _mm_blend_epi16(hgfe, badc, 0xf0);
+    __m128i old_abef = abef, old_cdgh = cdgh, w[4], k, next;
+
+    for (int i = 0; i < 4; i++)
+        w[i] = _mm_shuffle_epi8(_mm_loadu_si128((const __m128i *)(const void *)(p + 16 * i)),
+                                big_endian);
+#pragma GCC unroll 16
+    for (int i = 0; i < 16; i++) { /* four rounds each */
+        k = _mm_loadu_si128((const __m128i *)(const void *)(round_constant + 4 * i));
+        k = _mm_add_epi32(k, w[i & 3]);
+        cdgh = _mm_sha256rnds2_epu32(cdgh, abef, k);
+        abef = _mm_sha256rnds2_epu32(abef, cdgh, _mm_shuffle_epi32(k, 0x0e));
+        if (i < 12) {
+            next = _mm_sha256msg1_epu32(w[i & 3], w[(i + 1) & 3]);
+            next = _mm_add_epi32(next, _mm_alignr_epi8(w[(i + 3) & 3], w[(i + 2) & 3], 4));
+            w[i & 3] = _mm_sha256msg2_epu32(next, w[(i + 3) & 3]);
+        }
+    }
+    abef = _mm_add_epi32(abef, old_abef);
+    cdgh = _mm_add_epi32(cdgh, old_cdgh);
+    hgfe = _mm_shuffle_epi32(abef, 0x1b); /* f e b a, from the top: in memory a b e f */
+    badc = _mm_shuffle_epi32(cdgh, 0xb1);
+    _mm_storeu_si128((__m128i *)(void *)state, _mm_blend_epi16(hgfe, badc, 0xf0));
+    _mm_storeu_si128((__m128i *)(void *)(state + 4), _mm_alignr_epi8(badc, hgfe, 8));
+}
+#endif
+
+static void compress(const struct qc_sha256 *h, uint32_t state[8], const uint8_t *p)
+{
+#ifdef HAVE_SHA_NI
+    if (h->accelerated) {
+        compress_ni(state, p);
+        return;
+    }
+#endif
+    (void)h;
+    compress_plain(state, p);
 }
 
 void qc_sha256_init(struct qc_sha256 *h)
@@ -52,6 +128,10 @@ void qc_sha256_init(struct qc_sha256 *h)
     memcpy(h->state, initial, sizeof(initial));
     h->length = 0;
     h->used = 0;
+    h->accelerated = false;
+#ifdef HAVE_SHA_NI
+    h->accelerated = CPU_FEATURE_ACTIVE(SHA) && CPU_FEATURE_ACTIVE(SSE4_1);
+#endif
 }
 
 void qc_sha256_update(struct qc_sha256 *h, const void *p, size_t len)
@@ -68,11 +148,11 @@ void qc_sha256_update(struct qc_sha256 *h, const void *p, size_t len)
         len -= n;
         if (h->used < 64)
             return;
-        compress(h->state, h->block);
+        compress(h, h->state, h->block);
         h->used = 0;
     }
     for (; len >= 64; b += 64, len -= 64)
-        compress(h->state, b);
+        compress(h, h->state, b);
     memcpy(h->block, b, len);
     h->used = len;
 }

@@ -3,6 +3,7 @@
 #ifndef QC_UTIL_SHA256_H
 #define QC_UTIL_SHA256_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -11,6 +12,7 @@ struct qc_sha256 {
     uint64_t length;
     uint8_t  block[64];
     size_t   used;
+    bool     accelerated; /* the processor has instructions for it */
 };
 
 void qc_sha256_init(struct qc_sha256 *h);

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: MIT
 """Measure libqchain against qemu-img and against the limits of the machine.
 
-Makes its own disks at the first run (make_chain.py, about 22 GB; --quick needs 3 GB), measures
+Makes its own disks at the first run (make_chain.py, about 22 GB; --quick needs 2 GB), measures
 every bar of bench_bars.py in turn with its peer, and writes results.json, results.md and chart.svg
 into --out. Needs qemu-img, qemu-io and strace. Nothing else should run on the machine meanwhile.
 """
@@ -71,7 +71,7 @@ def measure(args, m):
         begin = time.monotonic()
         try:
             bar = function(m, lambda d: make_chain.make(args.data, d, args.scale))
-            found = {"rows": bar.rows, "chart": bar.chart}
+            found = {"rows": bar.rows, "chart": bar.chart, "raw": bar.raw}
         except Failed as e:
             found = {"rows": [], "chart": [], "error": str(e)}
         bars[name] = found

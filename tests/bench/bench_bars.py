@@ -14,11 +14,12 @@ from bench_measure import Failed, layer_files, median, peak, warm
 
 
 class Bar:
-    """Rows of one bar, and times that go into the chart against qemu-img."""
+    """Rows of one bar, times that go into the chart against qemu-img, and every single run."""
 
     def __init__(self):
         self.rows = []
         self.chart = []
+        self.raw = {}
 
     def row(self, what, measured, op=None, limit=None, ours="", peer=""):
         """One line of the table; without op it is only told, not required."""
@@ -81,6 +82,7 @@ def map_chain(m, data, name, rss_limit, qemu_runs):
     mapped = [m.tool("qchain-map"), "--output=json", top]
     runs = m.alternate({"ours": lambda: m.run(mapped),
                         "preads": lambda: m.answer([m.prog("ref_l2_pread"), top])})
+    bar.raw = dict(runs)
     ours = median(runs["ours"], "seconds")
     limit = median(runs["preads"], "seconds")
     moved = runs["preads"][0]["bytes"]
@@ -90,6 +92,7 @@ def map_chain(m, data, name, rss_limit, qemu_runs):
     m.run(mapped, out=ours_map)
     theirs = [m.run(["qemu-img", "map", "--output=json", top], out=qemu_map, many_files=True)
               for _ in range(qemu_runs)]
+    bar.raw["qemu"] = theirs
     bar.row("map %s: peak memory, MiB" % name, rss, "<=", rss_limit, mib(rss),
             mib(peak(theirs, "rss_mib")))
     same = load_map(ours_map) == load_map(qemu_map)
@@ -116,6 +119,7 @@ def open_c1000(m, data):
     ours = [m.answer([m.prog("bench_open"), top]) for _ in range(m.runs)]
     theirs = [m.run(["qemu-io", "-r", "-c", "quit", top], many_files=True)
               for _ in range(min(m.runs, 3))]
+    bar.raw = {"ours": ours, "qemu": theirs}
     whole = median(ours, "run", "seconds")
     rss, their_rss = peak(ours, "run", "rss_mib"), peak(theirs, "rss_mib")
     bar.row("open and close C1000: seconds, the whole process", whole, "<=", 0.5, secs(whole),
@@ -155,6 +159,7 @@ def random_reads(m, data, name, depth):
                         "ref2": reader("ref_pread", "2"), "ours2": reader("bench_read", "2")})
     if len({r["sum"] for results in runs.values() for r in results}) != 1:
         raise Failed("bench_read and ref_pread read different bytes")
+    bar.raw = runs
     speed = {k: median(v, "reads_per_second") for k, v in runs.items()}
     where = "random 4 KiB, depth %s: " % depth
     bar.row(where + "one thread / plain pread", speed["ours1"] / speed["ref1"], ">=", 0.85,
@@ -207,6 +212,7 @@ def sequential(m, data, name, depth):
     bar.row(where + "qchain_copy_out, 2 threads / cat", inside / cat, ours=rate(inside),
             peer=rate(cat))
     theirs = [m.run(convert) for _ in range(min(m.runs, 3))]
+    bar.raw = dict(runs, qemu=theirs)
     bar.against_qemu("read %s to nowhere" % name, size / inside, median(theirs, "seconds"))
     return bar
 
@@ -230,6 +236,7 @@ def compressed(m, data, name, builds):
         argv = [os.path.join(home, "bench_seq"), "--threads", "2", top]
         jobs[home] = lambda argv=argv: m.answer(argv)
     runs = m.alternate(jobs)
+    bar.raw = runs
     theirs = median(runs["qemu"], "seconds")
     for home in builds:
         ours = median(runs[home], "run", "seconds")

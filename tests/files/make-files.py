@@ -20,8 +20,10 @@ Names are of single images, or of the top of a chain (good-chain-*, bad-chain-*)
 import os
 import sys
 
-from files_bad import BAD
-from files_good import GOOD
+sys.dont_write_bytecode = True
+
+from files_bad import BAD  # noqa: E402
+from files_good import GOOD  # noqa: E402
 
 
 def rows(outdir):

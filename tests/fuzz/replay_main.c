@@ -8,7 +8,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
-#define MAX_INPUT (1L << 20)
+#define MAX_BYTES (1L << 20)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -48,7 +48,7 @@ static int replay(const char *path)
         return 0;
     }
     if (!S_ISDIR(st.st_mode)) {
-        if (st.st_size <= MAX_INPUT)
+        if (st.st_size <= MAX_BYTES)
             return replay_file(path, (long)st.st_size);
         skipped++;
         return 1;

@@ -110,7 +110,7 @@ def check_outside(g):
             ("a directory link that leads out", "linkdir/base.qcow2", g.outside),
             ("sub/../../", "sub/../../out/base.qcow2", g.outside)):
         name = g.top(backing)
-        g.refused(what, name, "--allow-path", "layer 1")
+        g.refused(what, name, "--allow-path", "layer #")
         g.allowed(what, name, "--allow-path", where)
         g.allowed(what, name, "--allow-path=" + where)
         g.allowed(what, name, "--trust")
@@ -140,7 +140,7 @@ def check_names(g):
                         f"nbd:127.0.0.1:{port}", "ssh://localhost/x", "rbd:pool/x",
                         f"json:{{\"driver\":\"nbd\",\"host\":\"127.0.0.1\",\"port\":\"{port}\"}}",
                         "fat:rw:/tmp", "blkdebug::base.qcow2", "host_device:/dev/zero"):
-            g.refused(backing, g.top(backing, "raw"), "layer 1")
+            g.refused(backing, g.top(backing, "raw"), "layer #")
         for backing in ("file:base.qcow2", "file:" + os.path.join(g.outside, "base.qcow2")):
             status, _, err = g.map(g.top(backing))
             if status != 0 and not err.strip():
@@ -212,12 +212,12 @@ def check_kinds(g):
     except PermissionError:
         print("policy: no devices can be made here; /dev/zero stands for them")
     for kind in kinds:
-        g.refused(kind, g.top(kind, "raw"), "layer 1")
+        g.refused(kind, g.top(kind, "raw"), "layer #")
         if kind in ("fifo", "socket", "sub", "char"):
             status, _, err = g.map(g.top(kind, "raw"), "--trust")
             if status == 0:
                 raise Mismatch(f"{kind} with --trust: taken as an image: {err}")
-    g.refused("/dev/zero within an allowed path", g.top("/dev/zero", "raw"), "layer 1",
+    g.refused("/dev/zero within an allowed path", g.top("/dev/zero", "raw"), "layer #",
               options=("--allow-path", "/dev"))
     server.close()
 

@@ -10,6 +10,7 @@ import sys
 
 SKIP = 77
 BLOCK = 65536
+FANOUT = 1024
 ZERO_BLOCK_DIGEST = hashlib.sha256(bytes(BLOCK)).digest()
 
 
@@ -162,19 +163,21 @@ def same_bytes(what, got, want, offset):
 
 
 def digest(path):
-    """The digest that qchain_checksum documents."""
-    total = hashlib.sha256()
+    """The digest that qchain_checksum documents: the root of a tree."""
     with open(path, "rb") as f:
         size = os.fstat(f.fileno()).st_size
-        done = 0
-        for start, end in union(data_ranges(f.fileno(), size)) + [[size, size]]:
-            total.update(ZERO_BLOCK_DIGEST * (-(-start // BLOCK) - done))
+        level = [ZERO_BLOCK_DIGEST] * max(1, -(-size // BLOCK))
+        for start, end in union(data_ranges(f.fileno(), size)):
             for pos in range(start, end, BLOCK):
                 block = os.pread(f.fileno(), BLOCK, pos)
-                total.update(hashlib.sha256(block.ljust(BLOCK, b"\0")).digest())
-            done = max(done, -(-end // BLOCK))
-    total.update(size.to_bytes(8, "little"))
-    return total.hexdigest()
+                level[pos // BLOCK] = hashlib.sha256(block.ljust(BLOCK, b"\0")).digest()
+    zero = ZERO_BLOCK_DIGEST
+    while len(level) > 1:
+        level += [zero] * (-len(level) % FANOUT)
+        level = [hashlib.sha256(b"".join(level[i:i + FANOUT])).digest()
+                 for i in range(0, len(level), FANOUT)]
+        zero = hashlib.sha256(zero * FANOUT).digest()
+    return hashlib.sha256(level[0] + size.to_bytes(8, "little")).hexdigest()
 
 
 def build_dir():
