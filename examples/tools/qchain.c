@@ -5,6 +5,8 @@
  * One program with a verb each: `qchain map ...`, or `qchain-map ...` by the name
  * it is called.
  */
+#include <errno.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -39,13 +41,17 @@ static const struct tool_verb *find_verb(const char *name)
 static int run_verb(const struct tool_verb *verb, int argc, char **argv)
 {
     struct tool t;
-    int status = tool_start(&t, verb);
+    int status;
 
+    signal(SIGXFSZ, SIG_IGN); /* a file that gets too large is an error like others */
+    status = tool_start(&t, verb);
     if (status == 0)
         status = verb->run(&t, argc, argv);
-    tool_finish(&t);
-    if (fflush(stdout) != 0 && status == 0)
+    if (fflush(stdout) != 0 && status == 0) {
+        tool_complain(&t, "writing the output: %s", strerror(errno));
         status = 1;
+    }
+    tool_finish(&t);
     return status;
 }
 

@@ -35,6 +35,7 @@ int qc_gate_init(struct qc_gate *g, qchain_env *env, const qchain_open_opts *opt
 void qc_gate_finish(struct qc_gate *g)
 {
     qc_policy_free(g->policy);
+    qc_free(g->top_dir);
 }
 
 static int add_directory_of(struct qc_gate *g, const char *path, qchain_error *err)
@@ -54,6 +55,12 @@ int qc_gate_add_top(struct qc_gate *g, const char *name, const char *real_path, 
 {
     int ret = name ? add_directory_of(g, name, err) : 0;
 
+    if (ret == 0 && name) {
+        qc_free(g->top_dir);
+        g->top_dir = qc_name_directory(name);
+        if (!g->top_dir)
+            return qc_fail_nomem(err);
+    }
     return ret == 0 && real_path ? add_directory_of(g, real_path, err) : ret;
 }
 
@@ -75,14 +82,31 @@ int qc_gate_check_path(void *data, const char *real_path, qchain_error *err)
                    qc_escape_str(&shown, real_path));
 }
 
+/* Is path a plain name in the top's own directory? So nearly every layer is. */
+static bool beside_top(const struct qc_gate *g, const char *path)
+{
+    const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path;
+    size_t len;
+
+    if (!g->top_dir || strcmp(name, "..") == 0 || strcmp(name, ".") == 0 || !*name)
+        return false;
+    if (!slash)
+        return strcmp(g->top_dir, ".") == 0;
+    len = slash == path ? 1 : (size_t)(slash - path);
+    return strlen(g->top_dir) == len && memcmp(g->top_dir, path, len) == 0;
+}
+
 /* Is the place allowed, going by its name, before anything is opened? What does
- * not exist must lie within by its name, so that nothing is told of elsewhere. */
+ * not exist must lie within by its name, so that nothing is told of elsewhere.
+ * A link is followed only as a reference, and what it leads to is checked. */
 static int check_name(struct qc_gate *g, const char *path, qchain_error *err)
 {
     char real[PATH_MAX], here[PATH_MAX];
     char *dir;
     int ret;
 
+    if (beside_top(g, path))
+        return 0;
     if (realpath(path, real))
         return qc_gate_check_path(g, real, err);
     dir = qc_name_directory(path);

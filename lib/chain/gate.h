@@ -11,6 +11,7 @@ struct qc_gate {
     qchain_policy  *policy;   /* its own copy, with the top's directories added */
     qchain_resolver resolver; /* may be NULL */
     void           *resolver_data;
+    char           *top_dir; /* of the top's name as given; NULL: none */
 };
 
 /* One thing to open. */

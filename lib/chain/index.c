@@ -8,6 +8,8 @@
 
 #define PAGE_WINDOWS 512
 #define MAX_PAGES 65536
+/* Spans that a map fills at a time, for each thread. */
+#define SPANS_A_THREAD 32
 /* A span brings at most this much disk into one merge. */
 #define SPAN_MAX (UINT64_C(1) << 33)
 
@@ -196,8 +198,10 @@ static int publish_windows(struct qchain *c, const struct qc_runs *runs, uint64_
     return ret;
 }
 
-/* Fill windows [first, last), which this thread has claimed. */
-static int fill_windows(struct qchain *c, uint64_t first, uint64_t last, qchain_error *err)
+/* Fill windows [first, last), which this thread has claimed; *bytes receives what
+ * their runs take. */
+static int fill_windows(struct qchain *c, uint64_t first, uint64_t last, uint64_t *bytes,
+                        qchain_error *err)
 {
     struct qc_index *ix = &c->index;
     const struct qc_window *newest;
@@ -208,6 +212,7 @@ static int fill_windows(struct qchain *c, uint64_t first, uint64_t last, qchain_
                          qc_min64(last << ix->window_bits, c->size), &runs, err);
     if (ret == 0) {
         qc_runs_join(&runs);
+        *bytes = runs.n * sizeof(runs.run[0]);
         ret = publish_windows(c, &runs, first, last, &newest);
         if (ret != 0)
             qc_fail_nomem(err);
@@ -285,7 +290,9 @@ struct ensure {
     struct qchain *c;
     uint64_t       first, last; /* windows */
     uint64_t       spans;
+    uint64_t       room;        /* bytes that may be filled ahead of the caller */
     qchain_error  *errs;
+    atomic_uint_fast64_t filled;
 };
 
 static int ensure_span(void *ctx, uint64_t i)
@@ -295,8 +302,12 @@ static int ensure_span(void *ctx, uint64_t i)
     uint64_t span = (e->first / ix->span + i) * ix->span;
     uint64_t first = qc_max64(span, e->first), last = qc_min64(span + ix->span, e->last);
     struct qc_fill_claim claim;
+    uint64_t bytes = 0;
     int ret = 0;
 
+    /* What would be evicted before the caller comes to it is left to him. */
+    if (i > 0 && atomic_load_explicit(&e->filled, memory_order_relaxed) > e->room)
+        return 0;
     while (first < last && window_known(ix, first))
         first++;
     while (first < last && window_known(ix, last - 1))
@@ -304,8 +315,9 @@ static int ensure_span(void *ctx, uint64_t i)
     if (first == last)
         return 0;
     claim_windows(ix, &claim, first, last);
-    ret = fill_windows(e->c, first, last, &e->errs[i]);
+    ret = fill_windows(e->c, first, last, &bytes, &e->errs[i]);
     release_claim(ix, &claim);
+    atomic_fetch_add_explicit(&e->filled, bytes, memory_order_relaxed);
     return ret;
 }
 
@@ -317,9 +329,9 @@ int qc_index_ensure(struct qchain *c, uint64_t offset, uint64_t end, uint64_t *d
     struct ensure e = {.c = c, .first = offset >> ix->window_bits};
     int ret;
 
-    /* A few spans a thread, starting at a span's beginning; not so many that the
-     * budget throws the first out before the caller came to them. */
-    e.spans = width > 1 ? 4 * (uint64_t)width : 1;
+    /* Many spans a thread, so that all end at about the same time. */
+    e.spans = width > 1 ? SPANS_A_THREAD * (uint64_t)width : 1;
+    e.room = c->env->windows.budget / 4;
     e.last = (e.first / ix->span + e.spans) * ix->span;
     e.last = qc_min64(e.last, qc_div_up(end, qc_window_size(ix)));
     e.spans = qc_div_up(e.last, ix->span) - e.first / ix->span;

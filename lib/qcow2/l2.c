@@ -48,7 +48,7 @@ static int bad(qchain_error *err, const struct place *at, uint64_t entry, const 
     return QCHAIN_E_CORRUPT;
 }
 
-static int put(const struct qc2_l2 *g, struct qc_runs *out, uint64_t guest, uint64_t length,
+static inline int put(const struct qc2_l2 *g, struct qc_runs *out, uint64_t guest, uint64_t length,
                enum qc_kind kind, uint64_t host, qchain_error *err)
 {
     uint64_t end = qc_min64(guest + length, g->end);
@@ -102,11 +102,19 @@ static int check_host(const struct qc2_l2 *g, uint64_t key, const struct place *
     return QCHAIN_OK;
 }
 
-/* How many entries from raw[0], at most n, go on as key, key + step, ... */
+static inline bool is_like(uint64_t raw, uint64_t key)
+{
+    return (__builtin_bswap64(raw) & KEY_MASK) == key;
+}
+
+/* How many entries from raw[0], which is key, go on as key + step, key + 2 * step,
+ * ...; at most n. */
 static size_t count_like(const uint64_t *raw, size_t n, uint64_t key, uint64_t step)
 {
-    size_t i = 0;
+    size_t i = 1;
 
+    if (n < 2 || !is_like(raw[1], key + step))
+        return 1; /* a scattered table pays no more than this */
     for (; i + 8 <= n; i += 8) {
         uint64_t differ = 0;
 
@@ -115,19 +123,23 @@ static size_t count_like(const uint64_t *raw, size_t n, uint64_t key, uint64_t s
         if (differ)
             break;
     }
-    while (i < n && (__builtin_bswap64(raw[i]) & KEY_MASK) == key + i * step)
+    while (i < n && is_like(raw[i], key + i * step))
         i++;
     return i;
 }
 
+/* The first entry from raw[i] on that is not zero. Most of a whole-disk map's own
+ * work is done here, so it goes by vectors; the buffer need not be aligned to them. */
 static size_t skip_zero(const uint64_t *raw, size_t i, size_t n)
 {
-    for (; i + 8 <= n; i += 8) {
-        uint64_t any = 0;
+    typedef uint64_t vec __attribute__((vector_size(32), aligned(8), may_alias));
+    const size_t step = 8 * sizeof(vec) / sizeof(*raw);
 
-        for (unsigned k = 0; k < 8; k++)
-            any |= raw[i + k];
-        if (any)
+    for (; i + step <= n; i += step) {
+        const vec *v = (const vec *)(const void *)(raw + i);
+        vec any = (v[0] | v[1]) | (v[2] | v[3]) | ((v[4] | v[5]) | (v[6] | v[7]));
+
+        if (any[0] | any[1] | any[2] | any[3])
             break;
     }
     while (i < n && raw[i] == 0)

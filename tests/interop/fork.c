@@ -68,7 +68,9 @@ static uint64_t blocked_of(const char *task)
         return mask;
     }
     while (fgets(line, sizeof(line), f) != NULL) {
-        if (sscanf(line, "SigBlk: %" SCNx64, &mask) == 1) {
+        /* The kernel forgets the masks of a thread that ends before its entry. */
+        if (strcmp(line, "Threads:\t0\n") == 0 ||
+            sscanf(line, "SigBlk: %" SCNx64, &mask) == 1) {
             break;
         }
     }

@@ -141,6 +141,10 @@ def make_images():
     write_file("base.raw", 5 << 20, (1 << 20, b"x" * 70000), (4 << 20, b"y" * 4096))
     create("on-raw.qcow2", "6M", backing="base.raw", fmt="raw")
     io("on-raw.qcow2", "write -P 3 2M 10k")
+    create("zero-below.qcow2", "8M")
+    io("zero-below.qcow2", "write -z 1M 1M")
+    create("zero-above.qcow2", "8M", backing="zero-below.qcow2")
+    io("zero-above.qcow2", "write -z 2M 1M")
     create("marks.qcow2", "32M")
     io("marks.qcow2", "write -P 6 0 3M")
     img("snapshot", "-c", "one", "marks.qcow2")
@@ -167,7 +171,7 @@ def make_images():
     create("sub/rel.qcow2", "64M", backing="base.qcow2")
     shutil.copy("data.qcow2", 'n\u00e4me "q" \\ ,x.qcow2')
     return ["empty.qcow2", "none.qcow2", "data.qcow2", "v2.qcow2", "top.qcow2", "over-short.qcow2",
-            "on-raw.qcow2", "marks.qcow2", "zlib.qcow2", "zstd.qcow2", "ext.qcow2", "meta.qcow2",
+            "zero-above.qcow2", "on-raw.qcow2", "marks.qcow2", "zlib.qcow2", "zstd.qcow2", "ext.qcow2", "meta.qcow2",
             "bits1.qcow2", "tail.raw", "small.raw", "corrupt.qcow2", "sub/rel.qcow2",
             'n\u00e4me "q" \\ ,x.qcow2']
 
@@ -351,6 +355,21 @@ def check_sparse(t):
                 "convert -l " + snap, str(r))
 
 
+def check_full(t):
+    """What cannot be written is told, and removed."""
+    for args in (["map", "data.qcow2"], ["map", "--output=json", "data.qcow2"],
+                 ["info", "data.qcow2"], ["inspect", "data.qcow2"], ["checksum", "data.qcow2"],
+                 ["read", "data.qcow2"], ["convert", "-O", "raw", "data.qcow2", "-"],
+                 ["diff", "top.qcow2"]):
+        with open("/dev/full", "wb") as full:
+            r = subprocess.run([t.qchain, *args], stdout=full, stderr=subprocess.PIPE)
+        t.check(r.returncode == 1 and b"No space left" in r.stderr, "full: %s" % args, str(r))
+    for verb in ("read", "convert"):
+        r = run(["sh", "-c", "ulimit -f 100; exec \"$0\" %s data.qcow2 large.raw" % verb, t.qchain])
+        t.check(r.returncode == 1 and b"too large" in r.stderr
+                and not os.path.exists("large.raw"), "%s beyond a limit" % verb, str(r))
+
+
 def check_interrupt(t):
     """SIGINT leaves nothing that looks whole."""
     for name, args in (("new.raw", ["convert", "-r", "1M", "-O", "raw"]),
@@ -510,7 +529,7 @@ def main():
         names = make_images()
         parts = [lambda: check_map(t, names), lambda: check_info(t, names),
                  lambda: check_wrong_use(t), lambda: check_compare(t), lambda: check_own(t),
-                 lambda: check_read(t, names), lambda: check_sparse(t),
+                 lambda: check_read(t, names), lambda: check_sparse(t), lambda: check_full(t),
                  lambda: check_interrupt(t), lambda: check_policy(t), lambda: check_can_fail(t)]
         for part in parts:
             try:
