@@ -30,8 +30,9 @@ static uint64_t choose_span(const struct qchain *c)
     uint64_t unit = 0, window = qc_window_size(&c->index);
 
     for (uint32_t k = 0; k < c->n_layers; k++)
-        unit = qc_max64(unit, c->layer[k].img->map_unit);
-    unit = qc_min64(unit, SPAN_MAX);
+        unit = qc_max64(unit, qc_min64(c->layer[k].img->map_unit, SPAN_MAX));
+    /* Two at a time: visiting a layer costs even where it holds nothing. */
+    unit = qc_min64(2 * unit, SPAN_MAX);
     /* A small disk is cut finer, to give every thread something. */
     while (unit > window && c->size / unit < 4 * (uint64_t)qc_pool_threads(c->env->pool))
         unit /= 2;

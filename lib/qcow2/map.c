@@ -15,7 +15,7 @@
 
 #define L1_PIECE 512u          /* entries */
 #define SMALL_BUFFER 8192u     /* on the stack, for readers of a few entries */
-#define LARGE_BUFFER (256u << 10)
+#define LARGE_BUFFER (64u << 10) /* stays in the processor's cache, and in the heap */
 
 /* One call of qc2_map. */
 struct mapper {

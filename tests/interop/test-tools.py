@@ -171,9 +171,9 @@ def make_images():
     create("sub/rel.qcow2", "64M", backing="base.qcow2")
     shutil.copy("data.qcow2", 'n\u00e4me "q" \\ ,x.qcow2')
     return ["empty.qcow2", "none.qcow2", "data.qcow2", "v2.qcow2", "top.qcow2", "over-short.qcow2",
-            "zero-above.qcow2", "on-raw.qcow2", "marks.qcow2", "zlib.qcow2", "zstd.qcow2", "ext.qcow2", "meta.qcow2",
-            "bits1.qcow2", "tail.raw", "small.raw", "corrupt.qcow2", "sub/rel.qcow2",
-            'n\u00e4me "q" \\ ,x.qcow2']
+            "zero-above.qcow2", "on-raw.qcow2", "marks.qcow2", "zlib.qcow2", "zstd.qcow2",
+            "ext.qcow2", "meta.qcow2", "bits1.qcow2", "tail.raw", "small.raw", "corrupt.qcow2",
+            "sub/rel.qcow2", 'n\u00e4me "q" \\ ,x.qcow2']
 
 
 # ------------------------------------------------------------------- checks ---
