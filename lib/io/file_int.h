@@ -57,9 +57,10 @@ struct qc_file_stamp {
 
 /* All but the entry is fixed once the file was opened for the first time. */
 struct qc_file {
-    struct qc_fd_entry   entry;
-    struct qc_fdpool    *pool;
+    struct qc_fd_entry   entry;    /* what every read looks at comes first */
     struct qc_slots     *epochs;
+    bool                 direct;
+    struct qc_fdpool    *pool;
     const struct qc_log *log;
     char                *path;  /* as given, then the real one */
     char                *name;  /* for messages, escaped */
@@ -69,7 +70,6 @@ struct qc_file {
     bool                 known;    /* the stamp is set: opened before */
     bool                 locked;
     bool                 block_device;
-    bool                 direct;
     uint32_t             align_memory; /* when direct */
     uint32_t             align_offset;
     struct qc_file_stamp stamp;

@@ -13,14 +13,16 @@
 
 #include "util/slots.h"
 
+/* What every read looks at comes first, on two cache lines: a deep chain has
+ * thousands of these. */
 struct qc_store {
-    qchain_store_ops       ops;   /* copied; slots the extender lacks are NULL */
+    uint64_t               size;   /* bytes, fixed at open */
     void                  *obj;
-    char                  *name;  /* for messages, escaped */
-    uint64_t               size;  /* bytes, fixed at open */
-    qchain_store_identity  identity;
+    struct qc_slots       *slots;  /* counters; borrowed, may be NULL */
     qchain_store_limits    limits; /* what the store asks of us; zeros: nothing */
-    struct qc_slots       *slots; /* counters; borrowed, may be NULL */
+    qchain_store_ops       ops;    /* copied; slots the extender lacks are NULL */
+    char                  *name;   /* for messages, escaped */
+    qchain_store_identity  identity;
 };
 
 enum qc_read_flags {

