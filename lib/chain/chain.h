@@ -13,6 +13,7 @@
 /* A file that runs refer to. A layer has one, or two with a data file. */
 struct qc_source {
     struct qc_store *store;
+    const void      *obj;   /* the store's, so that both can be fetched at once */
     char            *name;  /* as QEMU would print it; raw bytes */
     uint64_t         owner; /* its key in the block cache */
     uint32_t         layer;

@@ -151,6 +151,10 @@ static int decode_stretch(void *ctx, uint64_t i)
         return qc_fail_nomem(err);
     ret = qc_store_read(source->store, codec->input, len, s->start, 0, err);
     for (size_t k = first; ret == 0 && k < s->last; k++) {
+        /* A scattered buffer cuts a cluster into pieces: it is decoded for the first. */
+        if (k > first && qc_run_host(&piece[k].run) == qc_run_host(&piece[k - 1].run) &&
+            copy_cached(c, &piece[k], img->cluster_size))
+            continue;
         stream_extent(&piece[k].run, source->store->size, &start, &end);
         ret = decode_piece(c, codec, &piece[k], (char *)codec->input + (start - s->start),
                            (size_t)(end - start), err);

@@ -68,8 +68,9 @@ static int read_escape(struct reader *r, char *out)
         r->at++;
         return 1;
     }
-    if (*r->at++ != 'u')
+    if (*r->at != 'u')
         return -1;
+    r->at++;
     for (int i = 0; i < 4; i++, r->at++) {
         if (!isxdigit((unsigned char)*r->at))
             return -1;
@@ -113,6 +114,18 @@ static int keep(char **to, const char *text, qchain_error *err)
     qc_free(*to);
     *to = qc_strdup(text);
     return *to ? 0 : qc_fail_nomem(err);
+}
+
+/* True for options whose value is text, whatever it looks like. */
+static bool takes_text(const char *key)
+{
+    static const char *const known[] = {"filename", "file.filename", "node-name",
+                                        "file.node-name", "file.locking"};
+
+    for (size_t i = 0; i < sizeof(known) / sizeof(known[0]); i++)
+        if (strcmp(key, known[i]) == 0)
+            return true;
+    return false;
 }
 
 static int set_string(struct reader *r, const char *key)
@@ -181,8 +194,8 @@ static int read_value(struct reader *r, const char *key, int depth)
         ret = read_string(r);
         if (ret != 0)
             return ret;
-        /* Image options have no types: "on" is a flag in a string. */
-        if (strcmp(r->text, "on") == 0 || strcmp(r->text, "off") == 0)
+        /* Image options have no types: "on" is a flag in a string, but a name may be "on", too. */
+        if ((strcmp(r->text, "on") == 0 || strcmp(r->text, "off") == 0) && !takes_text(key))
             return set_flag(r, key, r->text[1] == 'n');
         return set_string(r, key);
     }
@@ -205,8 +218,9 @@ static int read_object(struct reader *r, const char *prefix, int depth)
     if (depth > MAX_DEPTH)
         return bad_json(r, "too deep");
     skip_space(r);
-    if (*r->at++ != '{')
+    if (*r->at != '{')
         return bad_json(r, "'{' is expected");
+    r->at++;
     skip_space(r);
     while (*r->at != '}') {
         ret = read_string(r);
@@ -216,8 +230,9 @@ static int read_object(struct reader *r, const char *prefix, int depth)
         if (len < 0 || (size_t)len >= sizeof(key))
             return bad_json(r, "a key is too long");
         skip_space(r);
-        if (*r->at++ != ':')
+        if (*r->at != ':')
             return bad_json(r, "':' is expected");
+        r->at++;
         ret = read_value(r, key, depth);
         if (ret != 0)
             return ret;

@@ -78,6 +78,7 @@ static int add_source(struct opener *o, struct qc_store *store, uint32_t layer, 
     if (!s->name)
         return qc_fail_nomem(o->err);
     s->store = store;
+    s->obj = store->obj;
     s->layer = layer;
     s->owner = atomic_fetch_add(&o->env->next_owner, 1);
     atomic_init(&s->holes, -1);

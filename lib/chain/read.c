@@ -66,12 +66,17 @@ static size_t copy_runs(const struct qc_window *w, uint64_t offset, uint64_t end
 static int read_data(qchain *c, const struct qc_run *r, struct cursor *cur, uint64_t offset,
                      size_t len, qchain_error *err)
 {
-    struct qc_store *store = c->source[r->source].store;
+    const struct qc_source *source = &c->source[r->source];
+    struct qc_store *store = source->store;
     uint64_t host = qc_run_host(r) + (offset - r->guest);
     qchain_iov piece[64];
     size_t n, bytes;
     int ret = 0;
 
+    /* In a deep chain none of these is in the processor's cache: fetch side by side. */
+    __builtin_prefetch(store);
+    __builtin_prefetch((const char *)store + 64);
+    __builtin_prefetch(source->obj);
     for (; ret == 0 && len > 0; len -= bytes, host += bytes) {
         skip_done(cur);
         n = take_pieces(cur, len, piece, 64, &bytes);

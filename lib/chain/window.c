@@ -5,9 +5,17 @@
 
 #include "util/alloc.h"
 
+static uint64_t n_buckets(const struct qc_window *w)
+{
+    uint64_t length = qc_run_end(&w->run[w->n - 1]) - w->base;
+
+    return ((length - 1) >> w->bucket_bits) + 1;
+}
+
 static uint64_t window_bytes(const struct qc_window *w)
 {
-    return sizeof(*w) + (uint64_t)w->n * sizeof(w->run[0]);
+    return sizeof(*w) + (uint64_t)w->n * sizeof(w->run[0]) +
+           (n_buckets(w) + 1) * sizeof(w->bucket[0]);
 }
 
 void qc_ring_init(struct qc_ring *r, uint64_t budget)
@@ -23,18 +31,47 @@ void qc_ring_finish(struct qc_ring *r)
     pthread_mutex_destroy(&r->lock);
 }
 
+/* Bytes of disk a bucket, as a power of two: about a run in each. */
+static uint8_t choose_bucket_bits(uint64_t length, size_t n)
+{
+    uint8_t bits = 9;
+
+    while (((length - 1) >> bits) + 1 > n)
+        bits++;
+    return bits;
+}
+
+static void fill_buckets(struct qc_window *w, uint32_t *bucket, uint64_t n)
+{
+    uint32_t at = 0;
+
+    for (uint64_t i = 0; i < n; i++) {
+        while (qc_run_end(&w->run[at]) <= w->base + (i << w->bucket_bits))
+            at++;
+        bucket[i] = at;
+    }
+    bucket[n] = w->n - 1; /* a lookup in the last one ends here */
+}
+
 struct qc_window *qc_window_create(const struct qc_run *run, size_t n)
 {
+    uint64_t length = qc_run_end(&run[n - 1]) - run[0].guest, buckets;
+    uint8_t bits = choose_bucket_bits(length, n);
     struct qc_window *w;
 
     if (n > UINT32_MAX)
         return NULL;
-    w = qc_malloc(sizeof(*w) + n * sizeof(*run));
+    buckets = ((length - 1) >> bits) + 1;
+    w = qc_malloc(sizeof(*w) + n * sizeof(*run) + (buckets + 1) * sizeof(w->bucket[0]));
     if (!w)
         return NULL;
     memset(w, 0, sizeof(*w));
     w->n = (uint32_t)n;
+    w->base = run[0].guest;
+    w->bucket_bits = bits;
+    w->bucket = (uint32_t *)(w->run + n);
     memcpy(w->run, run, n * sizeof(*run));
+    fill_buckets(w, (uint32_t *)(w->run + n), buckets);
     return w;
 }
 

@@ -12,13 +12,23 @@
 #include "format/run.h"
 #include "util/slots.h"
 
+/*
+ * One allocation: the head, the runs, and a table of where to begin to look: for
+ * each of n_buckets equal parts of the window the number of the run that holds
+ * its first byte. Readers of a deep chain miss the processor's cache at nearly
+ * every step, so steps count more than bytes: with about a run a bucket a lookup
+ * touches the head, one entry of the table and one run, whatever n is.
+ */
 struct qc_window {
     struct qc_retired          retired; /* first */
     struct qc_window          *next, *prev;  /* in the ring, under its lock */
     _Atomic(struct qc_window *) *slot;       /* where readers find it */
     const void                *owner;        /* the chain */
-    atomic_bool                used;         /* looked at since the hand passed */
     uint32_t                   n;
+    uint8_t                    bucket_bits;  /* log2 of the bytes of disk a bucket */
+    atomic_bool                used;         /* looked at since the hand passed */
+    uint64_t                   base;         /* its first byte on the disk */
+    const uint32_t            *bucket;       /* n_buckets + 1 entries, behind the runs */
     struct qc_run              run[];
 };
 
@@ -34,7 +44,8 @@ struct qc_ring {
 void qc_ring_init(struct qc_ring *r, uint64_t budget);
 void qc_ring_finish(struct qc_ring *r); /* no window may be left */
 
-/* A window with a copy of n runs; NULL when there is no memory. */
+/* A window with a copy of n runs (at least one) that cover it whole; NULL when
+ * there is no memory. */
 struct qc_window *qc_window_create(const struct qc_run *run, size_t n);
 /* Let readers see w through slot (which must be empty: one filler a slot), and
  * evict others when the budget is passed. Becomes the ring's. */
@@ -47,12 +58,11 @@ uint64_t qc_ring_bytes(struct qc_ring *r);
 /* The number of the run that holds guest; the window covers it. */
 static inline uint32_t qc_window_find(const struct qc_window *w, uint64_t guest)
 {
-    uint32_t low = 0, n = w->n;
+    const uint32_t *at = &w->bucket[(guest - w->base) >> w->bucket_bits];
+    uint32_t low = at[0], n = at[1] - low + 1, half;
 
-    /* Branch-free halving: the compiler makes conditional moves of it. */
-    while (n > 1) {
-        uint32_t half = n / 2;
-
+    while (n > 1) { /* without branches: the compiler makes conditional moves of it */
+        half = n / 2;
         low = w->run[low + half].guest <= guest ? low + half : low;
         n -= half;
     }
