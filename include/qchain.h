@@ -432,13 +432,15 @@ enum qchain_extent_flags {
 typedef struct qchain_extent {
     uint64_t offset;      /* guest bytes                                       */
     uint64_t length;
-    uint64_t host_offset; /* in the source's file, with HAS_OFFSET; for a
-                             compressed extent where the stream starts         */
+    uint64_t host_offset; /* in the source's file, with HAS_OFFSET; of a
+                             compressed extent (never HAS_OFFSET) where the
+                             stream starts, with QCHAIN_MAP_CLUSTERS           */
     uint32_t flags;       /* QCHAIN_EXTENT_*                                   */
     uint32_t layer;       /* 0 is the top; for what no layer holds the layer
                              below which the search ended, as QEMU's depth     */
     uint32_t source;      /* number of the file, see qchain_source_name        */
-    uint32_t host_length; /* bytes of a compressed extent's stream, at most    */
+    uint32_t host_length; /* bytes of a compressed extent's stream, at most,
+                             with QCHAIN_MAP_CLUSTERS; else 0                  */
     uint64_t reserved0;
 } qchain_extent;
 

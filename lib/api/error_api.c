@@ -129,9 +129,10 @@ int qc_opts_copy(void *to, size_t to_size, const void *from, qchain_error *err)
     if (size < sizeof(size))
         return qc_fail(err, QCHAIN_E_INVAL,
                        "an option struct has no size: fill it with its _init call first");
+    /* Copied first: what a failing call must release is found in the copy. */
+    memcpy(to, from, size < to_size ? size : to_size);
     if (size > to_size && !qc_is_zero((const char *)from + to_size, size - to_size))
         return qc_fail(err, QCHAIN_E_UNSUPPORTED,
                        "an option struct uses fields that this version of the library lacks");
-    memcpy(to, from, size < to_size ? size : to_size);
     return 0;
 }

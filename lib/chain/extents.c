@@ -75,7 +75,7 @@ static int find_stretch(struct qc_extents *x, const struct qc_source *s, uint64_
     qchain_store_extent *st = &x->stretch;
     int ret;
 
-    if (host >= s->store->size) { /* preallocated, never written */
+    if (host >= s->store->size) { /* preallocated and never written, or the rest of a sector */
         *hole = true;
         *piece = length;
         return 0;
@@ -86,9 +86,6 @@ static int find_stretch(struct qc_extents *x, const struct qc_source *s, uint64_
         if (ret != 0)
             return ret;
         x->looked_at = s;
-        /* A file's odd tail belongs to the sector that it begins. */
-        if (st->offset + st->length == s->store->size)
-            st->length = qc_align_up(s->store->size, 512) - st->offset;
     }
     *hole = st->hole;
     *piece = qc_min64(length, st->offset + st->length - host);

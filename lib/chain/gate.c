@@ -203,8 +203,11 @@ static int take_answer(int verdict, const qchain_resolution *res, const char *re
         format = res->format;
     out->vetted = true;
     out->block_device = true;
-    if (verdict == QCHAIN_RESOLVE_FD)
+    if (verdict == QCHAIN_RESOLVE_FD) {
+        if (res->fd < 0)
+            return qc_fail(err, QCHAIN_E_INVAL, "the resolver answered FD without a descriptor");
         out->fd = res->fd;
+    }
     if (verdict == QCHAIN_RESOLVE_STORE) {
         if (!res->store || !res->store->ops)
             return qc_fail(err, QCHAIN_E_INVAL, "the resolver answered STORE without a store");

@@ -316,7 +316,10 @@ static int ensure_span(void *ctx, uint64_t i)
     if (first == last)
         return 0;
     claim_windows(ix, &claim, first, last);
-    ret = fill_windows(e->c, first, last, &bytes, &e->errs[i]);
+    while (first < last && window_known(ix, first)) /* filled while we waited */
+        first++;
+    if (first < last)
+        ret = fill_windows(e->c, first, last, &bytes, &e->errs[i]);
     release_claim(ix, &claim);
     atomic_fetch_add_explicit(&e->filled, bytes, memory_order_relaxed);
     return ret;

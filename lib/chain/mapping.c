@@ -11,6 +11,7 @@
 
 /* The ranges that a diff merges at a time. */
 #define DIFF_STEP (UINT64_C(1) << 30)
+#define DIFF_STEP_MAX (UINT64_C(1) << 50)
 
 /* Nothing is held in [offset, end): tell it without filling windows. */
 static int put_nothing(struct qc_extents *x, uint64_t *offset, uint64_t end, qchain_error *err)
@@ -97,6 +98,29 @@ static bool is_nothing(const qchain *c, const struct qc_run *r)
            (kind == QC_PREALLOC && c->source[r->source].layer + 1 == c->n_layers);
 }
 
+/* Where the step that begins at offset ends: a long one where no layer holds
+ * anything, for a disk may be 2^63 bytes of nothing. */
+static int diff_step(qchain *c, uint32_t below, uint32_t upto, uint64_t offset, uint64_t end,
+                     uint64_t *stop, qchain_error *err)
+{
+    uint64_t used = qc_min64(end, qc_align_down(offset, DIFF_STEP_MAX) + DIFF_STEP_MAX), at;
+    int ret;
+
+    for (uint32_t k = upto; k < below && used > offset; k++) {
+        struct qc_image *img = c->layer[k].img;
+
+        ret = img->format->next_used(img, offset, &at, err);
+        if (ret != 0) {
+            qc_layer_prefix(c, k, err);
+            return ret;
+        }
+        used = qc_min64(used, at);
+    }
+    used = used < end ? qc_align_down(used, DIFF_STEP) : end;
+    *stop = qc_max64(used, qc_min64(qc_align_down(offset, DIFF_STEP) + DIFF_STEP, end));
+    return 0;
+}
+
 int qc_chain_diff(qchain *c, uint32_t below, uint32_t upto, uint64_t offset, uint64_t end,
                   qchain_extent *extents, uint32_t max, uint32_t *n, uint64_t *next,
                   uint32_t flags, qchain_error *err)
@@ -108,7 +132,9 @@ int qc_chain_diff(qchain *c, uint32_t below, uint32_t upto, uint64_t offset, uin
     int ret = 0;
 
     while (ret == 0 && offset < end && !x.full) {
-        stop = qc_min64(qc_align_down(offset, DIFF_STEP) + DIFF_STEP, end);
+        ret = diff_step(c, below, upto, offset, end, &stop, err);
+        if (ret != 0)
+            break;
         ret = qc_fill_layers(c, upto, below, qc_align_down(offset, 512), qc_align_up(stop, 512),
                              &runs, err);
         if (ret != 0)

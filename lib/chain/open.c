@@ -281,7 +281,7 @@ static int open_top(struct opener *o, const char *name)
     if (ret == 0)
         ret = qc_gate_init(&o->gate, o->env, o->opts, o->err);
     /* The name's directory first: a data file is opened along with the layer. */
-    if (ret == 0 && (name || !o->opts->store))
+    if (ret == 0 && name)
         ret = qc_gate_add_top(&o->gate, t.path, NULL, o->err);
     if (ret == 0)
         ret = open_layer(o, &t);

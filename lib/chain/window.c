@@ -31,12 +31,12 @@ void qc_ring_finish(struct qc_ring *r)
     pthread_mutex_destroy(&r->lock);
 }
 
-/* Bytes of disk a bucket, as a power of two: about a run in each. */
+/* Bytes of disk a bucket, as a power of two: about two runs in each. */
 static uint8_t choose_bucket_bits(uint64_t length, size_t n)
 {
     uint8_t bits = 9;
 
-    while (((length - 1) >> bits) + 1 > n)
+    while (((length - 1) >> bits) + 1 > n / 2 + 1)
         bits++;
     return bits;
 }

@@ -16,8 +16,9 @@
  * One allocation: the head, the runs, and a table of where to begin to look: for
  * each of n_buckets equal parts of the window the number of the run that holds
  * its first byte. Readers of a deep chain miss the processor's cache at nearly
- * every step, so steps count more than bytes: with about a run a bucket a lookup
- * touches the head, one entry of the table and one run, whatever n is.
+ * every step, so steps count, and the table must be small enough to stay there:
+ * with about two runs a bucket a lookup touches the head, one entry of the table
+ * and two neighbouring lines of runs, fetched side by side, whatever n is.
  */
 struct qc_window {
     struct qc_retired          retired; /* first */
@@ -61,6 +62,8 @@ static inline uint32_t qc_window_find(const struct qc_window *w, uint64_t guest)
     const uint32_t *at = &w->bucket[(guest - w->base) >> w->bucket_bits];
     uint32_t low = at[0], n = at[1] - low + 1, half;
 
+    __builtin_prefetch(&w->run[low]);
+    __builtin_prefetch((const char *)&w->run[low] + 64);
     while (n > 1) { /* without branches: the compiler makes conditional moves of it */
         half = n / 2;
         low = w->run[low + half].guest <= guest ? low + half : low;

@@ -11,7 +11,9 @@
 #define MAP_BATCH 512
 #define CHUNK (UINT64_C(512) << 10)
 
-#define STATUS (QCHAIN_EXTENT_PRESENT | QCHAIN_EXTENT_DATA | QCHAIN_EXTENT_ZERO)
+/* What a strict comparison wants to be equal. */
+#define STATUS                                                                                     \
+    (QCHAIN_EXTENT_PRESENT | QCHAIN_EXTENT_DATA | QCHAIN_EXTENT_ZERO | QCHAIN_EXTENT_HAS_OFFSET)
 
 /* One disk, walked along its extents. */
 struct side {
@@ -182,7 +184,7 @@ static int worker(void *ctx, uint64_t i)
         ret = qc_job_check(p->job, p->started_ns, &err);
         if (ret != 0)
             break;
-        start = end = 0;
+        start = end = failed = 0;
         pthread_mutex_lock(&p->lock);
         if (p->result == 0)
             ret = next_piece(p, &start, &end, &err);

@@ -16,6 +16,7 @@ static const char zeros[64 << 10];
 struct out {
     const qchain_sink *sink;
     uint32_t           flags;
+    qchain_job        *job;
 };
 
 static int put_zeros(const struct out *o, uint64_t offset, uint64_t length, qchain_error *err)
@@ -29,7 +30,9 @@ static int put_zeros(const struct out *o, uint64_t offset, uint64_t length, qcha
         return o->sink->zero(o->sink->data, length, offset, err);
     for (; ret == 0 && length > 0; offset += n, length -= n) {
         n = qc_min64(length, sizeof(zeros));
-        ret = o->sink->write(o->sink->data, zeros, (size_t)n, offset, err);
+        ret = qc_job_check(o->job, 0, err); /* a hole may be as long as the disk */
+        if (ret == 0)
+            ret = o->sink->write(o->sink->data, zeros, (size_t)n, offset, err);
     }
     return ret;
 }
@@ -84,7 +87,7 @@ static int put_task(void *ctx, struct qc_copy_task *t, qchain_error *err)
 
 int qc_copy_out(qchain *c, const qchain_sink *sink, qchain_copy_opts *opts, qchain_error *err)
 {
-    struct out o = {sink, opts->flags};
+    struct out o = {sink, opts->flags, opts->job};
     struct qc_copy_job job = {.c = c, .start = opts->offset, .align = 512, .ctx = &o};
     uint64_t chunk = opts->chunk_bytes ? opts->chunk_bytes : DEFAULT_CHUNK;
     int ret;

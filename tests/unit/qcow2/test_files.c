@@ -384,9 +384,9 @@ static void damage(struct file *f, uint64_t *seed)
     copy = malloc((size_t)f->size);
     memcpy(copy, f->bytes, (size_t)f->size);
     while (n--) {
-        uint64_t at = random_next(seed) % (random_next(seed) % 2 ? reach : (reach < 160 ? reach : 160));
+        uint64_t near = reach < 160 || random_next(seed) % 2 ? reach : 160;
 
-        copy[at] = (uint8_t)random_next(seed);
+        copy[random_next(seed) % near] = (uint8_t)random_next(seed);
     }
     store = memory_store(copy, random_next(seed) % 8 ? f->size : random_next(seed) % f->size,
                          f->size / 4);

@@ -119,6 +119,8 @@ static const struct change changes[] = {
     {100, 4, 4104, QCHAIN_E_CORRUPT, "header header_length=4104"},
     {104, 1, 1, QCHAIN_E_CORRUPT, "header compression_type=1"},
     {112, 4, 0x12345678, 0, NULL},
+    {112, 8, 0x1234567800000f88, 0, NULL},
+    {112, 8, 0x1234567800000f89, QCHAIN_E_CORRUPT, "header extension 0x12345678"},
     {112, 8, 0x12345678ffffffff, QCHAIN_E_CORRUPT, "header extension 0x12345678"},
     {112, 8, 0xe2792aca00000010, QCHAIN_E_CORRUPT, "header extension 0xe2792aca length=16"},
     {112, 8, 0xe2792aca00000003, QCHAIN_E_CORRUPT, "NUL"},

@@ -94,7 +94,8 @@ static void random_table(uint64_t *seed, const struct qc2_l2 *g, uint64_t *e, ui
     unsigned step = g->cluster_bits;
 
     for (size_t i = 0; i < N;) {
-        uint64_t r = random_next(seed), place = random_place(seed, g, guest + ((uint64_t)i << step));
+        uint64_t r = random_next(seed);
+        uint64_t place = random_place(seed, g, guest + ((uint64_t)i << step));
         size_t n = 1 + (r >> 8) % ((r >> 40) % 4 ? 6 : 40);
         unsigned kind = r % 16;
 
