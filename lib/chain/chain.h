@@ -56,8 +56,8 @@ int qc_layer_describe(qchain_image_info *info, qchain *c, uint32_t layer, qchain
 /* Say in err which layer it was. */
 void qc_layer_prefix(const qchain *c, uint32_t layer, qchain_error *err);
 
-/* The range is checked already. QC_READ_SERIAL: decode on this thread only. */
-enum { QC_CHAIN_READ_SERIAL = 0x1 };
+/* The range is checked already; err is not NULL. */
+enum { QC_CHAIN_READ_SERIAL = 0x1 /* decode on this thread only */ };
 int qc_chain_readv(qchain *c, const qchain_iov *iov, size_t n_iov, size_t length, uint64_t offset,
                    uint32_t flags, qchain_error *err);
 

@@ -13,8 +13,8 @@
 #include "util/bytes.h"
 #include "util/error.h"
 
-#define L1_PIECE 512u          /* entries */
-#define SMALL_BUFFER 8192u     /* on the stack, for readers of a few entries */
+#define L1_PIECE 512u       /* entries */
+#define SMALL_BUFFER 8192u  /* on the stack, for readers of a few entries */
 #define LARGE_BUFFER (64u << 10) /* stays in the processor's cache, and in the heap */
 
 /* One call of qc2_map. */
