@@ -470,9 +470,9 @@ QCHAIN_API int qchain_map(qchain *c, uint64_t offset, uint64_t length,
  * above layer `below` (excluded) and up to layer `upto` (included, 0 is the
  * top). below = qchain_layers(c) means "nothing": all that is allocated.
  * Only such extents are put, as qchain_map would put them for a chain that
- * starts at `upto`; those that the layers in between hide behind a shorter
- * layer are put as zeros. The rest as qchain_map. Errors: INVAL unless
- * upto < below <= layers. Since 0.1. */
+ * starts at `upto`, but with the layers' numbers in this one; what the layers in
+ * between hide behind a shorter layer is put as zeros. The rest as qchain_map.
+ * Errors: INVAL unless upto < below <= layers. Since 0.1. */
 QCHAIN_API int qchain_diff(qchain *c, uint32_t below, uint32_t upto,
                            uint64_t offset, uint64_t length,
                            qchain_extent *extents, uint32_t max, uint32_t *n,

@@ -130,7 +130,7 @@ int qc_extents_put(struct qc_extents *x, const struct qc_run *r, uint64_t *offse
 
     e.offset = *offset;
     e.length = qc_min64(qc_run_end(r), end) - *offset;
-    e.layer = s->layer - x->base_layer;
+    e.layer = s->layer;
     e.source = r->source;
     e.flags = flags_of_kind(kind);
     if (kind == QC_COMPRESSED) {

@@ -13,7 +13,6 @@ struct qc_extents {
     qchain_extent *out;
     uint32_t       max, n;
     uint32_t       flags;      /* QCHAIN_MAP_* */
-    uint32_t       base_layer; /* layers are told relative to this one */
     bool           full;       /* the next piece did not fit */
     /* The stretch of a file that was looked at last. */
     const struct qc_source *looked_at;

@@ -21,8 +21,9 @@ struct fill {
 };
 
 /* A layer's runs speak of source 0: give them the chain's number, and move those
- * that only name a place aside. */
-static int adopt_runs(struct fill *f, const struct qc_layer *l)
+ * that only name a place aside. A compressed run may stick out of the range that
+ * was asked for: it is cut, or more than the range would count as covered. */
+static int adopt_runs(struct fill *f, const struct qc_layer *l, uint64_t end)
 {
     size_t to = 0;
     enum qc_kind kind;
@@ -31,8 +32,15 @@ static int adopt_runs(struct fill *f, const struct qc_layer *l)
     f->prealloc.n = 0;
     for (size_t i = 0; i < f->layer.n; i++) {
         struct qc_run r = f->layer.run[i];
+        uint64_t a = qc_max64(r.guest, f->start), b = qc_min64(qc_run_end(&r), end);
 
+        if (a >= b)
+            continue;
         kind = qc_run_kind(&r);
+        if (kind != QC_COMPRESSED && qc_kind_has_host(kind))
+            r.host_kind += (a - r.guest) << 8;
+        r.guest = a;
+        r.length = (uint32_t)((b - a) >> 9);
         r.source = qc_kind_has_host(kind) ? l->data_source : l->source;
         if (kind == QC_PREALLOC) {
             ret = qc_runs_reserve(&f->prealloc, f->prealloc.n + 1);
@@ -95,7 +103,7 @@ static int visit_layer(struct fill *f, uint32_t k, qchain_error *err)
         qc_layer_prefix(c, k, err);
         return ret;
     }
-    ret = adopt_runs(f, l);
+    ret = adopt_runs(f, l, end);
     if (ret == 0)
         ret = qc_runs_merge_under(f->acc, f->layer.run, f->layer.n, &f->covered);
     if (ret == 0 && k + 1 == c->n_layers) {

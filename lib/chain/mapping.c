@@ -125,8 +125,7 @@ int qc_chain_diff(qchain *c, uint32_t below, uint32_t upto, uint64_t offset, uin
                   qchain_extent *extents, uint32_t max, uint32_t *n, uint64_t *next,
                   uint32_t flags, qchain_error *err)
 {
-    struct qc_extents x = {.c = c, .out = extents, .max = max, .flags = flags,
-                           .base_layer = upto};
+    struct qc_extents x = {.c = c, .out = extents, .max = max, .flags = flags};
     struct qc_runs runs = {0};
     uint64_t stop, at;
     int ret = 0;

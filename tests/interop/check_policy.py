@@ -276,6 +276,7 @@ CHECKS = (check_beneath, check_outside, check_names, check_format, check_data_fi
 def main():
     p = argparse.ArgumentParser(description=__doc__)
     p.add_argument("--bin", default=lib.default_bin())
+    p.add_argument("--hammer", help="given to every test of this directory; not used here")
     args = p.parse_args()
     args.bin = os.path.abspath(args.bin)
     if not os.path.exists(os.path.join(args.bin, "qchain")):

@@ -222,7 +222,8 @@ class Checker:
         for upto, below in sorted(pairs):
             seen = lib.normalise(self.qemu_map(layers[upto]))
             # What a shorter layer hides counts, what nobody holds does not.
-            want = [e for e in seen
+            # Layers keep their numbers in the whole chain.
+            want = [dict(e, depth=e["depth"] + upto) for e in seen
                     if e["depth"] + (0 if e["present"] else 1) < below - upto]
             got = self.runner.json(self.hammer("--diff", f"{upto}:{below}", "--max",
                                                str(self.rng.choice((1, 3, 64)))))

@@ -154,6 +154,29 @@ static void shorter_layers_hide_what_is_below(void **unused)
     mem_chain_destroy(m);
 }
 
+/* A cluster that reaches beyond a shorter layer above counts only as far as it shows. */
+static void clusters_cut_by_a_shorter_layer(void **unused)
+{
+    struct mem_chain *m = mem_chain_create(3);
+    qchain *c;
+
+    (void)unused;
+    mem_layer_init(m, 2, 128 << 10, 12);
+    mem_layer_init(m, 1, 128 << 10, 16);
+    mem_layer_init(m, 0, (64 << 10) + 512, 9);
+    mem_layer_set(m, 0, 0, MEM_DATA);
+    mem_layer_set(m, 0, 1, MEM_DATA);
+    mem_layer_set(m, 1, 1, MEM_COMPRESSED);
+    for (unsigned i = 0; i < 32; i++)
+        mem_layer_set(m, 2, i, MEM_DATA);
+    c = open_chain(m, NULL);
+    check_map(m, c, 100, 0);
+    check_read(m, c, 0, (64 << 10) + 512);
+    check_read(m, c, 2048, 4096);
+    qchain_close(c);
+    mem_chain_destroy(m);
+}
+
 static qchain_stats stats_of(qchain *c)
 {
     qchain_stats s = {.struct_size = sizeof(s)};
@@ -287,6 +310,7 @@ int main(void)
         cmocka_unit_test(random_chains_read_as_the_model),
         cmocka_unit_test(scattered_reads),
         cmocka_unit_test(shorter_layers_hide_what_is_below),
+        cmocka_unit_test(clusters_cut_by_a_shorter_layer),
         cmocka_unit_test(parts_of_compressed_clusters_are_kept),
         cmocka_unit_test(broken_streams_are_told),
         cmocka_unit_test(a_huge_empty_disk),
