@@ -232,7 +232,8 @@ check-valgrind: deps-valgrind $(UNIT) $(FILES_OK)
 check-fuzz: deps-fuzz
 	+$(Q)$(MAKE) BUILD=$(BUILD)/libfuzzer FILES=$(FILES) CC=clang SAN=fuzzer-no-link,address,undefined run-fuzz
 run-fuzz: $(FUZZ) $(FILES_OK)
-	@QC_SECONDS=$(FUZZ_SECONDS) $(RUN) tests/house/fuzz.sh
+	@QC_SECONDS=$(FUZZ_SECONDS) QC_TIMEOUT=$$((2 * $(FUZZ_SECONDS) + 300)) \
+		$(RUN) tests/house/fuzz.sh
 
 # ------------------------------------------------------------------- people ---
 

@@ -138,7 +138,7 @@ static void far_content_is_found(void **unused)
     assert_int_equal(qchain_diff(c, 2, 1, 0, size, e, 8, &n, &next, 0, NULL), 0);
     assert_int_equal(n, 1);
     assert_int_equal(e[0].offset, 9 << 21);
-    assert_int_equal(e[0].layer, 0);
+    assert_int_equal(e[0].layer, 1);
     assert_int_equal(qchain_map(c, 0, size, e, 8, &n, &next, 0, NULL), 0);
     assert_true(next == size);
     qchain_close(c);

@@ -199,7 +199,7 @@ static void few_descriptors_serve_many_layers(void **unused)
     check_content(m, c);
     check_content(m, c);
     assert_int_equal(qchain_env_stats(env, &s), 0);
-    assert_in_range(s.open_files, 1, 16);
+    assert_in_range(s.open_files, 1, 16 + 3); /* each thread may hold one on top */
     assert_true(s.file_opens > N);
     qchain_close(c);
     assert_int_equal(qchain_env_stats(env, &s), 0);
