@@ -15,7 +15,10 @@
  *     and the open fails LOCKED while one writes; readers of raw images exclude
  *     no writer, as in QEMU. With QCHAIN_OPEN_FORCE_SHARE there is no such
  *     protection: a layer that changes gives old or new bytes, or an error,
- *     never memory faults.
+ *     never memory faults. Of a chain with more layers than max_open_files those
+ *     whose descriptors are closed for the time being hold no lock; one that was
+ *     changed meanwhile is noticed when it is opened again, and fails CHANGED.
+ *     A child made by fork keeps the locks of its copies of the descriptors.
  *   - Two programs that write to one layer destroy it, whatever they use.
  *
  * Threads
@@ -203,11 +206,14 @@ enum qchain_reference_kind {
     QCHAIN_REF_DATA_FILE = 2  /* an external data file                         */
 };
 
-/* What it may answer, besides the verdict. All fields start as zero. */
+/* What it may answer, besides the verdict. All fields start as zero, fd as -1.
+ * A backing file whose format is neither recorded nor answered here nor set by
+ * the policy is refused, whatever the verdict: it is not probed. */
 typedef struct qchain_resolution {
     size_t      struct_size;
-    const char *name;     /* open this name instead; borrowed until the library
-                             returns from the call that asked                  */
+    const char *name;     /* open this name instead (a path, "file:" or "json:");
+                             borrowed until the library returns from the call
+                             that asked                                        */
     const char *format;   /* take this format instead of the recorded one      */
     int         fd;       /* with QCHAIN_RESOLVE_FD: an open descriptor; the
                              library duplicates it                             */
@@ -291,7 +297,9 @@ typedef struct qchain_open_opts {
                                 its magic. A raw image whose guest wrote a qcow2
                                 header into it is qcow2 by its magic, so name the
                                 format of images that guests can write.          */
-    const char *snapshot;    /* id or name of an internal snapshot of the top   */
+    const char *snapshot;    /* id or name of an internal snapshot of the top;
+                                the disk then has the size it had (qemu-img
+                                shows it in today's size)                        */
     const char *data_file;   /* the top's external data file, instead of the one
                                 it names; the caller's own choice, so allowed    */
     int         fd;          /* with QCHAIN_OPEN_FD; duplicated                 */
@@ -320,8 +328,8 @@ QCHAIN_API void qchain_open_opts_init(qchain_open_opts *o, size_t size);
  * Since 0.1. Source: qcow2 specification, docs/interop/qcow2.txt of QEMU. */
 QCHAIN_API int qchain_open(qchain **out, qchain_env *env, const char *name,
                            const qchain_open_opts *opts, qchain_error *err);
-/* Close a chain: waits for what is in flight, then frees it. NULL is fine.
- * Since 0.1. */
+/* Close a chain. It must be the last call on it: nothing may be in flight in
+ * other threads. NULL is fine. Since 0.1. */
 QCHAIN_API void qchain_close(qchain *c);
 /* Size of the virtual disk in bytes, a multiple of 512. Since 0.1. */
 QCHAIN_API uint64_t qchain_size(const qchain *c);
@@ -340,6 +348,7 @@ typedef struct qchain_snapshot_info {
     uint32_t    flags;         /* QCHAIN_SNAPSHOT_HAS_ICOUNT                   */
     uint64_t    vm_clock_nsec; /* how long the guest had run                   */
     uint64_t    icount;
+    uint64_t    reserved[4];
 } qchain_snapshot_info;
 
 enum { QCHAIN_SNAPSHOT_HAS_ICOUNT = 0x1 };
@@ -349,6 +358,7 @@ typedef struct qchain_bitmap_info {
     uint64_t    granularity;   /* bytes of disk a bit                          */
     uint32_t    flags;         /* QCHAIN_BITMAP_*                              */
     uint32_t    reserved0;
+    uint64_t    reserved[4];
 } qchain_bitmap_info;
 
 enum qchain_bitmap_flags {
@@ -441,7 +451,7 @@ typedef struct qchain_extent {
     uint32_t source;      /* number of the file, see qchain_source_name        */
     uint32_t host_length; /* bytes of a compressed extent's stream, at most,
                              with QCHAIN_MAP_CLUSTERS; else 0                  */
-    uint64_t reserved0;
+    uint64_t reserved[3];
 } qchain_extent;
 
 enum qchain_map_flags {
@@ -450,7 +460,9 @@ enum qchain_map_flags {
                                    place; else neighbours are one extent       */
 };
 
-/* Map a range: which bytes are stored, where, and which read as zeros.
+/* Map a range: which bytes are stored, where, and which read as zeros. Where
+ * damage is met after some extents the call ends before it with what it has; the
+ * next call fails.
  * offset, length: the range; length is clipped by the disk's size.
  * extents, max: where to put them, and how many fit; max at least 1.
  * n: receives how many were put.
@@ -498,8 +510,8 @@ QCHAIN_API int qchain_readv(qchain *c, const struct qchain_iov *iov,
 
 /* ----------------------------------------------------- long operations --- */
 
-/* Make a job; NULL when there is no memory. One job serves one call at a time.
- * Since 0.1. */
+/* Make a job; NULL when there is no memory. One job serves one call at a time,
+ * and may serve another after it; once cancelled it is spent. Since 0.1. */
 QCHAIN_API qchain_job *qchain_job_create(void);
 /* Free a job that no call uses; NULL is fine. Since 0.1. */
 QCHAIN_API void qchain_job_destroy(qchain_job *job);
@@ -539,7 +551,7 @@ typedef struct qchain_copy_opts {
     uint32_t    flags;        /* QCHAIN_COPY_*                                  */
     uint32_t    threads;      /* 0 = one a processor, at most 16                */
     uint64_t    offset;       /* the range; both 0 = all                        */
-    uint64_t    length;       /* 0 = to the end                                 */
+    uint64_t    length;       /* 0 = to the end, never "nothing"                */
     uint64_t    chunk_bytes;  /* bytes a read; 0 = chosen                       */
     qchain_job *job;          /* may be NULL                                    */
     uint64_t    salvaged_bytes; /* out: bytes that could not be read            */

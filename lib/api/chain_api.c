@@ -42,12 +42,14 @@ static void close_store(const qchain_open_opts *o)
         o->store->ops->close(o->store->obj);
 }
 
-/* Check the options and find the environment; *own says that it was made here. */
-static int begin_open(qchain_env **env, bool *own, const char *name, qchain_open_opts *o,
-                      const qchain_open_opts *opts, qchain_error *err)
+/* Check the arguments and find the environment; *own says that it was made here. */
+static int begin_open(const void *out, qchain_env **env, bool *own, const char *name,
+                      qchain_open_opts *o, const qchain_open_opts *opts, qchain_error *err)
 {
     int ret = qc_opts_copy(o, sizeof(*o), opts, err);
 
+    if (ret == 0 && !out)
+        ret = qc_fail(err, QCHAIN_E_INVAL, "open: out is NULL");
     if (ret == 0)
         ret = check_open(name, o, err);
     *own = ret == 0 && !*env;
@@ -66,10 +68,9 @@ int qchain_open(qchain **out, qchain_env *env, const char *name, const qchain_op
     int ret;
 
     QC_ERR(err);
-    if (!out)
-        return qc_fail(err, QCHAIN_E_INVAL, "qchain_open: out is NULL");
-    *out = NULL;
-    ret = begin_open(&env, &own, name, &o, opts, err);
+    if (out)
+        *out = NULL;
+    ret = begin_open(out, &env, &own, name, &o, opts, err);
     if (ret != 0)
         return ret;
     ret = qc_chain_open(out, env, name, &o, err);
@@ -121,10 +122,9 @@ int qchain_inspect(qchain_image_info **out, qchain_env *env, const char *name,
     int ret;
 
     QC_ERR(err);
-    if (!out)
-        return qc_fail(err, QCHAIN_E_INVAL, "qchain_inspect: out is NULL");
-    *out = NULL;
-    ret = begin_open(&env, &own, name, &o, opts, err);
+    if (out)
+        *out = NULL;
+    ret = begin_open(out, &env, &own, name, &o, opts, err);
     if (ret != 0)
         return ret;
     info = qc_calloc(1, sizeof(*info));

@@ -6,6 +6,7 @@
 #include "api/api.h"
 #include "util/alloc.h"
 #include "util/bytes.h"
+#include "util/escape.h"
 
 qchain_error *qchain_error_create(void)
 {
@@ -71,7 +72,10 @@ const char *qchain_code_name(int code)
 
 int qchain_backend_fail(qchain_error *err, int code, int sys_errno, const char *message)
 {
-    qc_fail(err, code, "%.1000s", message ? message : "");
+    char *text = qc_escape_dup(message ? message : "", message ? strlen(message) : 0);
+
+    qc_fail(err, code, "%s", text ? text : "");
+    qc_free(text);
     if (err)
         err->sys_errno = sys_errno;
     return code;

@@ -4,6 +4,7 @@
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "util/alloc.h"
 #include "util/escape.h"
@@ -38,30 +39,39 @@ void qc_gate_finish(struct qc_gate *g)
     qc_free(g->top_dir);
 }
 
-static int add_directory_of(struct qc_gate *g, const char *path, qchain_error *err)
+/* Allow the directory of a file, unless it is not there, or the root of all: who
+ * wants the whole system allowed must say so. */
+static int allow_directory_of(struct qc_gate *g, const char *path, qchain_error *err)
 {
+    char real[PATH_MAX];
     char *dir = qc_name_directory(path);
-    int ret;
+    int ret = 0;
 
     if (!dir)
         return qc_fail_nomem(err);
-    /* A directory that is not there allows nothing. */
-    ret = qc_policy_add_root(g->policy, dir, err);
+    if (realpath(dir, real) && strcmp(real, "/") != 0)
+        ret = qc_policy_add_root(g->policy, real, err);
     qc_free(dir);
-    return ret == QCHAIN_E_NOMEM ? ret : 0;
+    return ret;
 }
 
-int qc_gate_add_top(struct qc_gate *g, const char *name, const char *real_path, qchain_error *err)
+int qc_gate_add_name(struct qc_gate *g, const char *name, qchain_error *err)
 {
-    int ret = name ? add_directory_of(g, name, err) : 0;
+    qc_free(g->top_dir);
+    g->top_dir = qc_name_directory(name);
+    return g->top_dir ? allow_directory_of(g, name, err) : qc_fail_nomem(err);
+}
 
-    if (ret == 0 && name) {
-        qc_free(g->top_dir);
-        g->top_dir = qc_name_directory(name);
-        if (!g->top_dir)
-            return qc_fail_nomem(err);
-    }
-    return ret == 0 && real_path ? add_directory_of(g, real_path, err) : ret;
+int qc_gate_add_real_path(struct qc_gate *g, const char *real_path,
+                          const qchain_store_identity *id, qchain_error *err)
+{
+    struct stat st;
+
+    /* What has no name any more, or never had one, has no directory either. */
+    if (!(id->flags & QCHAIN_IDENTITY_HAS_INODE) || stat(real_path, &st) != 0 ||
+        st.st_ino != id->inode || st.st_dev != id->device)
+        return 0;
+    return allow_directory_of(g, real_path, err);
 }
 
 static const char *kind_name(uint32_t kind)
@@ -193,14 +203,26 @@ static int decide_by_policy(struct qc_gate *g, uint32_t kind, const char *resolv
     return ret;
 }
 
-/* Take what the resolver answered. */
-static int take_answer(int verdict, const qchain_resolution *res, const char *resolved,
-                       const char *format, struct qc_target *out, qchain_error *err)
+/* A name that the resolver chose is read like one of the user's. */
+static int take_name(const char *name, struct qc_target *out, qchain_error *err)
 {
-    const char *name = res->name ? res->name : resolved;
+    struct qc_name parsed;
+    int ret = qc_name_parse(&parsed, name, err);
 
-    if (res->format)
-        format = res->format;
+    if (ret != 0)
+        return ret;
+    out->path = parsed.path;
+    out->format = parsed.format;
+    return 0;
+}
+
+/* Take what the resolver answered. */
+static int take_answer(struct qc_gate *g, int verdict, const qchain_resolution *res,
+                       const qchain_reference *ref, struct qc_target *out, qchain_error *err)
+{
+    const char *name = res->name ? res->name : ref->resolved;
+    int ret = 0;
+
     out->vetted = true;
     out->block_device = true;
     if (verdict == QCHAIN_RESOLVE_FD) {
@@ -214,18 +236,26 @@ static int take_answer(int verdict, const qchain_resolution *res, const char *re
         out->store = *res->store;
         out->is_store = true;
     }
-    out->path = qc_strdup(name);
-    out->format = format ? qc_strdup(format) : NULL;
-    if (!out->path || (format && !out->format))
-        return qc_fail_nomem(err);
-    return 0;
+    if (verdict == QCHAIN_RESOLVE_ALLOW) {
+        ret = take_name(name, out, err);
+    } else {
+        out->path = qc_strdup(name);
+        if (!out->path)
+            ret = qc_fail_nomem(err);
+    }
+    if (ret == 0 && res->format) {
+        qc_free(out->format);
+        out->format = qc_strdup(res->format);
+        if (!out->format)
+            ret = qc_fail_nomem(err);
+    }
+    return ret == 0 ? decide_format(g, ref->kind, ref->format, out, err) : ret;
 }
 
 static int decide(struct qc_gate *g, const qchain_reference *ref, struct qc_target *out,
                   qchain_error *err)
 {
     qchain_resolution res = {.struct_size = sizeof(res), .fd = -1};
-    const char *format = ref->kind == QCHAIN_REF_DATA_FILE ? "raw" : ref->format;
     int verdict = QCHAIN_RESOLVE_DEFAULT;
 
     if (g->resolver)
@@ -236,7 +266,7 @@ static int decide(struct qc_gate *g, const qchain_reference *ref, struct qc_targ
     case QCHAIN_RESOLVE_ALLOW:
     case QCHAIN_RESOLVE_FD:
     case QCHAIN_RESOLVE_STORE:
-        return take_answer(verdict, &res, ref->resolved, format, out, err);
+        return take_answer(g, verdict, &res, ref, out, err);
     case QCHAIN_RESOLVE_DENY:
         return qc_fail(err, QCHAIN_E_ACCESS, "refused by the program's resolver");
     default:

@@ -32,10 +32,12 @@ int  qc_gate_init(struct qc_gate *g, qchain_env *env, const qchain_open_opts *op
                   qchain_error *err);
 void qc_gate_finish(struct qc_gate *g);
 
-/* Allow the directory of the top: of its name, and of its real path (NULL where
- * there is none). */
-int qc_gate_add_top(struct qc_gate *g, const char *name, const char *real_path,
-                    qchain_error *err);
+/* Allow the directory of the top's name as given. */
+int qc_gate_add_name(struct qc_gate *g, const char *name, qchain_error *err);
+/* Allow the directory of its real path, if that is where the file is that was
+ * opened (id). */
+int qc_gate_add_real_path(struct qc_gate *g, const char *real_path,
+                          const qchain_store_identity *id, qchain_error *err);
 
 /* Decide what layer `layer` of the chain may open for a name that its image
  * records. kind: QCHAIN_REF_*. format: recorded, or NULL. */

@@ -12,6 +12,8 @@
 #define SPANS_A_THREAD 32
 /* A span brings at most this much disk into one merge. */
 #define SPAN_MAX (UINT64_C(1) << 33)
+/* Runs in one window of a disk so large that its windows are: 24 MiB. */
+#define WINDOW_RUNS_MAX (UINT64_C(1) << 20)
 
 struct qc_window_page {
     qc_window_slot window[PAGE_WINDOWS];
@@ -23,20 +25,32 @@ struct qc_fill_claim {
     uint64_t first, last;
 };
 
-/* The disk that the biggest L2 table of the chain covers, in windows: fills of
- * many windows go by it, so that each table is read with one call. */
-static uint64_t choose_span(const struct qchain *c)
+/* Spans go by the disk that the biggest L2 table covers, so that each table is
+ * read with one call; but the runs of all that threads fill at once must fit a
+ * part of the budget even if every cluster is one. */
+static void choose_span(struct qchain *c)
 {
-    uint64_t unit = 0, window = qc_window_size(&c->index);
+    struct qc_index *ix = &c->index;
+    uint64_t window = qc_window_size(ix), threads = qc_pool_threads(c->env->pool), unit = 0;
+    uint64_t least = SPAN_MAX, most_runs;
 
-    for (uint32_t k = 0; k < c->n_layers; k++)
-        unit = qc_max64(unit, qc_min64(c->layer[k].img->map_unit, SPAN_MAX));
+    ix->unit = UINT64_C(64) << 10;
+    for (uint32_t k = 0; k < c->n_layers; k++) {
+        const struct qc_image *img = c->layer[k].img;
+
+        if (img->run_unit == 0)
+            continue; /* raw has no tables */
+        unit = qc_max64(unit, qc_min64(img->map_unit, SPAN_MAX));
+        least = qc_min64(least, img->run_unit);
+        ix->unit = qc_max64(ix->unit, img->cluster_size);
+    }
     /* Two at a time: visiting a layer costs even where it holds nothing. */
     unit = qc_min64(2 * unit, SPAN_MAX);
+    most_runs = c->env->windows.budget / 4 / threads / sizeof(struct qc_run);
     /* A small disk is cut finer, to give every thread something. */
-    while (unit > window && c->size / unit < 4 * (uint64_t)qc_pool_threads(c->env->pool))
+    while (unit > window && (c->size / unit < 4 * threads || unit / least > most_runs))
         unit /= 2;
-    return unit <= window ? 1 : unit / window;
+    ix->span = unit <= window ? 1 : unit / window;
 }
 
 int qc_index_init(struct qchain *c, qchain_error *err)
@@ -53,7 +67,8 @@ int qc_index_init(struct qchain *c, qchain_error *err)
         return qc_fail_nomem(err);
     pthread_mutex_init(&ix->lock, NULL);
     pthread_cond_init(&ix->filled, NULL);
-    ix->span = choose_span(c);
+    atomic_init(&ix->usual, 0);
+    choose_span(c);
     return 0;
 }
 
@@ -201,8 +216,7 @@ static int publish_windows(struct qchain *c, const struct qc_runs *runs, uint64_
 
 /* Fill windows [first, last), which this thread has claimed; *bytes receives what
  * their runs take. */
-static int fill_windows(struct qchain *c, uint64_t first, uint64_t last, uint64_t *bytes,
-                        qchain_error *err)
+static int fill_windows(struct qchain *c, uint64_t first, uint64_t last, uint64_t *bytes)
 {
     struct qc_index *ix = &c->index;
     const struct qc_window *newest;
@@ -210,16 +224,56 @@ static int fill_windows(struct qchain *c, uint64_t first, uint64_t last, uint64_
     int ret;
 
     ret = qc_fill_layers(c, 0, c->n_layers, first << ix->window_bits,
-                         qc_min64(last << ix->window_bits, c->size), &runs, err);
+                         qc_min64(last << ix->window_bits, c->size), &runs, NULL);
     if (ret == 0) {
         qc_runs_join(&runs);
         *bytes = runs.n * sizeof(runs.run[0]);
         ret = publish_windows(c, &runs, first, last, &newest);
-        if (ret != 0)
-            qc_fail_nomem(err);
     }
     qc_runs_finish(&runs);
     return ret;
+}
+
+/* The runs of a window. On disks beyond 4 PiB windows are larger, and filled in
+ * steps, so that what a hostile image makes of one stays bounded. */
+static int fill_runs(struct qchain *c, uint64_t start, uint64_t end, struct qc_runs *runs,
+                     qchain_error *err)
+{
+    struct qc_runs part = {0};
+    uint64_t covered = 0, stop;
+    int ret = 0;
+
+    if (c->index.window_bits == QC_WINDOW_BITS)
+        return qc_fill_all(c, start, end, runs, err);
+    for (; ret == 0 && start < end; start = stop) {
+        stop = qc_min64(start + (UINT64_C(1) << QC_WINDOW_BITS), end);
+        ret = qc_fill_all(c, start, stop, &part, err);
+        if (ret == 0) {
+            ret = qc_runs_merge_under(runs, part.run, part.n, &covered);
+            if (ret != 0)
+                qc_fail_nomem(err);
+        }
+        qc_runs_join(runs);
+        if (ret == 0 && runs->n > WINDOW_RUNS_MAX)
+            ret = qc_fail(err, QCHAIN_E_LIMIT,
+                          "more than %llu extents around disk offset %llu: too fragmented for a "
+                          "disk of this size", (unsigned long long)WINDOW_RUNS_MAX,
+                          (unsigned long long)start);
+    }
+    qc_runs_finish(&part);
+    return ret;
+}
+
+/* Remember that a window is damaged. Without memory it will be found out again. */
+static void publish_damage(struct qchain *c, uint64_t w)
+{
+    struct qc_window *window = qc_window_damaged();
+    qc_window_slot *slot = window ? make_slot(&c->index, w) : NULL;
+
+    if (slot && !atomic_load(slot))
+        qc_ring_publish(&c->env->windows, c->env->slots, window, slot, c);
+    else
+        qc_free(window);
 }
 
 /* Fill one window for the caller, who is let into the epoch with it. The epoch
@@ -233,8 +287,8 @@ static const struct qc_window *fill_one(struct qchain *c, uint64_t w, unsigned *
     struct qc_runs runs = {0};
     int ret;
 
-    ret = qc_fill_all(c, w << ix->window_bits, qc_min64((w + 1) << ix->window_bits, c->size),
-                      &runs, err);
+    ret = fill_runs(c, w << ix->window_bits, qc_min64((w + 1) << ix->window_bits, c->size), &runs,
+                    err);
     if (ret == 0) {
         qc_runs_join(&runs);
         *token = qc_epoch_enter(c->env->slots);
@@ -243,6 +297,8 @@ static const struct qc_window *fill_one(struct qchain *c, uint64_t w, unsigned *
             qc_epoch_exit(c->env->slots, *token);
             qc_fail_nomem(err);
         }
+    } else if (ret == QCHAIN_E_CORRUPT) {
+        publish_damage(c, w);
     }
     qc_runs_finish(&runs);
     return window;
@@ -282,74 +338,107 @@ const struct qc_window *qc_index_get(struct qchain *c, uint64_t guest, unsigned 
             window = fill_one(c, w, token, err);
         release_claim(ix, &claim);
         if (!known)
-            break;
+            return window;
     }
-    return window;
+    if (window->n > 0)
+        return window;
+    qc_epoch_exit(c->env->slots, *token);
+    qc_fail(err, QCHAIN_E_CORRUPT, "metadata around disk offset %llu is damaged",
+            (unsigned long long)guest);
+    return NULL;
 }
 
-struct ensure {
+/* The runs around offset, without the window that they lie in. */
+static int copy_alone(struct qchain *c, uint64_t offset, uint64_t end, struct qc_run *run,
+                      size_t max, size_t *n, qchain_error *err)
+{
+    uint64_t start = qc_align_down(offset, c->index.unit);
+    struct qc_runs runs = {0};
+    int ret;
+
+    ret = qc_fill_layers(c, 0, c->n_layers, start, qc_min64(start + c->index.unit, c->size), &runs,
+                         err);
+    *n = 0;
+    for (size_t i = 0; ret == 0 && i < runs.n && *n < max && runs.run[i].guest < end; i++)
+        if (qc_run_end(&runs.run[i]) > offset)
+            run[(*n)++] = runs.run[i];
+    qc_runs_finish(&runs);
+    return ret;
+}
+
+int qc_index_copy(struct qchain *c, uint64_t offset, uint64_t end, struct qc_run *run, size_t max,
+                  size_t *n, qchain_error *err)
+{
+    const struct qc_window *w;
+    unsigned token;
+
+    w = qc_index_get(c, offset, &token, err);
+    if (!w && (err->code == QCHAIN_E_CORRUPT || err->code == QCHAIN_E_IO))
+        return copy_alone(c, offset, end, run, max, n, err);
+    if (!w)
+        return err->code;
+    *n = 0;
+    for (uint32_t i = qc_window_find(w, offset); i < w->n && *n < max; i++) {
+        if (w->run[i].guest >= end)
+            break;
+        run[(*n)++] = w->run[i];
+    }
+    qc_epoch_exit(c->env->slots, token);
+    return 0;
+}
+
+struct ahead {
     struct qchain *c;
     uint64_t       first, last; /* windows */
-    uint64_t       spans;
-    uint64_t       room;        /* bytes that may be filled ahead of the caller */
-    qchain_error  *errs;
+    uint64_t       room;        /* bytes that may be filled ahead of the reader */
     atomic_uint_fast64_t filled;
 };
 
-static int ensure_span(void *ctx, uint64_t i)
+/* Leave out what is known at either end of [*first, *last). */
+static void trim_known(struct qc_index *ix, uint64_t *first, uint64_t *last)
 {
-    struct ensure *e = ctx;
-    struct qc_index *ix = &e->c->index;
-    uint64_t span = (e->first / ix->span + i) * ix->span;
-    uint64_t first = qc_max64(span, e->first), last = qc_min64(span + ix->span, e->last);
-    struct qc_fill_claim claim;
-    uint64_t bytes = 0;
-    int ret = 0;
-
-    /* What would be evicted before the caller comes to it is left to him. */
-    if (i > 0 && atomic_load_explicit(&e->filled, memory_order_relaxed) > e->room)
-        return 0;
-    while (first < last && window_known(ix, first))
-        first++;
-    while (first < last && window_known(ix, last - 1))
-        last--;
-    if (first == last)
-        return 0;
-    claim_windows(ix, &claim, first, last);
-    while (first < last && window_known(ix, first)) /* filled while we waited */
-        first++;
-    if (first < last)
-        ret = fill_windows(e->c, first, last, &bytes, &e->errs[i]);
-    release_claim(ix, &claim);
-    atomic_fetch_add_explicit(&e->filled, bytes, memory_order_relaxed);
-    return ret;
+    while (*first < *last && window_known(ix, *first))
+        (*first)++;
+    while (*first < *last && window_known(ix, *last - 1))
+        (*last)--;
 }
 
-int qc_index_ensure(struct qchain *c, uint64_t offset, uint64_t end, uint64_t *done,
-                    qchain_error *err)
+static int fill_span(void *ctx, uint64_t i)
+{
+    struct ahead *a = ctx;
+    struct qc_index *ix = &a->c->index;
+    uint64_t span = (a->first / ix->span + i) * ix->span;
+    uint64_t first = qc_max64(span, a->first), last = qc_min64(span + ix->span, a->last);
+    uint64_t bytes = 0, usual = atomic_load_explicit(&ix->usual, memory_order_relaxed);
+    struct qc_fill_claim claim;
+
+    trim_known(ix, &first, &last);
+    if (first == last)
+        return 0;
+    /* What would be evicted before the reader comes to it is left to him. */
+    if (atomic_fetch_add(&a->filled, usual) + usual > a->room && i > 0)
+        return 0;
+    claim_windows(ix, &claim, first, last);
+    trim_known(ix, &first, &last); /* others may have filled it while we waited */
+    if (first < last && fill_windows(a->c, first, last, &bytes) == 0)
+        atomic_store_explicit(&ix->usual, bytes, memory_order_relaxed);
+    release_claim(ix, &claim);
+    atomic_fetch_add(&a->filled, bytes - usual);
+    return 0;
+}
+
+void qc_index_fill_ahead(struct qchain *c, uint64_t offset, uint64_t end)
 {
     struct qc_index *ix = &c->index;
     unsigned width = qc_pool_threads(c->env->pool);
-    struct ensure e = {.c = c, .first = offset >> ix->window_bits};
-    int ret;
+    struct ahead a = {.c = c, .first = offset >> ix->window_bits};
+    uint64_t spans = width > 1 ? SPANS_A_THREAD * (uint64_t)width : 1;
 
-    /* Many spans a thread, so that all end at about the same time. */
-    e.spans = width > 1 ? SPANS_A_THREAD * (uint64_t)width : 1;
-    e.room = c->env->windows.budget / 4;
-    e.last = (e.first / ix->span + e.spans) * ix->span;
-    e.last = qc_min64(e.last, qc_div_up(end, qc_window_size(ix)));
-    e.spans = qc_div_up(e.last, ix->span) - e.first / ix->span;
-    e.errs = qc_calloc(e.spans, sizeof(*e.errs));
-    if (!e.errs)
-        return qc_fail_nomem(err);
-    ret = qc_pool_run(c->env->pool, width, e.spans, ensure_span, &e);
-    for (uint64_t i = 0; ret != 0 && i < e.spans; i++) {
-        if (e.errs[i].code) {
-            qc_error_copy(err, &e.errs[i]);
-            break;
-        }
-    }
-    *done = qc_min64(e.last << ix->window_bits, end);
-    qc_free(e.errs);
-    return ret;
+    if (ix->window_bits != QC_WINDOW_BITS)
+        return; /* a window of such a disk is a span by itself */
+    a.room = c->env->windows.budget / 4;
+    a.last = (a.first / ix->span + spans) * ix->span;
+    a.last = qc_min64(a.last, qc_div_up(end, qc_window_size(ix)));
+    spans = qc_div_up(a.last, ix->span) - a.first / ix->span;
+    qc_pool_run(c->env->pool, width, spans, fill_span, &a);
 }

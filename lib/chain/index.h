@@ -20,7 +20,9 @@ struct qc_index {
     unsigned  window_bits;
     uint64_t  n_windows;
     uint64_t  n_pages;
-    uint64_t  span; /* windows that one fill of many takes at once */
+    uint64_t  span;   /* windows that one fill of many takes at once */
+    uint64_t  unit;   /* bytes: the largest cluster, at least 64 KiB */
+    atomic_uint_fast64_t usual; /* bytes of runs that the last span had */
     _Atomic(struct qc_window_page *) *page;
     pthread_mutex_t       lock;   /* guards claims, and the making of pages */
     pthread_cond_t        filled;
@@ -36,10 +38,16 @@ void qc_index_finish(struct qchain *c);
 const struct qc_window *qc_index_get(struct qchain *c, uint64_t guest, unsigned *token,
                                      qchain_error *err);
 
-/* See that the windows of [offset, end) are filled, several spans at a time, as
- * far as the memory budget goes; *done receives how far it came. */
-int qc_index_ensure(struct qchain *c, uint64_t offset, uint64_t end, uint64_t *done,
-                    qchain_error *err);
+/* Copy out the runs of [offset, end), at most max of them and not beyond the
+ * window; *n receives how many, at least one. Where a window cannot be filled
+ * because something in it is damaged, what surrounds offset is looked up alone,
+ * so that damage only hurts who touches it. err is not NULL. */
+int qc_index_copy(struct qchain *c, uint64_t offset, uint64_t end, struct qc_run *run, size_t max,
+                  size_t *n, qchain_error *err);
+
+/* Fill windows of [offset, end) ahead of somebody who will read on, several spans
+ * at a time, as far as the memory budget goes. What fails is left for him to meet. */
+void qc_index_fill_ahead(struct qchain *c, uint64_t offset, uint64_t end);
 
 /* True, without filling anything, if the window that holds guest is filled. */
 int qc_index_known(struct qchain *c, uint64_t guest);

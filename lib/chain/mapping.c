@@ -42,20 +42,9 @@ static int put_nothing(struct qc_extents *x, uint64_t *offset, uint64_t end, qch
 static int put_window(struct qc_extents *x, uint64_t *offset, uint64_t end, struct qc_run *batch,
                       qchain_error *err)
 {
-    struct qc_slots *slots = x->c->env->slots;
-    const struct qc_window *w;
-    unsigned token;
-    uint32_t at;
     size_t n;
-    int ret = 0;
+    int ret = qc_index_copy(x->c, *offset, end, batch, BATCH, &n, err);
 
-    w = qc_index_get(x->c, *offset, &token, err);
-    if (!w)
-        return err->code;
-    at = qc_window_find(w, *offset);
-    for (n = 0; n < BATCH && at + n < w->n; n++)
-        batch[n] = w->run[at + n];
-    qc_epoch_exit(slots, token);
     for (size_t i = 0; ret == 0 && i < n && *offset < end && !x->full; i++)
         ret = qc_extents_put(x, &batch[i], offset, end, err);
     return ret;
@@ -65,7 +54,7 @@ int qc_chain_map(qchain *c, uint64_t offset, uint64_t end, qchain_extent *extent
                  uint32_t *n, uint64_t *next, uint32_t flags, qchain_error *err)
 {
     struct qc_extents x = {.c = c, .out = extents, .max = max, .flags = flags};
-    uint64_t window = qc_window_size(&c->index), used, done;
+    uint64_t window = qc_window_size(&c->index), used;
     struct qc_run batch[BATCH];
     int ret = 0;
 
@@ -79,7 +68,7 @@ int qc_chain_map(qchain *c, uint64_t offset, uint64_t end, qchain_extent *extent
                 continue;
             }
             if (ret == 0)
-                ret = qc_index_ensure(c, offset, end, &done, err);
+                qc_index_fill_ahead(c, offset, end);
         }
         if (ret == 0)
             ret = put_window(&x, &offset, end, batch, err);

@@ -271,8 +271,20 @@ static int target_of_top(struct opener *o, const char *name, struct qc_target *t
     return ret;
 }
 
+/* The directories that the top brings along. A store or a descriptor has one only
+ * if its name says so: what is called "vm1" lies nowhere. */
+static int allow_top(struct opener *o, const char *name, const struct qc_target *t)
+{
+    bool by_path = !o->opts->store && !(o->opts->flags & QCHAIN_OPEN_FD);
+
+    if (!name || (!by_path && !strchr(name, '/')))
+        return 0;
+    return qc_gate_add_name(&o->gate, t->path, o->err);
+}
+
 static int open_top(struct opener *o, const char *name)
 {
+    const struct qc_layer *top;
     struct qc_target t;
     int ret;
 
@@ -281,12 +293,14 @@ static int open_top(struct opener *o, const char *name)
     if (ret == 0)
         ret = qc_gate_init(&o->gate, o->env, o->opts, o->err);
     /* The name's directory first: a data file is opened along with the layer. */
-    if (ret == 0 && name)
-        ret = qc_gate_add_top(&o->gate, t.path, NULL, o->err);
+    if (ret == 0)
+        ret = allow_top(o, name, &t);
     if (ret == 0)
         ret = open_layer(o, &t);
-    if (ret == 0)
-        ret = qc_gate_add_top(&o->gate, NULL, o->c->layer[0].real_path, o->err);
+    top = ret == 0 ? &o->c->layer[0] : NULL;
+    if (top && top->real_path)
+        ret = qc_gate_add_real_path(&o->gate, top->real_path,
+                                    &o->c->source[top->source].store->identity, o->err);
     qc_target_finish(&t);
     return ret;
 }

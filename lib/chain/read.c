@@ -49,20 +49,6 @@ static void skip_done(struct cursor *cur)
     }
 }
 
-/* Copy the parts of the window's runs that lie in [offset, end) to run[]. */
-static size_t copy_runs(const struct qc_window *w, uint64_t offset, uint64_t end,
-                        struct qc_run run[BATCH])
-{
-    size_t n = 0;
-
-    for (uint32_t i = qc_window_find(w, offset); i < w->n && n < BATCH; i++) {
-        if (w->run[i].guest >= end)
-            break;
-        run[n++] = w->run[i];
-    }
-    return n;
-}
-
 /* In a deep chain nothing of a layer is in the processor's cache: fetch it side
  * by side. */
 static inline struct qc_store *store_of(const qchain *c, const struct qc_run *r)
@@ -164,21 +150,14 @@ static int read_range(qchain *c, const qchain_iov *iov, uint64_t offset, uint64_
     struct cursor cur = {iov, 0};
     struct qc_decode_list list;
     struct qc_run run[BATCH];
-    const struct qc_window *w;
-    unsigned token;
     size_t n;
     int ret = 0;
 
     qc_decode_init(&list);
     while (ret == 0 && offset < end) {
-        w = qc_index_get(c, offset, &token, err);
-        if (!w) {
-            ret = err->code;
-            break;
-        }
-        n = copy_runs(w, offset, end, run);
-        qc_epoch_exit(c->env->slots, token);
-        ret = read_runs(c, run, n, &cur, &offset, end, &list, err);
+        ret = qc_index_copy(c, offset, end, run, BATCH, &n, err);
+        if (ret == 0)
+            ret = read_runs(c, run, n, &cur, &offset, end, &list, err);
     }
     if (ret == 0 && list.n > 0)
         ret = qc_decode_run(c, &list, flags & QC_CHAIN_READ_SERIAL, err);
@@ -201,7 +180,7 @@ int qc_chain_readv(qchain *c, const qchain_iov *iov, size_t n_iov, size_t length
      * one call to the store. */
     w = qc_index_get(c, offset, &token, err);
     if (!w)
-        return err->code;
+        return read_range(c, iov, offset, end, flags, err);
     r = w->run[qc_window_find(w, offset)];
     qc_epoch_exit(c->env->slots, token);
     if (n_iov != 1 || qc_run_kind(&r) != QC_DATA || qc_run_end(&r) < end)

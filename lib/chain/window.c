@@ -14,6 +14,8 @@ static uint64_t n_buckets(const struct qc_window *w)
 
 static uint64_t window_bytes(const struct qc_window *w)
 {
+    if (w->n == 0)
+        return sizeof(*w);
     return sizeof(*w) + (uint64_t)w->n * sizeof(w->run[0]) +
            (n_buckets(w) + 1) * sizeof(w->bucket[0]);
 }
@@ -73,6 +75,11 @@ struct qc_window *qc_window_create(const struct qc_run *run, size_t n)
     memcpy(w->run, run, n * sizeof(*run));
     fill_buckets(w, (uint32_t *)(w->run + n), buckets);
     return w;
+}
+
+struct qc_window *qc_window_damaged(void)
+{
+    return qc_calloc(1, sizeof(struct qc_window));
 }
 
 static void ring_insert(struct qc_ring *r, struct qc_window *w)

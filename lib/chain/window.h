@@ -25,7 +25,7 @@ struct qc_window {
     struct qc_window          *next, *prev;  /* in the ring, under its lock */
     _Atomic(struct qc_window *) *slot;       /* where readers find it */
     const void                *owner;        /* the chain */
-    uint32_t                   n;
+    uint32_t                   n;            /* 0: damaged, see qc_window_damaged */
     uint8_t                    bucket_bits;  /* log2 of the bytes of disk a bucket */
     atomic_bool                used;         /* looked at since the hand passed */
     uint64_t                   base;         /* its first byte on the disk */
@@ -48,6 +48,9 @@ void qc_ring_finish(struct qc_ring *r); /* no window may be left */
 /* A window with a copy of n runs (at least one) that cover it whole; NULL when
  * there is no memory. */
 struct qc_window *qc_window_create(const struct qc_run *run, size_t n);
+/* A window without runs: says that the metadata of this one is damaged, so that
+ * nobody reads it all again to find that out. NULL when there is no memory. */
+struct qc_window *qc_window_damaged(void);
 /* Let readers see w through slot (which must be empty: one filler a slot), and
  * evict others when the budget is passed. Becomes the ring's. */
 void qc_ring_publish(struct qc_ring *r, struct qc_slots *slots, struct qc_window *w,

@@ -77,6 +77,7 @@ struct qc_image {
     uint64_t                map_unit;     /* bytes one piece of top-level metadata covers (an L2
                                              table); >= cluster_size */
     uint32_t                cluster_size; /* 0: raw */
+    uint32_t                run_unit;     /* bytes: no run is shorter, but at the disk's end; 0: raw */
     uint32_t                decoder_kind; /* images with the same format, kind and cluster size
                                              share decoders */
     bool                    wants_data_file;

@@ -28,9 +28,20 @@ static int check_unknown_slots(const qchain_store_ops *ops, qchain_error *err)
     return 0;
 }
 
+/* Close an object that no store was made of. Its slot is among the first, which
+ * every version has in the same place; a size of 0 was forgotten, not meant. */
+static void close_unused(const qchain_store *from)
+{
+    const qchain_store_ops *ops = from ? from->ops : NULL;
+
+    if (ops && (ops->struct_size == 0 || ops->struct_size >= offsetof(qchain_store_ops, size)) &&
+        ops->close)
+        ops->close(from->obj);
+}
+
 static int copy_ops(struct qc_store *s, const qchain_store_ops *from, qchain_error *err)
 {
-    if (from->version != QCHAIN_BACKEND_VERSION)
+    if (from->version < 1 || from->version > QCHAIN_BACKEND_VERSION)
         return qc_fail(err, QCHAIN_E_UNSUPPORTED,
                        "store: made for version %" PRIu32 " of the store seam: this library "
                        "has version %d", from->version, QCHAIN_BACKEND_VERSION);
@@ -129,20 +140,20 @@ int qc_store_create(struct qc_store **out, const qchain_store *from, struct qc_s
     int rc;
 
     *out = NULL;
-    if (!from || from->struct_size < sizeof(*from) || !from->ops)
+    if (!from || from->struct_size < sizeof(*from) || !from->ops) {
+        close_unused(from);
         return qc_fail(err, QCHAIN_E_INVAL,
                        "store: struct_size of its qchain_store must be its sizeof, and ops set");
+    }
     s = qc_calloc(1, sizeof(*s));
-    if (!s) {
-        if (from->ops->version == QCHAIN_BACKEND_VERSION && from->ops->close)
-            from->ops->close(from->obj);
-        return qc_fail_nomem(err);
+    rc = s ? copy_ops(s, from->ops, err) : qc_fail_nomem(err);
+    if (rc != 0) {
+        close_unused(from);
+        qc_free(s);
+        return rc;
     }
     s->obj = from->obj;
     s->slots = slots;
-    rc = copy_ops(s, from->ops, err);
-    if (rc != 0)
-        goto fail;
     name = from->name ? from->name : s->ops.name ? s->ops.name : "store";
     s->name = qc_escape_dup(name, strlen(name));
     if (!s->name) {
@@ -168,9 +179,7 @@ void qc_store_destroy(struct qc_store *s)
 {
     if (!s)
         return;
-    /* NULL only after ops of an unknown version or size, which cannot be used at all. */
-    if (s->ops.close)
-        s->ops.close(s->obj);
+    s->ops.close(s->obj);
     qc_free(s->name);
     qc_free(s);
 }

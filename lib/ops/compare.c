@@ -39,6 +39,15 @@ struct compare {
     qchain_error *err;
 };
 
+/* What counts of an extent. Zeros beyond the end of a shorter layer count as that
+ * layer's, as in qemu-img compare. */
+static uint32_t status_of(const struct side *s, const qchain_extent *e)
+{
+    bool shorter = !(e->flags & QCHAIN_EXTENT_PRESENT) && e->layer + 1 < s->c->n_layers;
+
+    return (e->flags & STATUS) | (shorter ? QCHAIN_EXTENT_PRESENT : 0);
+}
+
 /* What a side is at pos, and up to where; beyond its end it is absent zeros. */
 static int side_at(struct side *s, uint64_t pos, uint64_t size, uint32_t *status,
                    uint64_t *until, qchain_error *err)
@@ -59,7 +68,7 @@ static int side_at(struct side *s, uint64_t pos, uint64_t size, uint32_t *status
             return ret;
         s->at = 0;
     }
-    *status = s->extent[s->at].flags & STATUS;
+    *status = status_of(s, &s->extent[s->at]);
     *until = s->extent[s->at].offset + s->extent[s->at].length;
     return 0;
 }

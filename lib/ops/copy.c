@@ -8,6 +8,9 @@
 
 #define MAP_BATCH 512
 #define SALVAGE_UNIT 4096
+#define SALVAGE_MAP (UINT64_C(128) << 20)  /* mapped at once after damage was met */
+#define SALVAGE_PIECE (UINT64_C(64) << 10) /* lost when it cannot be mapped */
+#define SALVAGE_SHARE 2048                 /* of what was lost in one stretch: the next piece */
 #define MAX_THREADS 64
 
 struct engine {
@@ -20,6 +23,9 @@ struct engine {
     qchain_extent      *extent;   /* mapped from pos on */
     uint32_t            n_extents, at;
     uint64_t            mapped_to;
+    uint64_t            piece;    /* map no more at a time; 0: no damage met so far */
+    uint64_t            least;    /* a piece of this size is not divided any more */
+    uint64_t            lost_run; /* bytes just lost in one stretch */
 
     pthread_cond_t      turn_came;
     uint64_t            turn;     /* the task that may emit */
@@ -27,20 +33,80 @@ struct engine {
     qchain_error       *err;
 };
 
+/* What salvaging gets over. Anything else would befall what is sound as well. */
+static bool is_damage(int ret)
+{
+    return ret == QCHAIN_E_CORRUPT || ret == QCHAIN_E_IO;
+}
+
+/* What cannot be mapped, from pos to stop, becomes an extent of zeros. Pieces grow
+ * with the stretch, so that a disk of any size ends in a bounded number of steps. */
+static void lose(struct engine *e, uint64_t stop)
+{
+    uint64_t length = stop - e->pos;
+
+    e->extent[0] = (qchain_extent){
+        .offset = e->pos, .length = length, .flags = QCHAIN_EXTENT_ZERO,
+    };
+    e->n_extents = 1;
+    e->job->salvaged += length;
+    e->lost_run += length;
+    if (e->lost_run / SALVAGE_SHARE > e->least)
+        e->piece = e->least *= 2;
+}
+
+/* Map as much as can be from pos on, past damage. Holds the lock: while a job is
+ * paused here, the others have nothing to do either. */
+static int map_salvaging(struct engine *e, qchain_error *err)
+{
+    struct qc_copy_job *job = e->job;
+    uint64_t stop;
+    int ret;
+
+    for (;;) {
+        ret = qc_job_check(job->job, e->started_ns, err);
+        if (ret != 0)
+            return ret;
+        stop = job->end;
+        if (e->piece)
+            stop = qc_min64(stop, qc_align_down(e->pos, e->piece) + e->piece);
+        e->n_extents = 0;
+        ret = qc_chain_map(job->c, e->pos, stop, e->extent, MAP_BATCH, &e->n_extents,
+                           &e->mapped_to, 0, err);
+        if (ret != 0 && !is_damage(ret))
+            return ret;
+        if (ret != 0)
+            qc_error_init(err);
+        if (ret == 0 || e->n_extents > 0) { /* perhaps not all, but from pos on */
+            e->piece = qc_min64(2 * e->piece, SALVAGE_MAP);
+            e->least = SALVAGE_PIECE;
+            e->lost_run = 0;
+            return 0;
+        }
+        if (e->piece == 0) {
+            e->piece = SALVAGE_MAP;
+        } else if (e->piece > e->least) {
+            e->piece /= 2;
+        } else {
+            lose(e, stop);
+            return 0;
+        }
+    }
+}
+
 /* See that the batch holds pos; extents before it are passed. */
 static int map_on(struct engine *e, qchain_error *err)
 {
-    int ret = 0;
-
     while (e->at < e->n_extents &&
            e->extent[e->at].offset + e->extent[e->at].length <= e->pos)
         e->at++;
-    if (e->at == e->n_extents) {
-        ret = qc_chain_map(e->job->c, e->pos, e->job->end, e->extent, MAP_BATCH, &e->n_extents,
-                           &e->mapped_to, 0, err);
-        e->at = 0;
-    }
-    return ret;
+    if (e->at < e->n_extents)
+        return 0;
+    e->at = 0;
+    if (e->job->salvage)
+        return map_salvaging(e, err);
+    return qc_chain_map(e->job->c, e->pos, e->job->end, e->extent, MAP_BATCH, &e->n_extents,
+                        &e->mapped_to, 0, err);
 }
 
 /* How far from pos on all extents of the batch are zeros (or all are not). */
@@ -111,23 +177,29 @@ static int plan_task(struct engine *e, struct qc_copy_task *t, qchain_error *err
     return 0;
 }
 
-/* Read piece by piece; what fails is zeros, and counted. */
-static int salvage_segment(struct engine *e, const struct qc_segment *s)
+/* Read piece by piece; what is damaged is zeros, and counted. */
+static int salvage_segment(struct engine *e, const struct qc_segment *s, qchain_error *err)
 {
     struct qc_copy_job *job = e->job;
     uint64_t lost = 0;
 
     for (uint64_t at = 0; at < s->length; at += SALVAGE_UNIT) {
         qchain_iov iov = {s->buf + at, (size_t)qc_min64(SALVAGE_UNIT, s->length - at)};
-        qchain_error ignored;
+        /* A dying medium takes its time for each. */
+        int ret = qc_job_check(job->job, e->started_ns, err);
 
-        qc_error_init(&ignored);
-        if (qc_chain_readv(job->c, &iov, 1, iov.len, s->offset + at, QC_CHAIN_READ_SERIAL,
-                           &ignored) != 0) {
+        if (ret != 0)
+            return ret;
+        qc_error_init(err);
+        ret = qc_chain_readv(job->c, &iov, 1, iov.len, s->offset + at, QC_CHAIN_READ_SERIAL, err);
+        if (ret != 0 && !is_damage(ret))
+            return ret;
+        if (ret != 0) {
             memset(iov.base, 0, iov.len);
             lost += iov.len;
         }
     }
+    qc_error_init(err);
     pthread_mutex_lock(&e->lock);
     job->salvaged += lost;
     pthread_mutex_unlock(&e->lock);
@@ -145,8 +217,8 @@ static int read_task(struct engine *e, struct qc_copy_task *t, qchain_error *err
         if (!s->buf)
             continue;
         ret = qc_chain_readv(e->job->c, &iov, 1, iov.len, s->offset, QC_CHAIN_READ_SERIAL, err);
-        if (ret != 0 && e->job->salvage)
-            ret = salvage_segment(e, s);
+        if (e->job->salvage && is_damage(ret))
+            ret = salvage_segment(e, s, err);
     }
     return ret;
 }
@@ -192,7 +264,8 @@ static void note_failure(struct engine *e, int ret, const qchain_error *err)
     pthread_mutex_lock(&e->lock);
     if (e->result == 0) {
         e->result = ret;
-        qc_error_copy(e->err, err);
+        if (ret < 0) /* a positive one is an answer, not a failure */
+            qc_error_copy(e->err, err);
     }
     pthread_cond_broadcast(&e->turn_came);
     pthread_mutex_unlock(&e->lock);
@@ -246,7 +319,8 @@ unsigned qc_copy_threads(qchain *c, unsigned asked)
 
 int qc_copy_run(struct qc_copy_job *job, qchain_error *err)
 {
-    struct engine e = {.job = job, .pos = job->start, .err = err, .started_ns = qc_now_ns()};
+    struct engine e = {.job = job, .pos = job->start, .err = err, .started_ns = qc_now_ns(),
+                       .least = SALVAGE_PIECE};
     unsigned threads = qc_copy_threads(job->c, job->threads);
     struct qc_pool *pool = qc_pool_create(threads - 1); /* its workers wait for each other, so
                                                            they are no leaf tasks */

@@ -82,6 +82,8 @@ static int put_task(void *ctx, struct qc_copy_task *t, qchain_error *err)
 
         ret = s->buf ? put_data(o, s, err) : put_zeros(o, s->offset, s->length, err);
     }
+    if (ret < 0 && err->code != ret)
+        qc_fail(err, ret, "the sink failed without saying why");
     return ret;
 }
 

@@ -11,7 +11,7 @@
 #include "util/escape.h"
 #include "util/vec.h"
 
-#define MAX_TEXT (8u << 20) /* of all snapshots' ids and names */
+#define MAX_TEXT (8u << 20) /* of all ids and names of one kind */
 
 /* Arrays being filled; they belong to the info from the start. */
 struct listing {
@@ -60,8 +60,12 @@ static int list_bitmap(void *data, const struct qc2_bitmap *b, const char *name,
     struct listing *l = data;
     void *p = l->bitmaps;
     qchain_bitmap_info *to;
-    int rc = qc_grow(&p, &l->cap, l->info->n_bitmaps + (size_t)1, sizeof(*to));
+    int rc;
 
+    l->text += b->name_len;
+    if (l->text > MAX_TEXT)
+        return qc_fail(err, QCHAIN_E_LIMIT, "bitmap directory: more than 8 MiB of names");
+    rc = qc_grow(&p, &l->cap, l->info->n_bitmaps + (size_t)1, sizeof(*to));
     l->bitmaps = p;
     l->info->bitmaps = p;
     if (rc < 0)
@@ -94,7 +98,7 @@ static int check_unique(const qchain_image_info *info, qchain_error *err)
     qsort(name, info->n_bitmaps, sizeof(*name), by_name);
     for (uint32_t i = 1; i < info->n_bitmaps && rc == 0; i++)
         if (strcmp(name[i - 1], name[i]) == 0)
-            rc = qc_fail(err, QCHAIN_E_CORRUPT, "bitmap name='%.256s': not unique", name[i]);
+            rc = qc_fail(err, QCHAIN_E_CORRUPT, "bitmap name is not unique: '%s'", name[i]);
     qc_free(name);
     return rc;
 }
@@ -131,6 +135,7 @@ static int list_all(struct qc2_image *q, qchain_image_info *info, qchain_error *
         return QCHAIN_OK;
     }
     l.cap = 0;
+    l.text = 0;
     rc = qc2_each_bitmap(q, list_bitmap, &l, &cause);
     if (rc == 0)
         rc = check_unique(info, &cause);

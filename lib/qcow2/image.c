@@ -134,10 +134,10 @@ static int use_snapshot(struct qc2_image *q, const char *key, qchain_error *err)
         return qc_fail(err, QCHAIN_E_NOTFOUND,
                        "no internal snapshot has the id or name '%s' (the image has %" PRIu32 ")",
                        qc_escape_str(&text, key), q->header.n_snapshots);
-    if (n > 1)
-        return qc_fail(err, QCHAIN_E_CORRUPT,
-                       "snapshot '%s': ambiguous, %" PRIu32 " snapshots are called so",
-                       qc_escape_str(&text, key), n);
+    if (n > 1) /* as QEMU, which does not say so */
+        qc_log(q->log, QCHAIN_LOG_WARN, "qcow2",
+               "%s: snapshot '%s': ambiguous, %" PRIu32 " snapshots are called so; taking the first",
+               q->base.store->name, qc_escape_str(&text, key), n);
     if (q->base.wants_data_file)
         return qc_fail(err, QCHAIN_E_CORRUPT,
                        "snapshot '%s': not allowed with an external data file",
@@ -188,6 +188,7 @@ static void set_common(struct qc2_image *q)
 
     q->base.virtual_size = qc_align_down(h->size, 512);
     q->base.cluster_size = (uint32_t)qc2_cluster_size(h);
+    q->base.run_unit = qc2_extended_l2(h) ? q->base.cluster_size / 32 : q->base.cluster_size;
     q->base.map_unit = UINT64_C(1) << qc2_l2_cover_bits(h);
     q->base.decoder_kind = h->compression;
     q->base.wants_data_file = h->incompatible & QC2_INCOMPAT_DATA_FILE;

@@ -16,6 +16,22 @@ void qc_error_init(qchain_error *err)
     err->text[0] = '\0';
 }
 
+/* A text that was cut loses the piece of a UTF-8 sequence that is left at its end. */
+static void drop_piece(char *text)
+{
+    size_t n = strlen(text), at = n, want;
+    unsigned char lead;
+
+    while (at > 0 && n - at < 3 && ((unsigned char)text[at - 1] & 0xc0) == 0x80)
+        at--;
+    if (at == 0)
+        return;
+    lead = (unsigned char)text[at - 1];
+    want = lead >= 0xf0 ? 4 : lead >= 0xe0 ? 3 : lead >= 0xc0 ? 2 : 1;
+    if (want > n - at + 1)
+        text[at - 1] = '\0';
+}
+
 int qc_fail(qchain_error *err, int code, const char *fmt, ...)
 {
     va_list ap;
@@ -27,6 +43,7 @@ int qc_fail(qchain_error *err, int code, const char *fmt, ...)
     va_start(ap, fmt);
     vsnprintf(err->text, sizeof(err->text), fmt, ap);
     va_end(ap);
+    drop_piece(err->text);
     return code;
 }
 
@@ -45,9 +62,11 @@ int qc_fail_errno(qchain_error *err, int errnum, const char *fmt, ...)
     va_start(ap, fmt);
     vsnprintf(err->text, sizeof(err->text), fmt, ap);
     va_end(ap);
+    drop_piece(err->text);
     used = strlen(err->text);
     snprintf(err->text + used, sizeof(err->text) - used, ": %s",
              strerror_r(errnum, reason, sizeof(reason)));
+    drop_piece(err->text);
     return code;
 }
 
@@ -80,9 +99,11 @@ void qc_error_prefix(qchain_error *err, int64_t layer, const char *fmt, ...)
     va_start(ap, fmt);
     vsnprintf(err->text, sizeof(err->text), fmt, ap);
     va_end(ap);
+    drop_piece(err->text);
     used = strlen(err->text);
     /* A message that grows too long loses its end, not its beginning. */
     snprintf(err->text + used, sizeof(err->text) - used, "%.*s", (int)sizeof(old), old);
+    drop_piece(err->text);
     if (layer >= 0)
         err->layer = layer;
 }

@@ -66,7 +66,7 @@ AT(qchain_open_opts, resolver, 64);
 AT(qchain_open_opts, resolver_data, 72);
 
 /* qchain_snapshot_info */
-SIZE(qchain_snapshot_info, 64);
+SIZE(qchain_snapshot_info, 96);
 AT(qchain_snapshot_info, id, 0);
 AT(qchain_snapshot_info, name, 8);
 AT(qchain_snapshot_info, vm_state_size, 16);
@@ -78,7 +78,7 @@ AT(qchain_snapshot_info, vm_clock_nsec, 48);
 AT(qchain_snapshot_info, icount, 56);
 
 /* qchain_bitmap_info */
-SIZE(qchain_bitmap_info, 24);
+SIZE(qchain_bitmap_info, 56);
 AT(qchain_bitmap_info, name, 0);
 AT(qchain_bitmap_info, granularity, 8);
 AT(qchain_bitmap_info, flags, 16);
@@ -115,7 +115,7 @@ AT(qchain_image_info, compatible_features, 168);
 AT(qchain_image_info, autoclear_features, 176);
 
 /* qchain_extent */
-SIZE(qchain_extent, 48);
+SIZE(qchain_extent, 64);
 AT(qchain_extent, offset, 0);
 AT(qchain_extent, length, 8);
 AT(qchain_extent, host_offset, 16);
@@ -123,7 +123,7 @@ AT(qchain_extent, flags, 24);
 AT(qchain_extent, layer, 28);
 AT(qchain_extent, source, 32);
 AT(qchain_extent, host_length, 36);
-AT(qchain_extent, reserved0, 40);
+AT(qchain_extent, reserved, 40);
 
 /* qchain_sink */
 SIZE(qchain_sink, 32);

@@ -203,9 +203,31 @@ class Checker:
         got, mine, err = self.qchain("compare", "--allow-path", self.runner.cwd, *argv,
                                      ok=(0, 1))
         strict = argv[0] == "-s"
-        if got != want or verdict(mine, strict) != verdict(text, strict):
-            raise Mismatch(f"compare {' '.join(argv)}: exit {got}: {mine!r} {err}, qemu-img "
-                           f"{want}: {text!r}")
+        if got == want and verdict(mine, strict) == verdict(text, strict):
+            return
+        # qemu-img -s also compares whether the piece of an extent that its L2 slices and layers
+        # happen to cut reaches the end of the disk. That says nothing of the disks.
+        if got == 0 and b"block status mismatch" in text and self.same_status(self.top, other):
+            return
+        raise Mismatch(f"compare {' '.join(argv)}: exit {got}: {mine!r} {err}, qemu-img "
+                       f"{want}: {text!r}")
+
+    def same_status(self, *layers):
+        """Do qemu-img's maps say the same of every byte: stored, zero, with a place?"""
+        kinds = []
+        for layer in layers:
+            extents = self.qemu_map(layer)
+            bottom = max((e["depth"] for e in extents), default=0)
+            spans = []
+            for e in extents:
+                short = not e["present"] and e["depth"] < bottom
+                kind = (e["present"] or short, e["zero"], e["data"], "offset" in e)
+                if spans and spans[-1][1] == kind:
+                    spans[-1][0] += e["length"]
+                else:
+                    spans.append([e["length"], kind])
+            kinds.append(spans)
+        return kinds[0] == kinds[1]
 
     def checksum(self):
         _, out, _ = self.qchain("checksum", *self.format(), self.top.arg)

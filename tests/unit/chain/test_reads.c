@@ -273,11 +273,11 @@ static void a_huge_empty_disk(void **unused)
     assert_int_equal(qchain_map(c, 0, size, e, 4, &n, &next, 0, NULL), 0);
     assert_int_equal(n, 1);
     assert_true(next == size && e[0].length == size);
-    assert_true(seconds() - begin < 1);
+    assert_true(seconds() - begin < 5); /* milliseconds, but for a checker */
     assert_int_equal(qchain_diff(c, 2, 0, 0, size, e, 4, &n, &next, 0, NULL), 0);
     assert_int_equal(n, 0);
     assert_true(next == size);
-    assert_true(seconds() - begin < 5);
+    assert_true(seconds() - begin < 60);
     check_read(m, c, size - 4096, 4096);
     qchain_close(c);
     mem_chain_destroy(m);

@@ -83,11 +83,10 @@ static int target_zero(void *data, uint64_t length, uint64_t offset, qchain_erro
     struct target *t = data;
     int ret = enter(t, length, offset);
 
-    (void)err;
     if (t->buf && offset + length <= t->size)
         memset(t->buf + offset, 0, length);
     leave(t, &t->zeroed, length);
-    return ret;
+    return ret < 0 ? qchain_backend_fail(err, ret, 0, "the sink is full") : ret;
 }
 
 static void target_init(struct target *t, uint64_t size, bool memory)
