@@ -626,7 +626,8 @@ typedef struct qchain_stats {
     uint64_t file_opens;      /* descriptors opened so far                      */
 } qchain_stats;
 
-/* What an environment's chains did so far. Since 0.1. */
+/* What an environment's chains did so far. Exact while one thread works; many
+ * threads may lose one of millions. Since 0.1. */
 QCHAIN_API int qchain_env_stats(qchain_env *env, qchain_stats *out);
 /* The environment a chain lives in; borrowed. Since 0.1. */
 QCHAIN_API qchain_env *qchain_get_env(qchain *c);

@@ -116,7 +116,9 @@ int qchain_policy_backing_format(qchain_policy *p, const char *format, qchain_er
 
 int qchain_policy_allow(qchain_policy *p, uint32_t flags, qchain_error *err)
 {
-    if (!p || flags & ~(uint32_t)KNOWN_POLICY)
+    if (!p)
+        return qc_fail(err, QCHAIN_E_INVAL, "qchain_policy_allow: p is NULL");
+    if (flags & ~(uint32_t)KNOWN_POLICY)
         return qc_fail(err, QCHAIN_E_INVAL, "qchain_policy_allow: unknown flags 0x%x", flags);
     p->flags |= flags;
     return 0;

@@ -74,7 +74,7 @@ int qchain_backend_fail(qchain_error *err, int code, int sys_errno, const char *
 {
     char *text = qc_escape_dup(message ? message : "", message ? strlen(message) : 0);
 
-    qc_fail(err, code, "%s", text ? text : "");
+    qc_fail(err, code, "%s", text ? text : "failed, without memory to say why");
     qc_free(text);
     if (err)
         err->sys_errno = sys_errno;
@@ -114,6 +114,9 @@ void qchain_free(void *p)
     qc_free(p);
 }
 
+/* No option struct will ever be larger: a size beyond it was never set. */
+#define OPTS_MAX 65536
+
 void qc_opts_init(void *o, size_t size)
 {
     if (!o || size < sizeof(size))
@@ -130,7 +133,7 @@ int qc_opts_copy(void *to, size_t to_size, const void *from, qchain_error *err)
     if (!from)
         return 0;
     memcpy(&size, from, sizeof(size));
-    if (size < sizeof(size))
+    if (size < sizeof(size) || size > OPTS_MAX)
         return qc_fail(err, QCHAIN_E_INVAL,
                        "an option struct has no size: fill it with its _init call first");
     /* Copied first: what a failing call must release is found in the copy. */

@@ -13,7 +13,6 @@
 /* A file that runs refer to. A layer has one, or two with a data file. */
 struct qc_source {
     struct qc_store *store;
-    const void      *obj;   /* the store's, so that both can be fetched at once */
     char            *name;  /* as QEMU would print it; raw bytes */
     uint64_t         owner; /* its key in the block cache */
     uint32_t         layer;
@@ -37,8 +36,9 @@ struct qchain {
     uint32_t          n_layers;
     size_t            cap_layers;
     struct qc_source *source;
+    struct qc_store_hot *hot; /* one a source, for reads */
     uint32_t          n_sources;
-    size_t            cap_sources;
+    size_t            cap_sources, cap_hot;
     struct qc_index   index;
 };
 

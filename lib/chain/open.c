@@ -70,7 +70,8 @@ static int add_source(struct opener *o, struct qc_store *store, uint32_t layer, 
 
     if (c->n_sources == MAX_SOURCES)
         return qc_fail(o->err, QCHAIN_E_LIMIT, "more than %d files in a chain", MAX_SOURCES);
-    if (qc_grow((void **)&c->source, &c->cap_sources, c->n_sources + 1, sizeof(*c->source)) != 0)
+    if (qc_grow((void **)&c->source, &c->cap_sources, c->n_sources + 1, sizeof(*c->source)) != 0 ||
+        qc_grow((void **)&c->hot, &c->cap_hot, c->n_sources + 1, sizeof(*c->hot)) != 0)
         return qc_fail_nomem(o->err);
     s = &c->source[c->n_sources];
     memset(s, 0, sizeof(*s));
@@ -78,7 +79,7 @@ static int add_source(struct opener *o, struct qc_store *store, uint32_t layer, 
     if (!s->name)
         return qc_fail_nomem(o->err);
     s->store = store;
-    s->obj = store->obj;
+    qc_store_hot_init(&c->hot[c->n_sources], store);
     s->layer = layer;
     s->owner = atomic_fetch_add(&o->env->next_owner, 1);
     atomic_init(&s->holes, -1);
@@ -393,6 +394,7 @@ void qc_chain_close(qchain *c)
     }
     qc_free(c->layer);
     qc_free(c->source);
+    qc_free(c->hot);
     qc_free(c);
 }
 

@@ -49,22 +49,10 @@ static void skip_done(struct cursor *cur)
     }
 }
 
-/* In a deep chain nothing of a layer is in the processor's cache: fetch it side
- * by side. */
-static inline struct qc_store *store_of(const qchain *c, const struct qc_run *r)
-{
-    const struct qc_source *source = &c->source[r->source];
-
-    __builtin_prefetch(source->store);
-    __builtin_prefetch((const char *)source->store + 64);
-    __builtin_prefetch(source->obj);
-    return source->store;
-}
-
 static int read_data(qchain *c, const struct qc_run *r, struct cursor *cur, uint64_t offset,
                      size_t len, qchain_error *err)
 {
-    struct qc_store *store = store_of(c, r);
+    const struct qc_store_hot *hot = &c->hot[r->source];
     uint64_t host = qc_run_host(r) + (offset - r->guest);
     qchain_iov piece[64];
     size_t n, bytes;
@@ -74,9 +62,9 @@ static int read_data(qchain *c, const struct qc_run *r, struct cursor *cur, uint
         skip_done(cur);
         n = take_pieces(cur, len, piece, 64, &bytes);
         if (n == 1)
-            ret = qc_store_read(store, piece[0].base, bytes, host, QC_READ_PAST_END, err);
+            ret = qc_store_read_hot(hot, c->env->slots, piece[0].base, bytes, host, err);
         else
-            ret = qc_store_readv(store, piece, n, bytes, host, QC_READ_PAST_END, err);
+            ret = qc_store_readv(hot->store, piece, n, bytes, host, QC_READ_PAST_END, err);
     }
     if (ret != 0)
         qc_layer_prefix(c, c->source[r->source].layer, err);
@@ -182,11 +170,13 @@ int qc_chain_readv(qchain *c, const qchain_iov *iov, size_t n_iov, size_t length
     if (!w)
         return read_range(c, iov, offset, end, flags, err);
     r = w->run[qc_window_find(w, offset)];
+    /* On its way while the epoch is left: of a deep chain nothing is in the cache. */
+    __builtin_prefetch(c->hot[r.source].obj);
     qc_epoch_exit(c->env->slots, token);
     if (n_iov != 1 || qc_run_kind(&r) != QC_DATA || qc_run_end(&r) < end)
         return read_range(c, iov, offset, end, flags, err);
-    ret = qc_store_read(store_of(c, &r), iov->base, length, qc_run_host(&r) + (offset - r.guest),
-                        QC_READ_PAST_END, err);
+    ret = qc_store_read_hot(&c->hot[r.source], c->env->slots, iov->base, length,
+                            qc_run_host(&r) + (offset - r.guest), err);
     if (ret != 0)
         qc_layer_prefix(c, c->source[r.source].layer, err);
     return ret;

@@ -3,7 +3,8 @@
  * A budget of descriptors for any number of files. Open ones stand in a ring; a
  * clock's hand looks for one that was not used since it last came by. A victim is
  * made unreachable at once and closed when the readers that may hold its number
- * have left their epoch; its coffin carries it there.
+ * have left their epoch, or when its file is closed for good; its coffin carries
+ * it there.
  */
 #include "io/file_int.h"
 
@@ -21,13 +22,15 @@
 #define MAX_BUDGET (1u << 20)
 #define EVICT_WHEN_SHORT 8    /* at once, when the system has no more */
 #define MAX_SHORTAGES 16      /* before an open is given up */
+#define DRAIN_ROUNDS 150      /* some 5 ms */
 
 struct qc_fdpool {
     struct qc_slots    *counters; /* borrowed */
     struct qc_slots    *epochs;
     uint64_t            budget;
     atomic_uint_fast64_t n_open;  /* with those that wait to be closed */
-    pthread_mutex_t     lock;     /* guards what follows and the entries */
+    pthread_cond_t      buried;   /* another evicted one was closed */
+    pthread_mutex_t     lock;     /* guards what follows, the entries and coffins */
     uint64_t            n_live;   /* in the ring or about to be */
     struct qc_fd_entry *hand;     /* somewhere in the ring; NULL: empty */
 };
@@ -35,7 +38,9 @@ struct qc_fdpool {
 struct qc_fd_coffin {
     struct qc_retired retired; /* first: the epochs know only this */
     struct qc_fdpool *pool;
-    int               fd;
+    struct qc_fd_entry *entry;   /* while it is among those evicted of it; else NULL */
+    struct qc_fd_coffin *next;   /* of those */
+    int               fd;        /* -1: closed, or being closed */
 };
 
 static uint64_t default_budget(void)
@@ -61,6 +66,7 @@ struct qc_fdpool *qc_fdpool_create(uint32_t max_open, struct qc_slots *slots)
         qc_free(p);
         return NULL;
     }
+    pthread_cond_init(&p->buried, NULL);
     return p;
 }
 
@@ -69,6 +75,7 @@ void qc_fdpool_destroy(struct qc_fdpool *p)
     if (!p)
         return;
     qc_slots_destroy(p->epochs); /* closes what still waits */
+    pthread_cond_destroy(&p->buried);
     pthread_mutex_destroy(&p->lock);
     qc_free(p);
 }
@@ -88,16 +95,37 @@ void qc_fd_entry_init(struct qc_fd_entry *e)
     atomic_init(&e->fd, -1);
     atomic_init(&e->used, false);
     e->pins = 0;
-    e->coffin = NULL;
+    e->coffin = e->evicted = NULL;
     e->next = e->prev = NULL;
+}
+
+static void close_one(struct qc_fdpool *p, int fd)
+{
+    if (fd < 0)
+        return;
+    close(fd); /* may block, so never under the lock */
+    atomic_fetch_sub(&p->n_open, 1);
 }
 
 static void bury(struct qc_retired *r)
 {
-    struct qc_fd_coffin *c = (struct qc_fd_coffin *)r;
+    struct qc_fd_coffin *c = (struct qc_fd_coffin *)r, **at;
+    struct qc_fdpool *p = c->pool;
+    int fd;
 
-    close(c->fd);
-    atomic_fetch_sub(&c->pool->n_open, 1);
+    pthread_mutex_lock(&p->lock);
+    fd = c->fd;
+    c->fd = -1;
+    pthread_mutex_unlock(&p->lock);
+    close_one(p, fd);
+    pthread_mutex_lock(&p->lock);
+    if (c->entry) {
+        for (at = &c->entry->evicted; *at != c; at = &(*at)->next)
+            continue;
+        *at = c->next;
+        pthread_cond_broadcast(&p->buried);
+    }
+    pthread_mutex_unlock(&p->lock);
     qc_free(c);
 }
 
@@ -136,6 +164,7 @@ static struct qc_fd_coffin *ring_remove(struct qc_fdpool *p, struct qc_fd_entry 
 static struct qc_fd_coffin *evict_one(struct qc_fdpool *p)
 {
     uint64_t steps = 2 * p->n_live;
+    struct qc_fd_coffin *c;
     struct qc_fd_entry *e;
 
     while (p->hand && steps-- > 0) {
@@ -143,8 +172,13 @@ static struct qc_fd_coffin *evict_one(struct qc_fdpool *p)
         p->hand = e->next;
         if (e->pins > 0)
             continue;
-        if (!atomic_exchange_explicit(&e->used, false, memory_order_relaxed))
-            return ring_remove(p, e);
+        if (atomic_exchange_explicit(&e->used, false, memory_order_relaxed))
+            continue;
+        c = ring_remove(p, e);
+        c->entry = e;
+        c->next = e->evicted;
+        e->evicted = c;
+        return c;
     }
     return NULL;
 }
@@ -172,9 +206,10 @@ static void retire_all(struct qc_fdpool *p, struct qc_retired *list)
         next = list->next;
         qc_epoch_retire(p->epochs, list);
     }
-    /* Nobody is ever inside for longer than one system call, so waiting is short. */
+    /* Nobody is inside for longer than one system call, but that may hang, and it
+     * is only a budget. */
     if (atomic_load(&p->n_open) > p->budget + p->budget / 8)
-        qc_epoch_drain(p->epochs);
+        qc_epoch_drain_some(p->epochs, DRAIN_ROUNDS);
 }
 
 /* The process or the system has no more descriptors: give back some of ours.
@@ -188,7 +223,7 @@ static bool make_room(struct qc_fdpool *p)
     list = evict(p, 0, EVICT_WHEN_SHORT);
     pthread_mutex_unlock(&p->lock);
     retire_all(p, list);
-    qc_epoch_drain(p->epochs);
+    qc_epoch_drain_some(p->epochs, DRAIN_ROUNDS);
     return list || atomic_load(&p->n_open) < before;
 }
 
@@ -224,8 +259,7 @@ static int open_entry(struct qc_fdpool *p, struct qc_fd_entry *e, qc_fd_open_fn 
 
     if (!coffin)
         return qc_fail_nomem(err);
-    coffin->retired.free_fn = bury;
-    coffin->pool = p;
+    *coffin = (struct qc_fd_coffin){.retired.free_fn = bury, .pool = p};
     rc = open_with_patience(p, open_fn, data, &fd, err);
     if (rc != 0) {
         qc_free(coffin);
@@ -284,17 +318,28 @@ void qc_fdpool_release(struct qc_fdpool *p, struct qc_fd_entry *e)
 
 void qc_fdpool_remove(struct qc_fdpool *p, struct qc_fd_entry *e)
 {
-    struct qc_fd_coffin *c = NULL;
-    bool lingering;
+    struct qc_fd_coffin *c = NULL, *old;
+    int fd;
 
     pthread_mutex_lock(&p->lock);
-    lingering = atomic_load(&p->n_open) > p->n_live;
     if (atomic_load(&e->fd) >= 0)
         c = ring_remove(p, e);
+    /* Those that were evicted would keep its lock bytes. They wait for readers that
+     * may hold their number, but of this file there are none any more. */
+    while ((old = e->evicted)) {
+        fd = old->fd;
+        if (fd < 0) { /* somebody else closes it just now */
+            pthread_cond_wait(&p->buried, &p->lock);
+            continue;
+        }
+        old->fd = -1;
+        old->entry = NULL;
+        e->evicted = old->next;
+        pthread_mutex_unlock(&p->lock);
+        close_one(p, fd);
+        pthread_mutex_lock(&p->lock);
+    }
     pthread_mutex_unlock(&p->lock);
     if (c)
         bury(&c->retired);
-    /* One that was evicted shortly before would keep its lock bytes. */
-    if (lingering)
-        qc_epoch_drain(p->epochs);
 }

@@ -207,7 +207,7 @@ static void file_close(void *obj)
 
     if (!f)
         return;
-    if (f->given && f->locked)
+    if (f->shared && f->locked)
         qc_file_unlock(f, atomic_load(&f->entry.fd));
     qc_fdpool_remove(f->pool, &f->entry);
     qc_free(f->path);
@@ -254,10 +254,13 @@ static int file_extents(void *obj, qchain_store_extent *out, uint64_t length, ui
                         uint32_t flags, qchain_error *err)
 {
     struct qc_file *f = obj;
-    int fd;
-    int rc = hold_fd(f, &fd, err);
+    int fd, rc;
 
     (void)flags;
+    *out = (qchain_store_extent){.offset = offset, .length = length};
+    if (f->shared)
+        return 0; /* to look would move the embedder's position: all is data */
+    rc = hold_fd(f, &fd, err);
     if (rc != 0)
         return rc;
     find_extent(fd, out, length, offset);

@@ -76,7 +76,7 @@ int qc_file_direct_setup(struct qc_file *f, int fd, qchain_error *err)
     qc_log(f->log, QCHAIN_LOG_WARN, "io", "%s: cannot be read directly (O_DIRECT); reading "
            "through the page cache", f->name);
     f->direct = false;
-    if (fl >= 0 && (fl & O_DIRECT) && !f->given)
+    if (fl >= 0 && (fl & O_DIRECT) && !f->shared)
         fcntl(fd, F_SETFL, fl & ~O_DIRECT);
     return 0;
 }

@@ -28,6 +28,7 @@ struct qc_fd_entry {
     atomic_bool          used; /* since the clock's hand passed; anywhere */
     uint32_t             pins; /* more than 0: must stay open */
     struct qc_fd_coffin *coffin; /* made when opened, so that closing needs no memory */
+    struct qc_fd_coffin *evicted; /* those that still wait for readers to leave */
     struct qc_fd_entry  *next, *prev; /* the clock's ring, while open */
 };
 
@@ -41,7 +42,8 @@ void qc_fd_entry_init(struct qc_fd_entry *e);
 int qc_fdpool_acquire(struct qc_fdpool *p, struct qc_fd_entry *e, qc_fd_open_fn open_fn,
                       void *data, int *fd, qchain_error *err);
 void qc_fdpool_release(struct qc_fdpool *p, struct qc_fd_entry *e);
-/* Close it for good; nobody uses it any more. */
+/* Close it for good, with what was evicted of it; nobody uses it any more. Waits
+ * for no reader of other files. */
 void qc_fdpool_remove(struct qc_fdpool *p, struct qc_fd_entry *e);
 /* The epochs that protect descriptors. */
 struct qc_slots *qc_fdpool_epochs(struct qc_fdpool *p);
@@ -67,6 +69,8 @@ struct qc_file {
     uint32_t             flags; /* QC_FILE_* */
     int                  given_fd; /* the embedder's, while opening; else -1 */
     bool                 given;    /* made from a descriptor: pinned */
+    bool                 shared;   /* on the embedder's open file: its position, locks and
+                                      flags are not ours to change */
     bool                 known;    /* the stamp is set: opened before */
     bool                 locked;
     bool                 block_device;

@@ -210,13 +210,36 @@ out:
     return rc;
 }
 
+/* Open what a descriptor refers to once more, so that position, locks and flags
+ * are our own: a memfd and an unlinked file have no other way to it either. -1 where
+ * there is no /proc or the file may not be opened again. Never waits for a lease. */
+static int open_own(struct qc_file *f, int given, const struct stat *st)
+{
+    struct stat now;
+    char link[32];
+    int fd, flags = O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK;
+
+    proc_path(link, given);
+    fd = f->direct ? open(link, flags | O_DIRECT) : -1;
+    if (fd < 0)
+        fd = open(link, flags); /* without O_DIRECT: noticed, and told, by the setup of it */
+    if (fd < 0)
+        return -1;
+    /* Layers of an overlay may show another file by now. */
+    if (fstat(fd, &now) == 0 && now.st_dev == st->st_dev && now.st_ino == st->st_ino &&
+        now.st_size == st->st_size)
+        return fd;
+    close(fd);
+    return -1;
+}
+
 /* The embedder's descriptor: it has the access, we only look what it is. */
 static int open_given(struct qc_file *f, const struct qc_file_opts *opts, int *out,
                       qchain_error *err)
 {
     struct stat st;
     char *real = NULL;
-    int rc, mode;
+    int rc, mode, own;
     int fd = fcntl(f->given_fd, F_DUPFD_CLOEXEC, 3);
 
     if (fd < 0)
@@ -241,7 +264,11 @@ static int open_given(struct qc_file *f, const struct qc_file_opts *opts, int *o
         rc = pass_gate(f, opts, real, err);
     if (rc != 0)
         goto fail;
-    *out = fd;
+    own = open_own(f, fd, &st);
+    f->shared = own < 0;
+    if (own >= 0)
+        close(fd);
+    *out = f->shared ? fd : own;
     return 0;
 fail:
     close(fd);
@@ -266,7 +293,7 @@ int qc_file_open_first(void *data, int *out, qchain_error *err)
     if (rc == 0 && f->direct)
         rc = qc_file_direct_setup(f, fd, err);
     if (rc != 0) {
-        if (f->given && f->locked)
+        if (f->shared && f->locked)
             qc_file_unlock(f, fd);
         close(fd);
         return rc;

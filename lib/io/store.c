@@ -69,6 +69,15 @@ static int slot_failed(const struct qc_store *s, int rc, const char *slot, qchai
     return rc;
 }
 
+/* The same for a slot that may say UNSUPPORTED, which must leave no trace in err. */
+static int optional_failed(const struct qc_store *s, int rc, const char *slot, qchain_error *said,
+                           qchain_error *err)
+{
+    rc = slot_failed(s, rc, slot, said);
+    qc_error_copy(err, said);
+    return rc;
+}
+
 static int ask_size(struct qc_store *s, qchain_error *err)
 {
     int rc = s->ops.size(s->obj, &s->size, err);
@@ -84,17 +93,19 @@ static int ask_size(struct qc_store *s, qchain_error *err)
 static int ask_identity(struct qc_store *s, qchain_error *err)
 {
     qchain_store_identity *id = &s->identity;
+    qchain_error said;
     int rc = 0;
 
+    qc_error_init(&said);
     id->struct_size = sizeof(*id);
     if (s->ops.identity)
-        rc = s->ops.identity(s->obj, id, err);
+        rc = s->ops.identity(s->obj, id, &said);
     if (rc == QCHAIN_E_UNSUPPORTED) {
         memset(id, 0, sizeof(*id));
         rc = 0;
     }
     if (rc != 0)
-        return slot_failed(s, rc, "identity", err);
+        return optional_failed(s, rc, "identity", &said, err);
     id->struct_size = sizeof(*id);
     id->flags &= QCHAIN_IDENTITY_HAS_MTIME | QCHAIN_IDENTITY_HAS_INODE;
     id->size = s->size;
@@ -111,12 +122,15 @@ static bool is_alignment(uint32_t v)
 static int ask_limits(struct qc_store *s, qchain_error *err)
 {
     qchain_store_limits l = {.struct_size = sizeof(l), .align_memory = 1, .align_offset = 1};
-    int rc = s->ops.limits ? s->ops.limits(s->obj, &l, err) : 0;
+    qchain_error said;
+    int rc;
 
+    qc_error_init(&said);
+    rc = s->ops.limits ? s->ops.limits(s->obj, &l, &said) : 0;
     if (rc == QCHAIN_E_UNSUPPORTED)
         return 0;
     if (rc != 0)
-        return slot_failed(s, rc, "limits", err);
+        return optional_failed(s, rc, "limits", &said, err);
     if (!is_alignment(l.align_memory) || !is_alignment(l.align_offset))
         return qc_fail(err, QCHAIN_E_INVAL, "%s: the store asks for alignments %" PRIu32
                        " and %" PRIu32 ": must be powers of two up to 1 MiB", s->name,
@@ -375,6 +389,26 @@ static inline bool is_inside(const struct qc_store *s, size_t length, uint64_t o
     return length <= s->size && offset <= s->size - length;
 }
 
+void qc_store_hot_init(struct qc_store_hot *h, struct qc_store *s)
+{
+    h->pread = asks_nothing(s) ? s->ops.pread : NULL;
+    h->obj = s->obj;
+    h->size = s->size;
+    h->store = s;
+}
+
+int qc_store_read_hot(const struct qc_store_hot *h, struct qc_slots *slots, void *buf,
+                      size_t length, uint64_t offset, qchain_error *err)
+{
+    int rc;
+
+    if (!h->pread || length > h->size || offset > h->size - length)
+        return qc_store_read(h->store, buf, length, offset, QC_READ_PAST_END, err);
+    qc_count_bytes(slots, QC_CNT_STORE_READS, length);
+    rc = h->pread(h->obj, buf, length, offset, 0, err);
+    return __builtin_expect(rc == 0, 1) ? 0 : slot_failed(h->store, rc, "pread", err);
+}
+
 int qc_store_read(struct qc_store *s, void *buf, size_t length, uint64_t offset, uint32_t flags,
                   qchain_error *err)
 {
@@ -403,6 +437,7 @@ int qc_store_extent(struct qc_store *s, qchain_store_extent *out, uint64_t lengt
                     uint64_t offset, qchain_error *err)
 {
     qchain_store_extent e = {.offset = offset, .length = length};
+    qchain_error said;
     uint64_t end;
     int rc;
 
@@ -414,11 +449,12 @@ int qc_store_extent(struct qc_store *s, qchain_store_extent *out, uint64_t lengt
     if (!s->ops.extents)
         return 0;
 
-    rc = s->ops.extents(s->obj, &e, length, offset, 0, err);
+    qc_error_init(&said);
+    rc = s->ops.extents(s->obj, &e, length, offset, 0, &said);
     if (rc == QCHAIN_E_UNSUPPORTED)
         return 0;
     if (rc != 0)
-        return slot_failed(s, rc, "extents", err);
+        return optional_failed(s, rc, "extents", &said, err);
     if (!qc_add_ok(e.offset, e.length, &end) || e.offset > offset || end <= offset || e.hole > 1)
         return qc_fail(err, QCHAIN_E_IO, "%s: the store's extents at offset %" PRIu64
                        ": answered %" PRIu64 " bytes at %" PRIu64 " (kind %" PRIu32

@@ -43,6 +43,24 @@ int qc_store_read(struct qc_store *s, void *buf, size_t length, uint64_t offset,
 int qc_store_readv(struct qc_store *s, const qchain_iov *iov, size_t n_iov, size_t length,
                    uint64_t offset, uint32_t flags, qchain_error *err);
 
+/*
+ * What a read of data needs of a store, on half a cache line: whoever has
+ * thousands of stores keeps these side by side, since in a deep chain every line
+ * that is looked at is a miss.
+ */
+struct qc_store_hot {
+    int (*pread)(void *obj, void *buf, size_t length, uint64_t offset, uint32_t flags,
+                 qchain_error *err); /* NULL: the store asks something of its callers */
+    void            *obj;
+    uint64_t         size;
+    struct qc_store *store;
+};
+
+void qc_store_hot_init(struct qc_store_hot *h, struct qc_store *s);
+/* As qc_store_read(h->store, ..., QC_READ_PAST_END). slots: the store's. */
+int qc_store_read_hot(const struct qc_store_hot *h, struct qc_slots *slots, void *buf,
+                      size_t length, uint64_t offset, qchain_error *err);
+
 /* The stretch at offset, clipped to [offset, offset + length): data or hole. */
 int qc_store_extent(struct qc_store *s, qchain_store_extent *out, uint64_t length,
                     uint64_t offset, qchain_error *err);

@@ -10,7 +10,7 @@
 #define SALVAGE_UNIT 4096
 #define SALVAGE_MAP (UINT64_C(128) << 20)  /* mapped at once after damage was met */
 #define SALVAGE_PIECE (UINT64_C(64) << 10) /* lost when it cannot be mapped */
-#define SALVAGE_SHARE 2048                 /* of what was lost in one stretch: the next piece */
+#define SALVAGE_SHARE 1024                 /* of what was lost in one stretch: the next piece */
 #define MAX_THREADS 64
 
 struct engine {

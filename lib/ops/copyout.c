@@ -77,6 +77,7 @@ static int put_task(void *ctx, struct qc_copy_task *t, qchain_error *err)
     const struct out *o = ctx;
     int ret = 0;
 
+    qc_error_init(err); /* what reading got over is not the sink's */
     for (unsigned i = 0; ret == 0 && i < t->n; i++) {
         const struct qc_segment *s = &t->segment[i];
 

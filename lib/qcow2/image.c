@@ -136,7 +136,7 @@ static int use_snapshot(struct qc2_image *q, const char *key, qchain_error *err)
                        qc_escape_str(&text, key), q->header.n_snapshots);
     if (n > 1) /* as QEMU, which does not say so */
         qc_log(q->log, QCHAIN_LOG_WARN, "qcow2",
-               "%s: snapshot '%s': ambiguous, %" PRIu32 " snapshots are called so; taking the first",
+               "%s: snapshot '%s': ambiguous, %" PRIu32 " are called so; taking the first",
                q->base.store->name, qc_escape_str(&text, key), n);
     if (q->base.wants_data_file)
         return qc_fail(err, QCHAIN_E_CORRUPT,

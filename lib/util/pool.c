@@ -4,6 +4,7 @@
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
+#include <time.h>
 
 #include "util/alloc.h"
 
@@ -20,14 +21,26 @@ struct batch {
     unsigned helpers; /* threads inside; under the lock */
 };
 
+/* Idle threads end after so long: system calls are cheaper in a process that has
+ * only one thread, and starting another costs little. */
+#define IDLE_NS 100000000L
+
+enum thread_state { NONE, RUNNING, ENDED };
+
+struct pool_thread {
+    struct qc_pool   *pool;
+    pthread_t         id;
+    enum thread_state state; /* ENDED: to be joined */
+};
+
 struct qc_pool {
-    pthread_mutex_t lock;
-    pthread_cond_t  work;  /* a batch wants threads, or the end has come */
-    pthread_cond_t  left;  /* a helper left its batch */
-    struct batch   *first; /* batches that want threads */
-    pthread_t      *thread;
-    unsigned        n_threads, max_threads, n_idle;
-    bool            stop;
+    pthread_mutex_t     lock;
+    pthread_cond_t      work;  /* a batch wants threads, or the end has come */
+    pthread_cond_t      left;  /* a helper left its batch */
+    struct batch       *first; /* batches that want threads */
+    struct pool_thread *thread;
+    unsigned            n_threads, max_threads, n_idle; /* n_threads: RUNNING */
+    bool                stop;
 };
 
 static void work_on(struct batch *b)
@@ -55,20 +68,32 @@ static void unlink_batch(struct qc_pool *p, struct batch *b)
     }
 }
 
+/* Wait for work; false when none came for long. Under the lock. */
+static bool wait_for_work(struct qc_pool *p)
+{
+    struct timespec until;
+    int rc = 0;
+
+    clock_gettime(CLOCK_MONOTONIC, &until);
+    until.tv_nsec += IDLE_NS;
+    until.tv_sec += until.tv_nsec / 1000000000L;
+    until.tv_nsec %= 1000000000L;
+    p->n_idle++;
+    while (!p->first && !p->stop && rc == 0)
+        rc = pthread_cond_timedwait(&p->work, &p->lock, &until);
+    p->n_idle--;
+    return p->first != NULL;
+}
+
 static void *pool_thread(void *arg)
 {
-    struct qc_pool *p = arg;
+    struct pool_thread *self = arg;
+    struct qc_pool *p = self->pool;
     struct batch *b;
 
     pthread_mutex_lock(&p->lock);
-    while (!p->stop) {
+    while (!p->stop && (p->first || wait_for_work(p))) {
         b = p->first;
-        if (!b) {
-            p->n_idle++;
-            pthread_cond_wait(&p->work, &p->lock);
-            p->n_idle--;
-            continue;
-        }
         b->helpers++;
         if (--b->wanted == 0)
             unlink_batch(p, b);
@@ -78,6 +103,8 @@ static void *pool_thread(void *arg)
         if (--b->helpers == 0)
             pthread_cond_broadcast(&p->left);
     }
+    self->state = ENDED;
+    p->n_threads--;
     pthread_mutex_unlock(&p->lock);
     return NULL;
 }
@@ -85,6 +112,7 @@ static void *pool_thread(void *arg)
 struct qc_pool *qc_pool_create(unsigned n_threads)
 {
     struct qc_pool *p = qc_calloc(1, sizeof(*p));
+    pthread_condattr_t attr;
 
     if (!p)
         return NULL;
@@ -95,9 +123,23 @@ struct qc_pool *qc_pool_create(unsigned n_threads)
     }
     p->max_threads = n_threads;
     pthread_mutex_init(&p->lock, NULL);
-    pthread_cond_init(&p->work, NULL);
+    pthread_condattr_init(&attr);
+    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+    pthread_cond_init(&p->work, &attr);
     pthread_cond_init(&p->left, NULL);
+    pthread_condattr_destroy(&attr);
     return p;
+}
+
+static void join_thread(struct qc_pool *p, struct pool_thread *t)
+{
+    bool started;
+
+    pthread_mutex_lock(&p->lock);
+    started = t->state != NONE;
+    pthread_mutex_unlock(&p->lock);
+    if (started)
+        pthread_join(t->id, NULL);
 }
 
 void qc_pool_destroy(struct qc_pool *p)
@@ -108,8 +150,8 @@ void qc_pool_destroy(struct qc_pool *p)
     p->stop = true;
     pthread_cond_broadcast(&p->work);
     pthread_mutex_unlock(&p->lock);
-    for (unsigned i = 0; i < p->n_threads; i++)
-        pthread_join(p->thread[i], NULL);
+    for (unsigned i = 0; i < p->max_threads; i++)
+        join_thread(p, &p->thread[i]);
     pthread_cond_destroy(&p->left);
     pthread_cond_destroy(&p->work);
     pthread_mutex_destroy(&p->lock);
@@ -122,6 +164,23 @@ unsigned qc_pool_threads(const struct qc_pool *p)
     return p->max_threads;
 }
 
+static int start_one(struct qc_pool *p)
+{
+    struct pool_thread *t = p->thread;
+
+    while (t->state == RUNNING)
+        t++;
+    if (t->state == ENDED) /* it needs the lock no more */
+        pthread_join(t->id, NULL);
+    t->pool = p;
+    t->state = NONE;
+    if (pthread_create(&t->id, NULL, pool_thread, t) != 0)
+        return -1;
+    t->state = RUNNING;
+    p->n_threads++;
+    return 0;
+}
+
 /* Start threads until `wanted` are idle or no more may or can be had; under the
  * lock. A thread that cannot be started is no error: the caller works itself. */
 static void start_threads(struct qc_pool *p, unsigned wanted)
@@ -132,11 +191,9 @@ static void start_threads(struct qc_pool *p, unsigned wanted)
         return;
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &old);
-    for (unsigned have = p->n_idle; have < wanted && p->n_threads < p->max_threads; have++) {
-        if (pthread_create(&p->thread[p->n_threads], NULL, pool_thread, p) != 0)
+    for (unsigned have = p->n_idle; have < wanted && p->n_threads < p->max_threads; have++)
+        if (start_one(p) != 0)
             break;
-        p->n_threads++;
-    }
     pthread_sigmask(SIG_SETMASK, &old, NULL);
 }
 
@@ -147,6 +204,8 @@ int qc_pool_run(struct qc_pool *p, unsigned width, uint64_t n,
 
     if (width > n)
         width = (unsigned)n;
+    if (width > p->max_threads + 1)
+        width = p->max_threads + 1;
     if (width > 1) {
         b.wanted = width - 1;
         pthread_mutex_lock(&p->lock);

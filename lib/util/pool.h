@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * The leaf pool: threads for tasks that never wait for anything queued (preads,
- * inflating, hashing). Threads start at the first need and block all signals.
+ * inflating, hashing). Threads start at the first need, end when idle for a while,
+ * and block all signals.
  */
 #ifndef QC_UTIL_POOL_H
 #define QC_UTIL_POOL_H

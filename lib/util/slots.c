@@ -103,25 +103,32 @@ void qc_epoch_retire(struct qc_slots *s, struct qc_retired *r)
     free_list(free_now);
 }
 
-void qc_epoch_drain(struct qc_slots *s)
+bool qc_epoch_drain_some(struct qc_slots *s, unsigned rounds)
 {
     struct timespec nap = {0, 50000};
     struct qc_retired *free_now;
     bool empty;
 
-    for (int round = 0;; round++) {
+    for (unsigned round = 0; round < rounds; round++) {
         pthread_mutex_lock(&s->lock);
         free_now = advance(s);
         empty = !s->limbo[0] && !s->limbo[1];
         pthread_mutex_unlock(&s->lock);
         free_list(free_now);
         if (empty)
-            return;
+            return true;
         if (round < 100)
             sched_yield();
         else
             nanosleep(&nap, NULL);
     }
+    return false;
+}
+
+void qc_epoch_drain(struct qc_slots *s)
+{
+    while (!qc_epoch_drain_some(s, 1000))
+        continue;
 }
 
 uint64_t qc_counter_sum(const struct qc_slots *s, enum qc_counter c)

@@ -84,6 +84,9 @@ void qc_epoch_retire(struct qc_slots *s, struct qc_retired *r);
 void qc_epoch_reclaim(struct qc_slots *s);
 /* Wait until all that is retired is freed. The caller must not be inside. */
 void qc_epoch_drain(struct qc_slots *s);
+/* The same, but give up after some rounds (100 take next to no time, then 50 us
+ * each): a reader may hang on a dead medium. True if all is freed. */
+bool qc_epoch_drain_some(struct qc_slots *s, unsigned rounds);
 
 static inline void qc_count(struct qc_slots *s, enum qc_counter c, uint64_t n)
 {
@@ -91,16 +94,20 @@ static inline void qc_count(struct qc_slots *s, enum qc_counter c, uint64_t n)
         atomic_fetch_add_explicit(&s->slot[qc_slot_number()].count[c], n, memory_order_relaxed);
 }
 
-/* Count one transfer of some bytes: c, and the counter after it. */
+/* Count one transfer of some bytes: c, and the counter after it. On every read's
+ * path, so without locked instructions: a thread that loses its processor between
+ * load and store may, once in a blue moon, undo what another counted there. */
 static inline void qc_count_bytes(struct qc_slots *s, enum qc_counter c, uint64_t bytes)
 {
-    struct qc_slot *slot;
+    atomic_uint_fast64_t *count;
 
     if (!s)
         return;
-    slot = &s->slot[qc_slot_number()];
-    atomic_fetch_add_explicit(&slot->count[c], 1, memory_order_relaxed);
-    atomic_fetch_add_explicit(&slot->count[c + 1], bytes, memory_order_relaxed);
+    count = &s->slot[qc_slot_number()].count[c];
+    atomic_store_explicit(&count[0], atomic_load_explicit(&count[0], memory_order_relaxed) + 1,
+                          memory_order_relaxed);
+    atomic_store_explicit(&count[1], atomic_load_explicit(&count[1], memory_order_relaxed) + bytes,
+                          memory_order_relaxed);
 }
 
 uint64_t qc_counter_sum(const struct qc_slots *s, enum qc_counter c);

@@ -319,12 +319,8 @@ def snap(options=None, entries=(dict(ident=b'1', name=b'one'),), table=None, **f
     return make
 
 
-TWICE = (dict(ident=b'1', name=b'same'), dict(ident=b'2', name=b'same'))
-
 add('bad-snapshot-missing', 'A snapshot that is asked for is not there.', 'NOTFOUND',
     'the image has 1', snap('snapshot=nope'), fails='map')
-add('bad-snapshot-ambiguous', 'Two snapshots of the name asked for (S-3).', 'CORRUPT', 'ambiguous',
-    snap('snapshot=same', TWICE), fails='map')
 add('bad-snapshot-l1-past-end', 'The L1 table of the snapshot asked for is past the end (S-4).',
     'CORRUPT', 'snapshot l1_table_offset=1099511627776',
     snap('snapshot=1', (dict(ident=b'1', name=b'one', l1=1 << 40),)), fails='map')

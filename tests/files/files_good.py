@@ -432,6 +432,18 @@ def good_snapshot_by_name():
     return result(img, options='snapshot=first')
 
 
+@good('Two internal snapshots of one name: the first is meant (S-3).')
+def good_snapshot_same_name():
+    img = some()
+    img.snapshot(b'1', b'same')
+    old = (bytes(img.disk), list(img.state))
+    img.write(4096, pattern(70, 4096))
+    img.snapshot(b'2', b'same')
+    img.write(0, pattern(71, 4096))
+    img.disk, img.state = old
+    return result(img, options='snapshot=same')
+
+
 @good('A snapshot of a smaller disk: its own size counts (S-5).')
 def good_snapshot_smaller():
     img = some()

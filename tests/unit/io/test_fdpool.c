@@ -261,6 +261,78 @@ static void waits_for_readers(void **state)
     qc_fdpool_destroy(fds);
 }
 
+/* One reader hangs: others are opened and closed all the same, and what is closed
+ * gives its locks back though it was evicted and waits for that reader. */
+static void does_not_wait_for_one_that_hangs(void **state)
+{
+    struct fixture *x = *state;
+    struct flock fl = {.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = 100, .l_len = 1};
+    int writer = open(x->path[0], O_RDWR | O_CLOEXEC);
+    struct timespec begin, now;
+    unsigned token;
+
+    assert_true(writer >= 0);
+    read_one(x, 0, 0, 10);
+    clock_gettime(CLOCK_MONOTONIC, &begin);
+    token = qc_epoch_enter(qc_fdpool_epochs(x->fds));
+    push_out(x);
+    assert_true(qc_fdpool_open_count(x->fds) > 2 * BUDGET);
+    assert_int_equal(atomic_load(&((struct qc_file *)x->store[0]->obj)->entry.fd), -1);
+    assert_int_equal(fcntl(writer, F_OFD_SETLK, &fl), -1); /* it waits with its lock */
+    for (unsigned i = 0; i < N_FILES; i++) {
+        qc_store_destroy(x->store[i]);
+        x->store[i] = NULL;
+        if (i == 0)
+            assert_int_equal(fcntl(writer, F_OFD_SETLK, &fl), 0);
+    }
+    assert_int_equal(qc_fdpool_open_count(x->fds), 0);
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    assert_true(now.tv_sec - begin.tv_sec < 30);
+    close(writer);
+    qc_epoch_exit(qc_fdpool_epochs(x->fds), token);
+}
+
+/* Files come and go while readers make the epochs pass. */
+static void *open_and_close(void *arg)
+{
+    struct reader *r = arg;
+    struct fixture *x = r->x;
+    uint8_t b[64];
+
+    for (int k = 0; k < 1000; k++) {
+        struct qc_file_opts o = file_opts(x->fds, x->slots, 0);
+        unsigned i = (unsigned)(next_random(&r->seed) % N_FILES);
+        struct qc_store *s[3];
+
+        for (int n = 0; n < 3; n++)
+            if (qc_file_open(&s[n], x->path[i], &o, NULL, NULL) != 0)
+                return r->bad++, NULL;
+        for (int n = 0; n < 3; n++) {
+            if (qc_store_read(s[n], b, sizeof(b), 0, 0, NULL) || !is_pattern(b, sizeof(b), 0, i))
+                r->bad++;
+            qc_store_destroy(s[n]);
+        }
+    }
+    return NULL;
+}
+
+static void closes_while_others_read(void **state)
+{
+    struct fixture *x = *state;
+    struct reader r[N_THREADS];
+    pthread_t thread[N_THREADS];
+
+    for (int i = 0; i < N_THREADS; i++) {
+        r[i] = (struct reader){.x = x, .seed = (uint64_t)i + 1};
+        assert_int_equal(pthread_create(&thread[i], NULL, i % 2 ? read_at_random : open_and_close,
+                                        &r[i]), 0);
+    }
+    for (int i = 0; i < N_THREADS; i++) {
+        pthread_join(thread[i], NULL);
+        assert_int_equal(r[i].bad, 0);
+    }
+}
+
 /* Descriptors that the embedder gave stay open, also over the budget. */
 static void pins_what_was_given(void **state)
 {
@@ -349,6 +421,8 @@ int main(void)
         test(serves_many_threads),
         test(notices_changes_when_closed),
         test(waits_for_readers),
+        test(does_not_wait_for_one_that_hangs),
+        test(closes_while_others_read),
         test(pins_what_was_given),
         test(gives_way_when_short),
         test(fails_when_nothing_is_left),

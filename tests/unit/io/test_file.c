@@ -3,11 +3,13 @@
 #include "io_tools.h"
 
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
 #include <linux/loop.h>
 
+#include "io/file_int.h"
 #include "io/store.h"
 
 #define SIZE (3u * 1024 * 1024 + 777)
@@ -455,6 +457,74 @@ static void reads_block_devices(void **state)
     test_free(buf);
 }
 
+/* Looking for holes, or locking, must not touch what the embedder's descriptor shares
+ * with others; where its file has no other name either. */
+static void leaves_given_descriptors_alone(void **state)
+{
+    struct fixture *x = *state;
+    char *path = scratch_path(x->dir, "unlinked");
+    struct qc_file_opts o = file_opts(x->fds, x->slots, QC_FILE_FORMAT_LOCK);
+
+    for (int kind = 0; kind < 3; kind++) {
+        int fd = kind == 2 ? memfd_create("given", MFD_CLOEXEC)
+                           : open(path, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+        struct flock mine = {.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = 100, .l_len = 1};
+        uint8_t b[100], got[100];
+        qchain_store_extent e;
+        struct qc_store *s;
+
+        memset(b, 7, sizeof(b));
+        assert_int_equal(ftruncate(fd, 1 << 20), 0);
+        assert_int_equal(pwrite(fd, b, sizeof(b), 65536), sizeof(b));
+        assert_int_equal(lseek(fd, 1234, SEEK_SET), 1234);
+        if (kind > 0)
+            unlink(path);
+        o.fd = fd;
+        assert_int_equal(qc_file_open(&s, NULL, &o, NULL, NULL), 0);
+        assert_false(((struct qc_file *)s->obj)->shared);
+        assert_int_equal(qc_store_extent(s, &e, 1 << 20, 0, NULL), 0);
+        assert_true(e.hole && e.length == 65536);
+        assert_int_equal(lseek(fd, 0, SEEK_CUR), 1234);
+        assert_int_equal(fcntl(fd, F_OFD_SETLK, &mine), -1); /* the lock is not the embedder's */
+        assert_int_equal(qc_store_read(s, got, sizeof(got), 65536, 0, NULL), 0);
+        assert_memory_equal(got, b, sizeof(b));
+        qc_store_destroy(s);
+        assert_int_equal(fcntl(fd, F_OFD_SETLK, &mine), 0);
+        close(fd);
+    }
+    qc_free(path);
+}
+
+/* A file that we may not open, through a descriptor of somebody who might. */
+static void takes_what_it_may_not_open(void **state)
+{
+    struct fixture *x = *state;
+    struct qc_file_opts o = file_opts(x->fds, x->slots, QC_FILE_FORMAT_LOCK);
+    struct qc_store *s = NULL;
+    qchain_store_extent e;
+    int fd = open(x->path, O_RDONLY | O_CLOEXEC), rc;
+    uid_t user = geteuid();
+
+    assert_int_equal(lseek(fd, 77, SEEK_SET), 77);
+    assert_int_equal(chmod(x->path, 0), 0);
+    if (user == 0 && seteuid(65534) != 0) {
+        close(fd);
+        skip();
+    }
+    o.fd = fd;
+    rc = qc_file_open(&s, NULL, &o, NULL, NULL);
+    if (user == 0)
+        assert_int_equal(seteuid(0), 0);
+    assert_int_equal(rc, 0);
+    assert_true(((struct qc_file *)s->obj)->shared);
+    read_around(s);
+    assert_int_equal(qc_store_extent(s, &e, 1000, 0, NULL), 0);
+    assert_false(e.hole);
+    assert_int_equal(lseek(fd, 0, SEEK_CUR), 77);
+    qc_store_destroy(s);
+    close(fd);
+}
+
 #define test(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 
 int main(void)
@@ -469,6 +539,8 @@ int main(void)
         test(refuses_what_is_no_file),
         test(asks_the_gate),
         test(takes_descriptors),
+        test(leaves_given_descriptors_alone),
+        test(takes_what_it_may_not_open),
         test(finds_holes),
         test(reads_block_devices),
     };

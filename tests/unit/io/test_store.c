@@ -100,11 +100,10 @@ static int fake_extents(void *obj, qchain_store_extent *out, uint64_t length, ui
     struct fake *f = obj;
 
     (void)flags;
-    (void)err;
     if (length == 0 || offset + length > f->size)
         f->outside = true;
     *out = f->extent;
-    return f->fail;
+    return f->fail ? qc_fail(err, f->fail, "the fake has none") : 0;
 }
 
 static int fake_limits(void *obj, qchain_store_limits *out, qchain_error *err)
@@ -234,9 +233,28 @@ static void refuses_bad_ops(void **state)
 
     (void)state;
     assert_int_equal(qc_store_create(&s, &from, NULL, NULL), QCHAIN_E_INVAL);
+    assert_int_equal(f.closed, 1); /* whatever is wrong with it */
+    from.struct_size = 0;
+    assert_int_equal(qc_store_create(&s, &from, NULL, NULL), QCHAIN_E_INVAL);
+    assert_int_equal(f.closed, 2);
+    from.ops = NULL;
+    assert_int_equal(qc_store_create(&s, &from, NULL, NULL), QCHAIN_E_INVAL);
     assert_int_equal(qc_store_create(&s, NULL, NULL, NULL), QCHAIN_E_INVAL);
     ops.version++;
     assert_int_equal(create_fails(&f, &ops, &err), QCHAIN_E_UNSUPPORTED);
+    assert_int_equal(f.closed, 3);
+    ops.version = 0;
+    assert_int_equal(create_fails(&f, &ops, &err), QCHAIN_E_UNSUPPORTED);
+    assert_int_equal(f.closed, 4);
+    ops = plain_ops;
+    ops.struct_size = 0;
+    assert_int_equal(create_fails(&f, &ops, &err), QCHAIN_E_INVAL);
+    assert_int_equal(f.closed, 5);
+    ops.struct_size = offsetof(qchain_store_ops, close); /* says that it has no such slot */
+    assert_int_equal(create_fails(&f, &ops, &err), QCHAIN_E_INVAL);
+    assert_int_equal(f.closed, 5);
+    for (ops = plain_ops, ops.version = 1; ops.version <= QCHAIN_BACKEND_VERSION; ops.version++)
+        qc_store_destroy(create(&f, &ops, NULL));
     ops = plain_ops;
     ops.struct_size = offsetof(qchain_store_ops, preadv) - 1;
     assert_int_equal(create_fails(&f, &ops, &err), QCHAIN_E_INVAL);
@@ -447,7 +465,9 @@ static void sanitizes_extents(void **state)
     assert_int_equal(e.length, 50);
     assert_int_equal(e.hole, 1);
     f.fail = QCHAIN_E_UNSUPPORTED;
+    qc_fail(&err, QCHAIN_E_BUSY, "before");
     assert_int_equal(qc_store_extent(s, &e, 50, 100, &err), 0);
+    assert_string_equal(err.text, "before"); /* it is no failure */
     assert_int_equal(e.length, 50);
     f.fail = QCHAIN_E_NET;
     assert_int_equal(qc_store_extent(s, &e, 50, 100, &err), QCHAIN_E_NET);

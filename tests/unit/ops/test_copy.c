@@ -213,6 +213,194 @@ static void salvaging_counts_what_is_lost(void **unused)
     mem_chain_destroy(m);
 }
 
+/* A big-endian number of a layer's file, and its place. */
+static unsigned char *number_at(const struct mem_layer *l, uint64_t at, uint64_t *value)
+{
+    *value = 0;
+    for (int i = 0; i < 8; i++)
+        *value = *value << 8 | l->file[at + (uint64_t)i];
+    return l->file + at;
+}
+
+/* Make the L2 entry of a cluster one that cannot be. */
+static void damage_entry(const struct mem_layer *l, uint64_t cluster)
+{
+    uint64_t per_table = UINT64_C(1) << (l->cluster_bits - 3), l1, table, entry;
+
+    number_at(l, 40, &l1);
+    number_at(l, l1 + cluster / per_table * 8, &table);
+    table &= ~(UINT64_C(1) << 63);
+    number_at(l, table + cluster % per_table * 8, &entry)[6] |= 2; /* not a cluster's offset */
+}
+
+/* Damaged metadata hurts nothing else, wherever it is met. */
+static void salvaging_gets_over_metadata(void **unused)
+{
+    const uint64_t size = UINT64_C(300) << 20, bad[] = {3, 5, 6, 2100, 4799};
+    struct mem_chain *m = mem_chain_create(1);
+    qchain_error *err = qchain_error_create();
+    unsigned char *want = malloc(size);
+    qchain_copy_opts o;
+    struct target t;
+    qchain *c;
+
+    (void)unused;
+    mem_layer_init(m, 0, size, 16);
+    for (unsigned i = 0; i < 4800; i += i < 20 || i > 4780 ? 1 : 10)
+        mem_layer_set(m, 0, i, MEM_DATA);
+    mem_chain_read(m, want, size, 0);
+    for (unsigned i = 0; i < 5; i++) {
+        damage_entry(&m->layer[0], bad[i]);
+        memset(want + (bad[i] << 16), 0, 65536);
+    }
+    for (uint32_t i = 0; i < 4; i++) {
+        c = open_chain(m);
+        target_init(&t, size, true);
+        qchain_copy_opts_init(&o, sizeof(o));
+        o.threads = 1 + i;
+        o.flags = i % 2 ? QCHAIN_COPY_ORDERED : 0;
+        assert_int_equal(copy(c, &t, &o, true, err), QCHAIN_E_CORRUPT);
+        o.flags |= QCHAIN_COPY_SALVAGE;
+        assert_int_equal(copy(c, &t, &o, true, err), 0);
+        assert_false(t.broken);
+        assert_true(o.salvaged_bytes == 5 << 16);
+        assert_memory_equal(t.buf, want, size);
+        free(t.buf);
+        qchain_close(c);
+    }
+    free(want);
+    qchain_error_destroy(err);
+    mem_chain_destroy(m);
+}
+
+/* All is lost, of a disk too large to try each cluster of it. */
+static void salvaging_ends(void **unused)
+{
+    const uint64_t size = UINT64_C(1) << 42;
+    struct mem_chain *m = mem_chain_create(1);
+    qchain_copy_opts o;
+    struct target t;
+    double begin;
+    uint64_t l1;
+    qchain *c;
+
+    (void)unused;
+    mem_layer_init(m, 0, size, 16);
+    mem_layer_set(m, 0, 0, MEM_DATA);
+    number_at(&m->layer[0], 40, &l1);
+    for (uint64_t i = 1; i < size >> 29; i++) /* more tables than the file can have */
+        memcpy(m->layer[0].file + l1 + 8 * i, m->layer[0].file + l1, 8);
+    c = open_chain(m);
+    target_init(&t, size, false);
+    qchain_copy_opts_init(&o, sizeof(o));
+    o.flags = QCHAIN_COPY_SALVAGE;
+    begin = seconds();
+    assert_int_equal(copy(c, &t, &o, true, NULL), 0);
+    assert_true(seconds() - begin < 30);
+    assert_true(o.salvaged_bytes == size && t.zeroed == size);
+    qchain_close(c);
+    mem_chain_destroy(m);
+}
+
+/* A disk whose second half fails in some way, after the open. */
+static int failing_code;
+
+static void failing_close(void *obj)
+{
+    (void)obj;
+}
+
+static int failing_size(void *obj, uint64_t *size, qchain_error *err)
+{
+    (void)obj;
+    (void)err;
+    *size = 1 << 20;
+    return 0;
+}
+
+static int failing_pread(void *obj, void *buf, size_t length, uint64_t offset, uint32_t flags,
+                         qchain_error *err)
+{
+    (void)obj;
+    (void)flags;
+    memset(buf, 'x', length);
+    return offset + length > 512 << 10 ? qchain_backend_fail(err, failing_code, 0, "so it fails")
+                                       : 0;
+}
+
+/* What is no damage would befall the rest as well, so the copy ends. */
+static void only_damage_is_salvaged(void **unused)
+{
+    static const qchain_store_ops ops = {
+        .struct_size = sizeof(ops), .version = QCHAIN_BACKEND_VERSION, .name = "failing",
+        .close = failing_close, .size = failing_size, .pread = failing_pread,
+    };
+    qchain_store store = {.struct_size = sizeof(store), .ops = &ops};
+    qchain_error *err = qchain_error_create();
+    qchain_open_opts open_opts;
+    qchain_copy_opts o;
+    struct target t;
+    qchain *c = NULL;
+
+    (void)unused;
+    qchain_open_opts_init(&open_opts, sizeof(open_opts));
+    open_opts.store = &store;
+    open_opts.format = "raw";
+    assert_int_equal(qchain_open(&c, NULL, NULL, &open_opts, err), 0);
+    for (failing_code = QCHAIN_E_NOMEM; failing_code > QCHAIN_E_INTERNAL; failing_code--) {
+        bool damage = failing_code == QCHAIN_E_IO || failing_code == QCHAIN_E_CORRUPT;
+
+        target_init(&t, 1 << 20, false);
+        qchain_copy_opts_init(&o, sizeof(o));
+        o.flags = QCHAIN_COPY_SALVAGE;
+        qchain_error_clear(err);
+        assert_int_equal(copy(c, &t, &o, true, err), damage ? 0 : failing_code);
+        assert_int_equal(qchain_error_code(err), damage ? 0 : failing_code);
+        if (damage)
+            assert_true(o.salvaged_bytes == 512 << 10);
+        else
+            assert_non_null(strstr(qchain_error_message(err), "so it fails"));
+    }
+    qchain_close(c);
+    qchain_error_destroy(err);
+}
+
+static int silent_write(void *data, const void *buf, size_t length, uint64_t offset,
+                        qchain_error *err)
+{
+    (void)buf;
+    (void)length;
+    (void)offset;
+    (void)err;
+    return *(int *)data;
+}
+
+static void the_sink_need_not_say_why(void **unused)
+{
+    struct mem_chain *m = mem_chain_create(1);
+    qchain_error *err = qchain_error_create();
+    qchain *c;
+    int code;
+    qchain_sink sink = {sizeof(sink), silent_write, NULL, &code};
+
+    (void)unused;
+    mem_layer_init(m, 0, 1 << 20, 0);
+    c = open_chain(m);
+    for (code = QCHAIN_E_NOMEM; code >= QCHAIN_E_INTERNAL; code--) {
+        qchain_backend_fail(err, QCHAIN_E_LOCKED - (code == QCHAIN_E_LOCKED), 0, "before");
+        assert_int_equal(qchain_copy_out(c, &sink, NULL, err), code);
+        assert_int_equal(qchain_error_code(err), code);
+        assert_string_equal(qchain_error_message(err), "the sink failed without saying why");
+    }
+    qchain_backend_fail(err, QCHAIN_E_LOCKED, 0, "before");
+    code = 7; /* an answer, no failure */
+    assert_int_equal(qchain_copy_out(c, &sink, NULL, err), 7);
+    assert_string_equal(qchain_error_message(err), "before");
+    qchain_error_destroy(err);
+    qchain_close(c);
+    mem_chain_destroy(m);
+}
+
 static void the_sink_ends_it(void **unused)
 {
     static const int results[] = {1, 4711, QCHAIN_E_NOSPACE};
@@ -293,6 +481,38 @@ static void jobs_are_cancelled(void **unused)
     mem_chain_destroy(m);
 }
 
+/* A dying medium takes its time for each piece that is salvaged. */
+static void salvaging_is_cancelled(void **unused)
+{
+    struct mem_chain *m = mem_chain_create(1);
+    qchain_copy_opts o;
+    pthread_t thread;
+    struct target t;
+    double begin;
+    qchain *c;
+
+    (void)unused;
+    mem_layer_init(m, 0, 1 << 20, 0);
+    c = open_chain(m);
+    m->layer[0].fail_from = 0;
+    m->layer[0].fail_to = 1 << 30;
+    m->layer[0].delay_us = 20000;
+    target_init(&t, 1 << 20, false);
+    qchain_copy_opts_init(&o, sizeof(o));
+    o.flags = QCHAIN_COPY_SALVAGE;
+    o.threads = 1;
+    o.chunk_bytes = 1 << 20;
+    o.job = qchain_job_create();
+    begin = seconds();
+    assert_int_equal(pthread_create(&thread, NULL, cancel_soon, o.job), 0);
+    assert_int_equal(copy(c, &t, &o, true, NULL), QCHAIN_E_CANCELLED);
+    assert_true(seconds() - begin < 2);
+    pthread_join(thread, NULL);
+    qchain_job_destroy(o.job);
+    qchain_close(c);
+    mem_chain_destroy(m);
+}
+
 static void jobs_pause_and_keep_a_rate(void **unused)
 {
     struct mem_chain *m = mem_chain_create(1);
@@ -336,6 +556,10 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(copies_are_whole),   cmocka_unit_test(zeros_are_detected),
         cmocka_unit_test(salvaging_counts_what_is_lost),
+        cmocka_unit_test(salvaging_gets_over_metadata),
+        cmocka_unit_test(salvaging_ends),     cmocka_unit_test(only_damage_is_salvaged),
+        cmocka_unit_test(salvaging_is_cancelled),
+        cmocka_unit_test(the_sink_need_not_say_why),
         cmocka_unit_test(the_sink_ends_it),   cmocka_unit_test(jobs_are_cancelled),
         cmocka_unit_test(jobs_pause_and_keep_a_rate),
     };

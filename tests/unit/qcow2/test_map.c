@@ -6,6 +6,7 @@
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -298,12 +299,114 @@ static void test_holes(void **state)
     }
 }
 
+/* Let one more slot have the L2 table of another. */
+static void share(struct made *m, uint64_t slot, uint64_t with)
+{
+    memcpy(m->p + m->l1 + slot * 8, m->p + m->l1 + with * 8, 8);
+}
+
+static void check_shared(unsigned bits, uint64_t slots, uint64_t used, bool sparse, bool refused)
+{
+    uint64_t first = slots - used, per_table = UINT64_C(1) << (bits - 3);
+    struct qc_runs runs = {0};
+    char want[100];
+    struct made m;
+    qchain_error err;
+    int rc;
+
+    qc_error_init(&err);
+    make(&m, bits, slots << (2 * bits - 3), slots * 8 + ((used + 16) << bits));
+    for (uint64_t i = first; i < slots; i++)
+        set(&m, i * per_table, UINT64_C(1) << bits);
+    share(&m, slots - 1, first + 2);
+    open_made(&m, m.size);
+    if (sparse) /* a hole that nobody reads */
+        m.store->size = UINT64_C(1) << 40;
+    rc = m.img->format->map(m.img, 0, 1 << 16, &runs, &err);
+    assert_int_equal(rc, refused ? QCHAIN_E_CORRUPT : 0);
+    snprintf(want, sizeof(want), "L1 entries %u and %u use the same L2 table at ",
+             (unsigned)first + 2, (unsigned)slots - 1);
+    if (refused && !strstr(err.text, want))
+        fail_msg("\"%s\" does not say \"%s\"", err.text, want);
+    qc_runs_finish(&runs);
+    close_made(&m);
+}
+
+/* Entries that share L2 tables would make a disk of any length of a small file,
+ * however long the file claims to be. A few are like any other damage. */
+static void test_shared_tables(void **state)
+{
+    static const uint64_t slots[] = {65, 128, 256, 257, 1000, 40000};
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(slots) / sizeof(slots[0]); i++)
+        for (int sparse = 0; sparse < 2; sparse++) {
+            check_shared(9, slots[i], 65, sparse, true);
+            check_shared(9, slots[i], 64, sparse, false);
+            if (slots[i] <= 1000)
+                check_shared(12, slots[i], slots[i], sparse, true);
+        }
+}
+
+/* A directory may have 64 MiB, but not that much text is taken from it. */
+static int describe_bitmaps(unsigned n, qchain_error *err)
+{
+    struct qc_image_opts o = {.describe = true};
+    qchain_image_info info = {0};
+    struct made m;
+    uint64_t dir;
+    int rc;
+
+    make(&m, 12, 1 << 20, 12 << 20);
+    dir = take(&m, n * UINT64_C(1048));
+    put(m.p + 88, 8, 1); /* autoclear: the bitmaps are good */
+    put(m.p + 104, 4, 0x23852875);
+    put(m.p + 108, 4, 24);
+    put(m.p + 112, 4, n);
+    put(m.p + 120, 8, n * UINT64_C(1048));
+    put(m.p + 128, 8, dir);
+    for (unsigned i = 0; i < n; i++) {
+        uint8_t *p = m.p + dir + i * UINT64_C(1048);
+
+        put(p, 8, 4096);
+        put(p + 8, 4, 1);
+        p[16] = 1;
+        p[17] = 16;
+        put(p + 18, 2, 1023);
+        memset(p + 24, 'n', 1023);
+        snprintf((char *)p + 24, 9, "%08u", i);
+        p[32] = 'n';
+    }
+    m.store = memory_store(m.p, m.size, m.size);
+    rc = qc_qcow2_format.open(&m.img, m.store, &o, err);
+    if (rc == 0)
+        rc = qc_qcow2_format.describe(m.img, &info, err);
+    if (rc == 0)
+        assert_int_equal(info.n_bitmaps, n);
+    qc_info_finish(&info);
+    close_made(&m);
+    return rc;
+}
+
+static void test_bitmap_names(void **state)
+{
+    qchain_error err;
+
+    (void)state;
+    qc_error_init(&err);
+    if (describe_bitmaps(8200, &err) != 0)
+        fail_msg("%s", err.text);
+    assert_int_equal(describe_bitmaps(8201, &err), QCHAIN_E_LIMIT);
+    assert_non_null(strstr(err.text, "8 MiB of names"));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_l1_sizes), cmocka_unit_test(test_empty),
         cmocka_unit_test(test_threads),  cmocka_unit_test(test_range),
-        cmocka_unit_test(test_holes),
+        cmocka_unit_test(test_holes),   cmocka_unit_test(test_shared_tables),
+        cmocka_unit_test(test_bitmap_names),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -127,6 +127,48 @@ static void check_escape(const char *in, size_t len, const char *want)
     qc_free(dup);
 }
 
+static void assert_clean(const char *text)
+{
+    char *escaped = qc_escape_dup(text, strlen(text));
+
+    assert_string_equal(escaped, text);
+    qc_free(escaped);
+}
+
+/* Wherever a long message is cut, no piece of a sequence is left. */
+static void long_messages_stay_utf8(void **unused)
+{
+    static const char *const sequence[] = {"\xc3\xa9", "\xe2\x82\xac", "\xf0\x9f\x98\x80"};
+    char text[1100];
+    qchain_error err;
+
+    (void)unused;
+    for (size_t i = 0; i < 3; i++) {
+        size_t len = strlen(sequence[i]);
+
+        for (size_t pad = 0; pad < 4; pad++) {
+            memset(text, 'x', pad);
+            for (size_t at = pad; at + len < sizeof(text); at += len)
+                memcpy(text + at, sequence[i], len + 1);
+            qc_fail(&err, QCHAIN_E_IO, "%s", text);
+            assert_clean(err.text);
+            qc_fail_errno(&err, EIO, "%s", text);
+            assert_clean(err.text);
+            qchain_backend_fail(&err, QCHAIN_E_IO, 0, text);
+            assert_clean(err.text);
+            assert_true(strlen(err.text) > 990);
+            for (size_t k = 0; k < 50; k++) {
+                qc_error_prefix(&err, -1, "p");
+                assert_clean(err.text);
+            }
+            assert_true(strlen(err.text) > QC_ERROR_TEXT - 1 - 4);
+            text[pad + 3 * len] = '\0';
+            qc_fail(&err, QCHAIN_E_IO, "%s", text);
+            assert_string_equal(err.text, text); /* a whole one at the end stays */
+        }
+    }
+}
+
 static void escapes(void **unused)
 {
     struct qc_escaped e;
@@ -253,6 +295,7 @@ int main(void)
         cmocka_unit_test(errno_gives_code_and_text),
         cmocka_unit_test(prefixes_go_outward),
         cmocka_unit_test(long_messages_lose_their_end),
+        cmocka_unit_test(long_messages_stay_utf8),
         cmocka_unit_test(escapes),
         cmocka_unit_test(escaping_cuts_at_256),
         cmocka_unit_test(random_bytes_come_out_clean),
