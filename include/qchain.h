@@ -215,8 +215,8 @@ typedef struct qchain_resolution {
                              borrowed until the library returns from the call
                              that asked                                        */
     const char *format;   /* take this format instead of the recorded one      */
-    int         fd;       /* with QCHAIN_RESOLVE_FD: an open descriptor; the
-                             library duplicates it                             */
+    int         fd;       /* with QCHAIN_RESOLVE_FD: an open descriptor, treated
+                             as that of qchain_open_opts                       */
     uint32_t    reserved0;
     const struct qchain_store *store; /* with QCHAIN_RESOLVE_STORE: an open
                              store; becomes the library's                      */
@@ -302,7 +302,10 @@ typedef struct qchain_open_opts {
                                 shows it in today's size)                        */
     const char *data_file;   /* the top's external data file, instead of the one
                                 it names; the caller's own choice, so allowed    */
-    int         fd;          /* with QCHAIN_OPEN_FD; duplicated                 */
+    int         fd;          /* with QCHAIN_OPEN_FD; its file is opened anew where
+                                that is allowed, else it is duplicated; it stays
+                                the caller's, and so do locks held on it (if a
+                                writer's, use FORCE_SHARE)                       */
     uint32_t    reserved0;
     const struct qchain_store *store; /* the top is this store; becomes the
                                 library's, closed even when the open fails;

@@ -36,8 +36,9 @@ struct qc_file_opts {
     struct qc_slots     *slots;     /* counters; borrowed, may be NULL */
     const struct qc_log *log;       /* borrowed until the store is closed; may be NULL */
     uint32_t             flags;     /* QC_FILE_* */
-    int                  fd;        /* -1, or an open descriptor to duplicate: pinned, never
-                                       closed before the store */
+    int                  fd;        /* -1, or an open descriptor, whose file is opened once more
+                                       or, where that is not allowed, which is duplicated:
+                                       pinned, never closed before the store */
     const char          *name;      /* how messages call it */
     /* Asked with the real path of what was opened (by descriptor) before its
      * bytes are used; may be NULL. 0 or a negative code. */
