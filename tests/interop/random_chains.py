@@ -87,7 +87,8 @@ class Checker:
             raise Mismatch(f"map (human): exit {got}, qemu-img {want}: {err}")
         if want == 0 and text.split(b"\n")[0] != mine.split(b"\n")[0]:
             raise Mismatch(f"map (human): heading {mine[:80]!r}, qemu-img {text[:80]!r}")
-        if want == 0 and human_rows(text) != human_rows(mine):
+        here = self.runner.cwd
+        if want == 0 and human_rows(text, here) != human_rows(mine, here):
             raise Mismatch(f"map (human): {mine[:600]!r}, qemu-img {text[:600]!r}")
 
     def map_ranges(self):
@@ -317,12 +318,14 @@ def verdict(text, strict):
     return re.sub(rb"\d+", lambda n: b"%d" % (int(n.group(0)) // 512), text)
 
 
-def human_rows(text):
+def human_rows(text, cwd):
+    """The rows, with names made absolute: a data file's lies beside its image for us, and in the
+    current directory for QEMU; here both are the same place."""
     rows = []
     for line in text.decode().splitlines()[1:]:
         start, length, host, name = line.split(None, 3)
         start, length, host = int(start, 0), int(length, 0), int(host, 0)
-        name = os.path.normpath(name)
+        name = os.path.normpath(os.path.join(cwd, name))
         if rows and rows[-1][0] + rows[-1][1] == start and rows[-1][2] + rows[-1][1] == host \
                 and rows[-1][3] == name:
             rows[-1][1] += length
