@@ -67,8 +67,8 @@ void qc_env_destroy(qchain_env *env)
     qc_pool_destroy(env->pool);
     qc_codecs_destroy(env->codecs);
     qc_block_cache_destroy(env->blocks);
+    qc_slots_destroy(env->slots); /* frees the last windows */
     qc_ring_finish(&env->windows);
-    qc_slots_destroy(env->slots);
     qc_fdpool_destroy(env->fds);
     qc_policy_free(env->policy);
     pthread_mutex_destroy(&env->codec_lock);

@@ -182,9 +182,10 @@ static int cut_window(const struct qc_runs *all, size_t *at, uint64_t start, uin
 }
 
 /* Publish runs that cover windows [first, last); *newest receives the last one,
- * which is safe to use only inside an epoch. */
+ * which is safe to use only inside an epoch. for_reads: readers will come back to
+ * them at random, so huge pages are worth their price. */
 static int publish_windows(struct qchain *c, const struct qc_runs *runs, uint64_t first,
-                           uint64_t last, const struct qc_window **newest)
+                           uint64_t last, bool for_reads, const struct qc_window **newest)
 {
     struct qc_index *ix = &c->index;
     struct qc_runs part = {0};
@@ -201,7 +202,10 @@ static int publish_windows(struct qchain *c, const struct qc_runs *runs, uint64_
         slot = make_slot(ix, i);
         if (slot && atomic_load(slot))
             continue;
-        w = slot ? qc_window_create(part.run, part.n) : NULL;
+        if (slot)
+            w = qc_window_create(for_reads ? &c->env->windows : NULL, part.run, part.n);
+        else
+            w = NULL;
         if (!w) {
             ret = QCHAIN_E_NOMEM;
             break;
@@ -228,7 +232,7 @@ static int fill_windows(struct qchain *c, uint64_t first, uint64_t last, uint64_
     if (ret == 0) {
         qc_runs_join(&runs);
         *bytes = runs.n * sizeof(runs.run[0]);
-        ret = publish_windows(c, &runs, first, last, &newest);
+        ret = publish_windows(c, &runs, first, last, false, &newest);
     }
     qc_runs_finish(&runs);
     return ret;
@@ -273,7 +277,7 @@ static void publish_damage(struct qchain *c, uint64_t w)
     if (slot && !atomic_load(slot))
         qc_ring_publish(&c->env->windows, c->env->slots, window, slot, c);
     else
-        qc_free(window);
+        qc_window_free(window);
 }
 
 /* Fill one window for the caller, who is let into the epoch with it. The epoch
@@ -292,7 +296,7 @@ static const struct qc_window *fill_one(struct qchain *c, uint64_t w, unsigned *
     if (ret == 0) {
         qc_runs_join(&runs);
         *token = qc_epoch_enter(c->env->slots);
-        ret = publish_windows(c, &runs, w, w + 1, &window);
+        ret = publish_windows(c, &runs, w, w + 1, true, &window);
         if (ret != 0) {
             qc_epoch_exit(c->env->slots, *token);
             qc_fail_nomem(err);

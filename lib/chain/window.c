@@ -5,6 +5,8 @@
 
 #include "util/alloc.h"
 
+#define HEAP_BYTES (256u << 10)
+
 static uint64_t n_buckets(const struct qc_window *w)
 {
     uint64_t length = qc_run_end(&w->run[w->n - 1]) - w->base;
@@ -26,10 +28,12 @@ void qc_ring_init(struct qc_ring *r, uint64_t budget)
     r->hand = NULL;
     r->bytes = 0;
     r->budget = budget;
+    qc_regions_init(&r->regions);
 }
 
 void qc_ring_finish(struct qc_ring *r)
 {
+    qc_regions_finish(&r->regions);
     pthread_mutex_destroy(&r->lock);
 }
 
@@ -55,7 +59,33 @@ static void fill_buckets(struct qc_window *w, uint32_t *bucket, uint64_t n)
     bucket[n] = w->n - 1; /* a lookup in the last one ends here */
 }
 
-struct qc_window *qc_window_create(const struct qc_run *run, size_t n)
+/* Memory for a window. The first few of an environment are not worth a region. */
+static struct qc_window *take_memory(struct qc_ring *r, size_t size)
+{
+    struct qc_window *w = NULL;
+    bool in_region = r && qc_ring_bytes(r) >= HEAP_BYTES;
+
+    if (in_region)
+        w = qc_regions_alloc(&r->regions, size);
+    in_region = w != NULL;
+    if (!w)
+        w = qc_malloc(size);
+    if (w) {
+        memset(w, 0, sizeof(*w));
+        w->regions = in_region ? &r->regions : NULL;
+    }
+    return w;
+}
+
+void qc_window_free(struct qc_window *w)
+{
+    if (w && w->regions)
+        qc_regions_free(w->regions, w);
+    else
+        qc_free(w);
+}
+
+struct qc_window *qc_window_create(struct qc_ring *r, const struct qc_run *run, size_t n)
 {
     uint64_t length = qc_run_end(&run[n - 1]) - run[0].guest, buckets;
     uint8_t bits = choose_bucket_bits(length, n);
@@ -64,10 +94,9 @@ struct qc_window *qc_window_create(const struct qc_run *run, size_t n)
     if (n > UINT32_MAX)
         return NULL;
     buckets = ((length - 1) >> bits) + 1;
-    w = qc_malloc(sizeof(*w) + n * sizeof(*run) + (buckets + 1) * sizeof(w->bucket[0]));
+    w = take_memory(r, sizeof(*w) + n * sizeof(*run) + (buckets + 1) * sizeof(w->bucket[0]));
     if (!w)
         return NULL;
-    memset(w, 0, sizeof(*w));
     w->n = (uint32_t)n;
     w->base = run[0].guest;
     w->bucket_bits = bits;
@@ -106,7 +135,7 @@ static void ring_remove(struct qc_ring *r, struct qc_window *w)
 
 static void free_window(struct qc_retired *retired)
 {
-    qc_free(retired);
+    qc_window_free((struct qc_window *)retired);
 }
 
 /* One that may go, unlinked and invisible to new readers; NULL if there is none
@@ -171,7 +200,7 @@ void qc_ring_drop_owner(struct qc_ring *r, const void *owner)
             continue;
         ring_remove(r, w);
         atomic_store(w->slot, NULL);
-        qc_free(w);
+        qc_window_free(w);
     }
     pthread_mutex_unlock(&r->lock);
 }

@@ -10,6 +10,7 @@
 #include <stdatomic.h>
 
 #include "format/run.h"
+#include "util/regions.h"
 #include "util/slots.h"
 
 /*
@@ -25,6 +26,7 @@ struct qc_window {
     struct qc_window          *next, *prev;  /* in the ring, under its lock */
     _Atomic(struct qc_window *) *slot;       /* where readers find it */
     const void                *owner;        /* the chain */
+    struct qc_regions         *regions;      /* where its memory is from; NULL: the heap */
     uint32_t                   n;            /* 0: damaged, see qc_window_damaged */
     uint8_t                    bucket_bits;  /* log2 of the bytes of disk a bucket */
     atomic_bool                used;         /* looked at since the hand passed */
@@ -40,14 +42,16 @@ struct qc_ring {
     pthread_mutex_t   lock;
     struct qc_window *hand;  /* the next to be looked at, or NULL */
     uint64_t          bytes, budget;
+    struct qc_regions regions; /* memory of windows that readers asked for */
 };
 
 void qc_ring_init(struct qc_ring *r, uint64_t budget);
 void qc_ring_finish(struct qc_ring *r); /* no window may be left */
 
-/* A window with a copy of n runs (at least one) that cover it whole; NULL when
- * there is no memory. */
-struct qc_window *qc_window_create(const struct qc_run *run, size_t n);
+/* A window with a copy of n runs (at least one) that cover it whole, in a ring's
+ * regions or (NULL) on the heap; NULL when there is no memory. */
+struct qc_window *qc_window_create(struct qc_ring *r, const struct qc_run *run, size_t n);
+void qc_window_free(struct qc_window *w); /* one that was not published; NULL is fine */
 /* A window without runs: says that the metadata of this one is damaged, so that
  * nobody reads it all again to find that out. NULL when there is no memory. */
 struct qc_window *qc_window_damaged(void);

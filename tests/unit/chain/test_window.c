@@ -21,7 +21,7 @@ static struct qc_window *make(uint64_t first)
 
     for (unsigned i = 0; i < RUNS; i++)
         run[i] = qc_run_make(first + 512 * i, 512, QC_DATA, (first + i) << 9);
-    return qc_window_create(run, RUNS);
+    return qc_window_create(NULL, run, RUNS);
 }
 
 /* What a window of make() counts for in a ring. */
@@ -57,7 +57,7 @@ static void the_run_is_found(void **unused)
             run[i] = qc_run_make(at, 512 * (1 + random_next(&seed) % 5), QC_ZERO, 0);
             at = qc_run_end(&run[i]);
         }
-        w = qc_window_create(run, n);
+        w = qc_window_create(NULL, run, n);
         for (size_t i = 0; i < n; i++) {
             assert_int_equal(qc_window_find(w, run[i].guest), i);
             assert_int_equal(qc_window_find(w, qc_run_end(&run[i]) - 1), i);
