@@ -1,0 +1,33 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * A file that is written whole before anybody can see it: under another name in
+ * the same directory, then fsync, rename, fsync of the directory. Killed at any
+ * point, the old file is there or the new one; what may remain is a hidden
+ * temporary file.
+ */
+#ifndef QC_IO_NEWFILE_H
+#define QC_IO_NEWFILE_H
+
+#include <stdint.h>
+#include <sys/stat.h>
+#include <qchain.h>
+
+struct qc_newfile;
+
+/* Begin a file that will be called path. like: its owner (where we may give it away)
+ * and permissions (without execution) are those of this file; NULL: ours, 0666 less
+ * the umask. */
+int qc_newfile_create(struct qc_newfile **out, const char *path, const struct stat *like,
+                      qchain_error *err);
+/* Write at an offset; whole or failed (NOSPACE, IO). */
+int qc_newfile_write(struct qc_newfile *f, const void *buf, size_t length, uint64_t offset,
+                     qchain_error *err);
+/* Copy bytes of another descriptor. */
+int qc_newfile_copy(struct qc_newfile *f, int from, uint64_t from_offset, uint64_t length,
+                    uint64_t offset, qchain_error *err);
+/* Make it durable and visible. The file is finished either way. */
+int qc_newfile_commit(struct qc_newfile *f, qchain_error *err);
+/* Give it up. NULL is fine. */
+void qc_newfile_abort(struct qc_newfile *f);
+
+#endif
