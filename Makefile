@@ -43,7 +43,8 @@ endif
 once = $(eval $(1) := $(shell $(2)))$($(1))
 
 HAVE_LIBDEFLATE = $(call once,HAVE_LIBDEFLATE,$(if $(NO_LIBDEFLATE),:,$(PKG) --exists libdeflate 2>/dev/null && echo libdeflate))
-PACKAGES   = zlib libzstd $(HAVE_LIBDEFLATE)
+HAVE_LIBURING = $(call once,HAVE_LIBURING,$(if $(NO_LIBURING),:,$(PKG) --exists 'liburing >= 2.2' 2>/dev/null && echo liburing))
+PACKAGES   = zlib libzstd $(HAVE_LIBDEFLATE) $(HAVE_LIBURING)
 PKG_CFLAGS = $(call once,PKG_CFLAGS,$(PKG) --cflags $(PACKAGES))
 PKG_LIBS   = $(call once,PKG_LIBS,$(PKG) --libs $(PACKAGES))
 CMOCKA_LIBS = $(call once,CMOCKA_LIBS,$(PKG) --libs cmocka)
@@ -56,7 +57,7 @@ ALL_CFLAGS = -std=c11 -D_GNU_SOURCE -D_FILE_OFFSET_BITS=64 -pthread -MMD -MP $(C
 # below what the bench can see, and the static library can then become part of
 # somebody's plugin. The lower parts of the tree are the only ones to see lib/.
 LIB_CFLAGS = -fvisibility=hidden $(PKG_CFLAGS) -fPIC -Iinclude -Ilib \
-	$(if $(HAVE_LIBDEFLATE),-DQC_HAVE_LIBDEFLATE=1)
+	$(if $(HAVE_LIBDEFLATE),-DQC_HAVE_LIBDEFLATE=1) $(if $(HAVE_LIBURING),-DQC_HAVE_LIBURING=1)
 ALL_LDFLAGS = -pthread $(SAN_FLAGS) -Wl,--as-needed $(LDFLAGS)
 # Sanitizers leave their symbols to the program, so they cannot have -z defs.
 SO_LDFLAGS = -shared -Wl,-soname,libqchain.so.$(SOMAJOR) \
@@ -263,7 +264,7 @@ help:
 	@echo 'make demo        a tour of the tools;   make bench  against qemu-img'
 	@echo 'make deps        install what is missing (Debian)'
 	@echo 'make install, uninstall, dist, clean'
-	@echo 'Settings: V=1 PREFIX= DESTDIR= BUILD= CC= CFLAGS= WERROR=1 SAN= NO_LIBDEFLATE=1'
+	@echo 'Settings: V=1 PREFIX= DESTDIR= BUILD= CC= CFLAGS= WERROR=1 SAN= NO_LIBDEFLATE=1 NO_LIBURING=1'
 	@echo '          FUZZ_SECONDS= CHAINS= (random chains in check-interop)'
 
 # ------------------------------------------------------------------ install ---

@@ -19,6 +19,7 @@ build    zlib1g-dev            pkg-config --exists zlib
 build    libzstd-dev           pkg-config --exists libzstd
 build    libcurl4-openssl-dev  pkg-config --exists libcurl
 check    libdeflate-dev        pkg-config --exists libdeflate
+check    liburing-dev          pkg-config --exists liburing
 check    libcmocka-dev         pkg-config --exists cmocka
 check    qemu-utils            have qemu-img && have qemu-io
 check    python3               have python3
