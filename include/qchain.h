@@ -28,6 +28,7 @@
  *                          one thread at a time.
  *   qchain_job             any thread; qchain_job_cancel also from a signal
  *                          handler.
+ *   qchain_queue           one thread at a time; any number on one chain.
  *   The library starts threads at the first need, never before a chain is open,
  *   with all signals blocked. Handles do not survive fork(): in the child every
  *   call on a chain opened before fails INVAL, and closing it frees nothing that
@@ -252,7 +253,9 @@ typedef void (*qchain_log_fn)(void *data, int level, const char *tag,
 typedef struct qchain_env_opts {
     size_t   struct_size;    /* set by qchain_env_opts_init                     */
     uint32_t flags;          /* must be 0                                       */
-    uint32_t threads;        /* leaf threads; 0 = one a processor, at most 16   */
+    uint32_t threads;        /* leaf threads; 0 = one a processor, at most 16.
+                                Threads that hang in a store are made up for, up
+                                to 64 more                                      */
     uint64_t index_bytes;    /* memory for maps; 0 = 32 MiB, at least 1 MiB     */
     uint64_t block_bytes;    /* memory for decoded clusters; 0 = 32 MiB         */
     uint32_t max_open_files; /* descriptors kept open; 0 = what the process may
@@ -263,6 +266,9 @@ typedef struct qchain_env_opts {
     void   (*log_free)(void *data); /* called once, when the environment ends,
                                 or when its creation fails                      */
     const qchain_policy *policy; /* copied; NULL = the default rules            */
+    uint32_t walkers;        /* threads that read metadata for queues; 0 = 4, at
+                                most 64                                         */
+    uint32_t reserved0;
 } qchain_env_opts;
 
 /* Fill o with defaults; size is sizeof(qchain_env_opts). Since 0.1. */
@@ -286,7 +292,8 @@ enum qchain_open_flags {
     QCHAIN_OPEN_SALVAGE     = 0x8,  /* metadata past the end of a file reads as
                                        zeros instead of failing                 */
     QCHAIN_OPEN_WRITE       = 0x10, /* reserved: answers UNSUPPORTED in 0.1     */
-    QCHAIN_OPEN_FD          = 0x20  /* the top is open_opts.fd                  */
+    QCHAIN_OPEN_FD          = 0x20, /* the top is open_opts.fd                  */
+    QCHAIN_OPEN_NO_INDEX    = 0x40  /* use no sidecar index                     */
 };
 
 typedef struct qchain_open_opts {
@@ -313,6 +320,8 @@ typedef struct qchain_open_opts {
     const qchain_policy *policy; /* instead of the environment's; copied        */
     qchain_resolver resolver;    /* asked for every reference; may be NULL      */
     void       *resolver_data;
+    const char *index;           /* the path of the top's sidecar index, instead of
+                                    the one beside it; NULL = look there         */
 } qchain_open_opts;
 
 /* Fill o with defaults; size is sizeof(qchain_open_opts). Since 0.1. */
@@ -324,7 +333,8 @@ QCHAIN_API void qchain_open_opts_init(qchain_open_opts *o, size_t size);
  * name: a path, "file:PATH" or "json:{...}" (driver, file.driver,
  *   file.filename, as QEMU writes them); may be NULL with a store or descriptor.
  * opts: may be NULL.
- * Blocks: reads each layer's header. Memory: below 2 KiB a layer and a bitmap.
+ * Blocks: reads each layer's header; with a sidecar index only the top's, and looks
+ * at the others. Memory: below 2 KiB a layer and a bitmap.
  * Errors: NOTFOUND (no such layer), ACCESS (policy or permission), LOCKED (a
  * writer holds a layer; opts.flags FORCE_SHARE), CORRUPT, UNSUPPORTED, LIMIT
  * (damaged, unknown or outsized images), CHAIN (a loop), IO, NOMEM, INVAL.
@@ -627,6 +637,12 @@ typedef struct qchain_stats {
     uint64_t block_bytes;     /* memory held now                                */
     uint64_t open_files;      /* descriptors open now                           */
     uint64_t file_opens;      /* descriptors opened so far                      */
+    uint64_t sidecar_reads;   /* those of meta_reads that were of sidecar indexes */
+    uint64_t sidecar_bytes;
+    uint64_t queue_requests;  /* accepted by queues                             */
+    uint64_t queue_uring;     /* reads of stores that io_uring carried          */
+    uint64_t queue_leaf;      /* requests, or parts, that leaf threads did      */
+    uint64_t queue_walks;     /* requests that walker threads did               */
 } qchain_stats;
 
 /* What an environment's chains did so far. Exact while one thread works; many
@@ -635,83 +651,227 @@ QCHAIN_API int qchain_env_stats(qchain_env *env, qchain_stats *out);
 /* The environment a chain lives in; borrowed. Since 0.1. */
 QCHAIN_API qchain_env *qchain_get_env(qchain *c);
 
-/* ------------------------------------------------ planned, not yet built --- */
+/* -------------------------------------------------------------- queues --- */
 /*
- * What follows is the shape of the next release, so that programs and bindings
- * can be designed for it. The library does not export these calls yet, and
- * qchain_has("queue") and qchain_has("index") say 0; define QCHAIN_PREVIEW to
- * see the declarations.
+ * A queue is one thread's asynchronous door to a chain: requests are submitted
+ * without waiting and reaped when they are done, in any order. What is warm is
+ * looked up while it is submitted and handed to the kernel by io_uring, several
+ * requests a system call; where io_uring is missing or forbidden, and for stores
+ * and clusters that need the processor, the environment's leaf threads work.
+ * Metadata that is not in the index yet is read by walker threads, once for all
+ * requests that wait for it.
+ *
+ * Any number of queues may be made on a chain; each belongs to the thread that
+ * uses it: calls on one queue must not overlap. A queue holds the files that it
+ * reads open until it is closed. Close all queues before the chain.
  */
-#ifdef QCHAIN_PREVIEW
-
-typedef struct qchain_queue qchain_queue; /* one thread's asynchronous door */
-
-typedef struct qchain_queue_opts {
-    size_t   struct_size;
-    uint32_t flags;     /* QCHAIN_QUEUE_* */
-    uint32_t depth;     /* requests in flight; 0 = 128 */
-} qchain_queue_opts;
+typedef struct qchain_queue qchain_queue;
 
 enum qchain_queue_flags {
-    QCHAIN_QUEUE_NO_URING = 0x1 /* leaf threads even where io_uring works */
+    QCHAIN_QUEUE_NO_URING = 0x1 /* leaf threads even where io_uring works         */
 };
 
-/* One finished request. error: text of the failure, or NULL; valid until the
- * next reap on this queue. */
+typedef struct qchain_queue_opts {
+    size_t   struct_size; /* set by qchain_queue_opts_init                       */
+    uint32_t flags;       /* QCHAIN_QUEUE_*                                      */
+    uint32_t depth;       /* requests not yet reaped, at most; 0 = 128, at most
+                             32768                                              */
+} qchain_queue_opts;
+
+/* Flags of one request. */
+enum qchain_request_flags {
+    QCHAIN_REQUEST_MORE = 0x1   /* others follow at once: it may be held back, to
+                                   go to the kernel together with them; it goes
+                                   at the latest with the next request that has
+                                   not this flag, with the eighth that has, and
+                                   with any reap                                */
+};
+
+/* One finished request. */
 typedef struct qchain_completion {
-    void       *user;
-    int32_t     result;   /* 0 or a negative QCHAIN_E_* */
+    void       *user;      /* as given with the request                         */
+    int32_t     result;    /* 0 or a negative QCHAIN_E_*; never a short count   */
     uint32_t    reserved0;
-    const char *error;
+    const char *error;     /* of a failure, one sentence; NULL otherwise. Valid
+                              until the next reap on this queue                 */
     uint64_t    reserved1;
 } qchain_completion;
 
-/* Make a queue on a chain; many queues a chain, one thread a queue. */
+/* Fill o with defaults; size is sizeof(qchain_queue_opts). Since 0.1. */
+QCHAIN_API void qchain_queue_opts_init(qchain_queue_opts *o, size_t size);
+/* Make a queue on a chain. opts may be NULL. The chain must outlive it. Errors:
+ * NOMEM, INVAL. That io_uring cannot be had is no error. Since 0.1. */
 QCHAIN_API int qchain_queue_create(qchain_queue **out, qchain *c,
                                    const qchain_queue_opts *opts, qchain_error *err);
-/* Submit a request. The buffer is the library's until the completion with the
- * same `user` is reaped, also after a cancel. Errors (nothing is submitted):
- * RANGE, INVAL, BUSY (the queue is full: reap first), NOMEM. */
+/* What carries the requests: "io_uring" or "threads". Static. Since 0.1. */
+QCHAIN_API const char *qchain_queue_engine(const qchain_queue *q);
+/* Submit a read of length bytes at offset into buf, without waiting for it. A
+ * request that is accepted completes exactly once, also when it is cancelled or
+ * the queue is closed. buf is the library's until the completion is reaped, also
+ * after a cancel; after a failure it holds nothing of use.
+ * flags: QCHAIN_REQUEST_*. user: comes back with the completion; any value.
+ * Does no I/O that could block; may copy zeros and start threads. Errors (nothing
+ * was submitted): RANGE, INVAL, BUSY (depth requests are not reaped yet: reap
+ * first), NOMEM. Failures of the read itself are in the completion. Since 0.1. */
 QCHAIN_API int qchain_queue_read(qchain_queue *q, void *buf, size_t length,
                                  uint64_t offset, uint32_t flags, void *user,
                                  qchain_error *err);
+/* The same into n_iov pieces, at most 1024; the array is copied. Since 0.1. */
 QCHAIN_API int qchain_queue_readv(qchain_queue *q, const struct qchain_iov *iov,
                                   uint32_t n_iov, uint64_t offset, uint32_t flags,
                                   void *user, qchain_error *err);
-/* The same for writing; READONLY unless the chain was opened for writing. */
+/* The same for writing. Chains are opened for reading as yet: answers READONLY,
+ * and nothing was submitted. Since 0.1. */
 QCHAIN_API int qchain_queue_write(qchain_queue *q, const void *buf, size_t length,
                                   uint64_t offset, uint32_t flags, void *user,
                                   qchain_error *err);
+/* Make what completed before durable. Answers READONLY as yet. Since 0.1. */
 QCHAIN_API int qchain_queue_flush(qchain_queue *q, void *user, qchain_error *err);
-/* Take finished requests: at least min (waiting up to timeout_ms, -1 = for ever)
- * and at most max. Returns how many, or a negative QCHAIN_E_*. */
+/* Take finished requests.
+ * out, max: where to put them, and how many fit.
+ * min: wait for so many, but for no more than are outstanding; 0 never waits.
+ * timeout_ms: the longest wait; -1 = as long as it takes, 0 = none.
+ * Returns how many were put (less than min after the timeout), or INVAL. Also
+ * starts what was held back, and goes on with requests whose metadata has come:
+ * so call it whenever the descriptor is readable. Interrupted system calls are
+ * begun again. Since 0.1. */
 QCHAIN_API int qchain_queue_reap(qchain_queue *q, qchain_completion *out,
                                  uint32_t min, uint32_t max, int timeout_ms);
-/* A descriptor that polls readable while there is something to reap. */
-QCHAIN_API int qchain_queue_fd(const qchain_queue *q);
-/* Ask that requests with this `user` end early (advisory; each still completes
- * exactly once). Returns how many were asked. */
+/* A descriptor that polls readable while there is something for a reap to do;
+ * now and then that is no completion yet. Only for poll, select and epoll
+ * (level-triggered); the queue's. Requests with QCHAIN_REQUEST_MORE may still be
+ * held back while the caller sleeps: submit the last one without. Since 0.1. */
+QCHAIN_API int qchain_queue_fd(qchain_queue *q);
+/* Ask that requests with this `user` end early. Advisory: each still completes
+ * exactly once, with CANCELLED or as if nothing had been asked; its buffer is the
+ * library's until then. Returns how many were asked. Since 0.1. */
 QCHAIN_API int qchain_queue_cancel(qchain_queue *q, void *user);
-/* Cancel all, wait for all, free. */
+/* Requests that were accepted and not yet reaped. Since 0.1. */
+QCHAIN_API uint32_t qchain_queue_pending(const qchain_queue *q);
+/* Cancel all, wait until all have ended, free. Buffers are the caller's again.
+ * NULL is fine. Since 0.1. */
 QCHAIN_API void qchain_queue_close(qchain_queue *q);
 
+/* -------------------------------------------------------- sidecar index --- */
+/*
+ * The index of a chain may be kept in a file beside its top image, called as the
+ * image with ".qci" behind it. A chain that has one is opened by reading two
+ * files, the top image's header and the sidecar, whatever its depth, and mapped
+ * without looking at any L2 table; the other layers are opened when something is
+ * first read from them. A chain whose upper layers have none uses the sidecar of
+ * the first layer below that has one: a new delta over an indexed image needs
+ * none of its own. The images are not changed.
+ *
+ * When a sidecar is believed. It is used only if all of this holds, else it is
+ * ignored with a log line and the chain is opened as if there was none:
+ *   - It is a regular file, owned by the image's owner, the caller or root, that
+ *     nobody may write who may not write to the image.
+ *   - Its image is what it was (size and modification time), and names the next
+ *     layer as the sidecar does.
+ *   - Each layer that it names passes the policy like a name read from an image,
+ *     is a regular file and is what it was (size and modification time). No
+ *     layer was modified less than two seconds before the build looked at it:
+ *     such a change might leave the time as it is. (qchain_index_build waits.)
+ *   - Its structure and its checksums are right.
+ * What a program does to a layer without changing its size or modification time
+ * is not noticed; nothing that writes to images does that, but tools that set
+ * times back can. A layer that was changed after the open is noticed when it is
+ * first opened: from then on reads and maps of the chain fail CHANGED. Until a
+ * layer is opened, no lock keeps others from writing to it.
+ *
+ * No sidecar is used for internal snapshots, stores, descriptors, block devices,
+ * salvaging, a given data_file, or when a resolver is set.
+ */
+enum qchain_index_flags {
+    QCHAIN_INDEX_NO_WAIT = 0x1  /* build: do not wait until the youngest layer is
+                                   two seconds old. If one is younger the sidecar
+                                   is written, but never believed               */
+};
+
 typedef struct qchain_index_opts {
-    size_t      struct_size;
-    uint32_t    flags;       /* must be 0 */
-    uint32_t    threads;
-    const char *name;        /* NULL = the tip's full name with ".qci" */
-    qchain_job *job;
+    size_t      struct_size; /* set by qchain_index_opts_init                    */
+    uint32_t    flags;       /* QCHAIN_INDEX_*                                   */
+    uint32_t    threads;     /* 0 = one a processor, at most 16                  */
+    const char *name;        /* the sidecar's path; NULL = beside the image      */
+    qchain_job *job;         /* may be NULL                                      */
 } qchain_index_opts;
 
-/* Write the sidecar index of a chain next to its tip, so that it opens in one
- * or two requests; verify one against the layers; remove it. */
+/* Fill o with defaults; size is sizeof(qchain_index_opts). Since 0.1. */
+QCHAIN_API void qchain_index_opts_init(qchain_index_opts *o, size_t size);
+/* Write the sidecar of an open chain, atomically (another file, fsync, rename),
+ * with the image's owner (where the caller may) and permissions. Where the chain
+ * was opened by a sidecar, only the layers above it are read; to read all of them
+ * open the chain with QCHAIN_OPEN_NO_INDEX. Blocks; up to two seconds longer if a layer was changed just now. opts may be
+ * NULL. Errors: UNSUPPORTED (a chain that cannot have one, see above), CHANGED (a
+ * layer changed meanwhile), CORRUPT (damaged metadata), ACCESS, NOSPACE, IO,
+ * CANCELLED, NOMEM. After an error an older sidecar is as it was. Since 0.1. */
 QCHAIN_API int qchain_index_build(qchain *c, const qchain_index_opts *opts,
                                   qchain_error *err);
+/* Compare a sidecar with the layers themselves, all of whose metadata is read. The
+ * chain must have been opened with QCHAIN_OPEN_NO_INDEX. Errors: NOTFOUND (there
+ * is none), CHANGED (it would not be believed; the message says why), CORRUPT (it
+ * is damaged, or says something else than the layers), and those of qchain_map.
+ * Since 0.1. */
 QCHAIN_API int qchain_index_verify(qchain *c, const qchain_index_opts *opts,
                                    qchain_error *err);
+/* Remove the sidecar of the image `name`, or the file opts->name. A file that is
+ * no sidecar is left alone. env may be NULL. Errors: NOTFOUND, ACCESS, IO,
+ * INVAL. Since 0.1. */
 QCHAIN_API int qchain_index_drop(qchain_env *env, const char *name,
                                  const qchain_index_opts *opts, qchain_error *err);
-#endif /* QCHAIN_PREVIEW */
+/* How many layers, counted from the bottom, an open chain knows from a sidecar: 0
+ * if it uses none; qchain_layers(c) if it is the top's own. Since 0.1. */
+QCHAIN_API uint32_t qchain_index_layers(const qchain *c);
+
+enum qchain_index_file_flags {
+    QCHAIN_INDEX_FILE_DATA  = 0x1, /* the external data file of its layer        */
+    QCHAIN_INDEX_FILE_RACY  = 0x2, /* was modified too shortly before the build  */
+    QCHAIN_INDEX_FILE_HOLES = 0x4  /* holes in it are looked for when mapping    */
+};
+
+/* One file that a sidecar speaks of. */
+typedef struct qchain_index_file {
+    uint32_t    layer;        /* 0 is the sidecar's own image                    */
+    uint32_t    flags;        /* QCHAIN_INDEX_FILE_*                             */
+    const char *name;         /* as recorded in the image that refers to it      */
+    const char *location;     /* where it lay when the sidecar was built         */
+    const char *format;       /* "qcow2", "raw"                                  */
+    uint64_t    virtual_size; /* bytes; 0 for a data file                        */
+    uint64_t    cluster_size; /* bytes; 0 for raw                                */
+    uint64_t    size;         /* of the file, bytes                              */
+    uint64_t    mtime_ns;     /* its modification time, ns since the epoch       */
+    uint64_t    reserved[4];
+} qchain_index_file;
+
+/* What a sidecar says. One block of memory; later versions append fields. Strings
+ * are escaped for display. */
+typedef struct qchain_index_info {
+    size_t      struct_size;
+    uint32_t    flags;        /* 0                                               */
+    uint32_t    version;      /* of the file's format                            */
+    const char *name;         /* of the sidecar                                  */
+    const char *why_not;      /* why it is not believed now; NULL: it is         */
+    uint64_t    file_size;    /* bytes                                           */
+    uint64_t    virtual_size; /* of the disk, bytes                              */
+    uint64_t    built_ns;     /* when, ns since the epoch                        */
+    uint64_t    n_runs;       /* stretches of the disk                           */
+    uint32_t    n_pages;      /* parts with a checksum each                      */
+    uint32_t    n_layers;
+    uint32_t    n_files;      /* layers and external data files                  */
+    uint32_t    reserved0;
+    const qchain_index_file *files; /* from the top down                         */
+} qchain_index_info;
+
+/* Tell what the sidecar of the image `name` says, and whether it would be believed
+ * if the image was opened with these open_opts (may be NULL). A damaged sidecar is
+ * an error: CORRUPT. Others: NOTFOUND, ACCESS, IO, NOMEM, INVAL. Free with
+ * qchain_index_info_free. Since 0.1. */
+QCHAIN_API int qchain_index_inspect(qchain_index_info **out, qchain_env *env,
+                                    const char *name,
+                                    const qchain_open_opts *open_opts,
+                                    qchain_error *err);
+/* Free an info; NULL is fine. Since 0.1. */
+QCHAIN_API void qchain_index_info_free(qchain_index_info *info);
 
 #ifdef __cplusplus
 }

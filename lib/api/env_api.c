@@ -27,6 +27,9 @@ static int check_env_opts(const qchain_env_opts *o, qchain_error *err)
         return qc_fail(err, QCHAIN_E_INVAL, "environment: threads=%u: at most 1024", o->threads);
     if (o->index_bytes && o->index_bytes < (1 << 20))
         return qc_fail(err, QCHAIN_E_INVAL, "environment: index_bytes: at least 1 MiB");
+    if (o->walkers > 64 || o->reserved0)
+        return qc_fail(err, QCHAIN_E_INVAL,
+                       "environment: walkers=%u: at most 64; reserved fields must be 0", o->walkers);
     if (o->log_level > QCHAIN_LOG_DEBUG)
         return qc_fail(err, QCHAIN_E_INVAL, "environment: log_level=%u is unknown", o->log_level);
     return 0;
@@ -80,6 +83,12 @@ int qchain_env_stats(qchain_env *env, qchain_stats *out)
     stats.block_bytes = qc_block_cache_bytes(env->blocks);
     stats.open_files = qc_fdpool_open_count(env->fds);
     stats.file_opens = qc_counter_sum(s, QC_CNT_FILE_OPENS);
+    stats.sidecar_reads = qc_counter_sum(s, QC_CNT_SIDECAR_READS);
+    stats.sidecar_bytes = qc_counter_sum(s, QC_CNT_SIDECAR_BYTES);
+    stats.queue_requests = qc_counter_sum(s, QC_CNT_QUEUE_REQUESTS);
+    stats.queue_uring = qc_counter_sum(s, QC_CNT_QUEUE_URING);
+    stats.queue_leaf = qc_counter_sum(s, QC_CNT_QUEUE_LEAF);
+    stats.queue_walks = qc_counter_sum(s, QC_CNT_QUEUE_WALKS);
     if (size > sizeof(stats)) { /* a newer caller: what we lack is zero */
         memset(out, 0, size);
         memcpy(out, &stats, sizeof(stats));

@@ -97,9 +97,12 @@ const char *qchain_version_string(void)
 int qchain_has(const char *feature)
 {
     static const char *const has[] = {
-        "qcow2", "raw", "zlib", "zstd", "direct", "locks",
+        "qcow2", "raw", "zlib", "zstd", "direct", "locks", "queue", "index",
 #ifdef QC_HAVE_LIBDEFLATE
         "libdeflate",
+#endif
+#ifdef QC_HAVE_LIBURING
+        "io_uring",
 #endif
     };
 

@@ -10,18 +10,22 @@
 #include "format/format.h"
 #include "util/error.h"
 
-/* A file that runs refer to. A layer has one, or two with a data file. */
+/* A file that runs refer to. A layer has one, or two with a data file. Of layers that
+ * are known from a sidecar alone it is opened at the first need: qc_source_store. */
 struct qc_source {
-    struct qc_store *store;
-    char            *name;  /* as QEMU would print it; raw bytes */
-    uint64_t         owner; /* its key in the block cache */
-    uint32_t         layer;
-    atomic_int       holes; /* look for holes when mapping: -1 not known yet */
+    char                 *name;  /* as QEMU would print it; raw bytes */
+    uint64_t              owner; /* its key in the block cache */
+    uint32_t              layer;
+    atomic_int            holes; /* look for holes when mapping: -1 not known yet */
+    bool                  has_inode;
+    uint64_t              device, inode; /* to find loops */
 };
 
 struct qc_layer {
     const struct qc_format *format;
-    struct qc_image        *img;
+    _Atomic(struct qc_image *) img; /* NULL: not opened yet, qc_layer_image opens it */
+    uint64_t                virtual_size;
+    uint32_t                cluster_size; /* 0: raw */
     char                   *name;  /* as opened; raw bytes */
     char                   *real_path; /* or NULL */
     uint64_t                limit; /* bytes that show at most: the least size from the top to here */
@@ -31,6 +35,8 @@ struct qc_layer {
 struct qchain {
     qchain_env       *env;
     bool              owns_env;
+    bool              has_snapshot; /* of the top: opened by an internal snapshot */
+    uint32_t          open_flags;   /* QCHAIN_OPEN_* */
     uint64_t          size;
     struct qc_layer  *layer;
     uint32_t          n_layers;
@@ -39,8 +45,42 @@ struct qchain {
     struct qc_store_hot *hot; /* one a source, for reads */
     uint32_t          n_sources;
     size_t            cap_sources, cap_hot;
+    atomic_bool       changed; /* a layer is not what its sidecar says: all fails CHANGED */
+    struct qc_sidecar *sidecar; /* knows the lower layers; NULL if there is none */
+    char             *why_not;  /* why the top's sidecar is not used; NULL: it is, or there is none */
+    pthread_mutex_t   late_lock; /* guards what is opened late, while it is put in its place */
     struct qc_index   index;
 };
+
+/* The store of source i if it is open, else NULL; never blocks. */
+static inline struct qc_store *qc_source_opened(const qchain *c, uint32_t i)
+{
+    return atomic_load_explicit(&c->hot[i].store, memory_order_acquire);
+}
+
+/* The same, opened now if need be; NULL and err (CHANGED, and then the whole chain is;
+ * or why it cannot be opened). May block. */
+struct qc_store *qc_source_store(qchain *c, uint32_t i, qchain_error *err);
+/* Layer k's image, opened now if need be; NULL and err. May block. */
+struct qc_image *qc_layer_image(qchain *c, uint32_t k, qchain_error *err);
+
+/* 0, or CHANGED once a layer was found to be not what its sidecar says. */
+int qc_chain_fail_changed(qchain_error *err);
+static inline int qc_chain_check(const qchain *c, qchain_error *err)
+{
+    return atomic_load_explicit(&c->changed, memory_order_relaxed) ? qc_chain_fail_changed(err) : 0;
+}
+
+/* Add a layer called name with nothing set, or a file of it; store: NULL if it is not
+ * opened yet. 0, LIMIT or NOMEM. */
+int qc_chain_add_layer(qchain *c, const char *name, qchain_error *err);
+int qc_chain_add_source(qchain *c, struct qc_store *store, uint32_t layer, const char *name,
+                        uint16_t *number, qchain_error *err);
+/* CHAIN if the file of a number is one that came before it: a loop, or a data file that is
+ * a layer. */
+int qc_chain_check_loop(const qchain *c, uint32_t source, qchain_error *err);
+/* Forget layers and files from these numbers on; what is open of them is closed. */
+void qc_chain_truncate(qchain *c, uint32_t n_layers, uint32_t n_sources);
 
 /* Open name and everything below it. */
 int qc_chain_open(qchain **out, qchain_env *env, const char *name, const qchain_open_opts *opts,
@@ -60,6 +100,11 @@ void qc_layer_prefix(const qchain *c, uint32_t layer, qchain_error *err);
 enum { QC_CHAIN_READ_SERIAL = 0x1 /* decode on this thread only */ };
 int qc_chain_readv(qchain *c, const qchain_iov *iov, size_t n_iov, size_t length, uint64_t offset,
                    uint32_t flags, qchain_error *err);
+
+/* The same with runs that were looked up, which cover [offset, end) in order: no look at
+ * the index, and decoding on this thread. iov holds end - offset bytes. */
+int qc_chain_read_runs(qchain *c, const struct qc_run *run, size_t n, const qchain_iov *iov,
+                       uint64_t offset, uint64_t end, qchain_error *err);
 
 /* See qchain_map; the arguments are checked already. */
 int qc_chain_map(qchain *c, uint64_t offset, uint64_t end, qchain_extent *extents, uint32_t max,

@@ -57,10 +57,11 @@ struct decode_job {
     qchain_error          *errs; /* one a stretch */
 };
 
-static int plan_stretches(struct decode_job *job)
+static int plan_stretches(struct decode_job *job, qchain_error *err)
 {
     struct qc_decode_list *l = job->list;
-    uint64_t start, end, size;
+    struct qc_store *store;
+    uint64_t start, end;
     size_t cap = 0;
     int ret;
 
@@ -68,8 +69,10 @@ static int plan_stretches(struct decode_job *job)
         const struct qc_run *r = &l->piece[i].run;
         struct stretch *s = job->n ? &job->stretch[job->n - 1] : NULL;
 
-        size = job->c->source[r->source].store->size;
-        stream_extent(r, size, &start, &end);
+        store = qc_source_store(job->c, r->source, err);
+        if (!store)
+            return err->code;
+        stream_extent(r, store->size, &start, &end);
         if (s && l->piece[s->first].run.source == r->source && start >= s->start &&
             start <= s->end + 4096 && qc_max64(end, s->end) - s->start <= STRETCH_MAX) {
             s->last = i + 1;
@@ -78,7 +81,7 @@ static int plan_stretches(struct decode_job *job)
         }
         ret = qc_grow((void **)&job->stretch, &cap, job->n + 1, sizeof(*job->stretch));
         if (ret != 0)
-            return ret;
+            return qc_fail_nomem(err);
         job->stretch[job->n++] = (struct stretch){i, i + 1, start, end};
     }
     return 0;
@@ -135,13 +138,16 @@ static int decode_stretch(void *ctx, uint64_t i)
     const struct stretch *s = &job->stretch[i];
     struct qc_decode_piece *piece = job->list->piece;
     struct qc_source *source = &c->source[piece[s->first].run.source];
-    const struct qc_image *img = c->layer[source->layer].img;
+    struct qc_store *store = qc_source_opened(c, piece[s->first].run.source);
     qchain_error *err = &job->errs[i];
+    const struct qc_image *img = qc_layer_image(c, source->layer, err);
     size_t len = (size_t)(s->end - s->start), first = s->first;
     struct qc_codec *codec;
     uint64_t start, end;
     int ret;
 
+    if (!img)
+        return err->code;
     while (first < s->last && copy_cached(c, &piece[first], img->cluster_size))
         first++;
     if (first == s->last)
@@ -149,13 +155,13 @@ static int decode_stretch(void *ctx, uint64_t i)
     codec = qc_codec_get(c->env, img, len > STRETCH_MAX ? len : STRETCH_MAX);
     if (!codec)
         return qc_fail_nomem(err);
-    ret = qc_store_read(source->store, codec->input, len, s->start, 0, err);
+    ret = qc_store_read(store, codec->input, len, s->start, 0, err);
     for (size_t k = first; ret == 0 && k < s->last; k++) {
         /* A scattered buffer cuts a cluster into pieces: it is decoded for the first. */
         if (k > first && qc_run_host(&piece[k].run) == qc_run_host(&piece[k - 1].run) &&
             copy_cached(c, &piece[k], img->cluster_size))
             continue;
-        stream_extent(&piece[k].run, source->store->size, &start, &end);
+        stream_extent(&piece[k].run, store->size, &start, &end);
         ret = decode_piece(c, codec, &piece[k], (char *)codec->input + (start - s->start),
                            (size_t)(end - start), err);
         if (ret != 0) {
@@ -176,13 +182,12 @@ int qc_decode_run(qchain *c, struct qc_decode_list *l, bool serial, qchain_error
     unsigned width = serial ? 1 : qc_pool_threads(c->env->pool);
     int ret;
 
-    ret = plan_stretches(&job);
-    if (ret == 0) {
-        job.errs = qc_calloc(job.n, sizeof(*job.errs));
-        ret = job.errs ? 0 : QCHAIN_E_NOMEM;
-    }
-    if (ret != 0) {
-        qc_fail_nomem(err);
+    ret = plan_stretches(&job, err);
+    if (ret != 0)
+        goto out;
+    job.errs = qc_calloc(job.n, sizeof(*job.errs));
+    if (!job.errs) {
+        ret = qc_fail_nomem(err);
         goto out;
     }
     ret = qc_pool_run(c->env->pool, width, job.n, decode_stretch, &job);

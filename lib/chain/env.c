@@ -7,9 +7,11 @@
 #include "chain/codec.h"
 #include "util/alloc.h"
 #include "util/error.h"
+#include "util/tasks.h"
 
 #define DEFAULT_BYTES (UINT64_C(32) << 20)
 #define MAX_DEFAULT_THREADS 16
+#define DEFAULT_WALKERS 4
 
 static uint32_t default_threads(void)
 {
@@ -44,11 +46,14 @@ int qc_env_create(qchain_env **out, const qchain_env_opts *opts, qchain_error *e
     qc_ring_init(&env->windows, opts->index_bytes ? opts->index_bytes : DEFAULT_BYTES);
     env->slots = qc_slots_create();
     env->pool = qc_pool_create(threads);
+    env->leaves = qc_tasks_create(threads);
+    env->walkers = qc_tasks_create(opts->walkers ? opts->walkers : DEFAULT_WALKERS);
     env->fds = env->slots ? qc_fdpool_create(opts->max_open_files, env->slots) : NULL;
     env->blocks = qc_block_cache_create(opts->block_bytes ? opts->block_bytes : DEFAULT_BYTES);
     env->policy = opts->policy ? qc_policy_copy(opts->policy) : qc_policy_new();
     env->alive = map_alive_page();
-    if (!env->slots || !env->pool || !env->fds || !env->blocks || !env->policy || !env->alive) {
+    if (!env->slots || !env->pool || !env->leaves || !env->walkers || !env->fds || !env->blocks ||
+        !env->policy || !env->alive) {
         qc_env_destroy(env);
         return qc_fail_nomem(err);
     }
@@ -64,6 +69,8 @@ void qc_env_destroy(qchain_env *env)
     /* In a forked child the threads that the pool would join do not exist. */
     if (env->alive && atomic_load(&env->in_use) && qc_env_forked(env))
         return;
+    qc_tasks_destroy(env->walkers);
+    qc_tasks_destroy(env->leaves);
     qc_pool_destroy(env->pool);
     qc_codecs_destroy(env->codecs);
     qc_block_cache_destroy(env->blocks);

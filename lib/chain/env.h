@@ -16,12 +16,15 @@
 #include "util/slots.h"
 
 struct qc_codec;
+struct qc_tasks;
 
 struct qchain_env {
     struct qc_log          log;
     void                 (*log_free)(void *data);
     struct qc_slots       *slots;
     struct qc_pool        *pool;
+    struct qc_tasks       *leaves;  /* for queues: tasks that wait for nothing queued */
+    struct qc_tasks       *walkers; /* and those that read metadata */
     struct qc_fdpool      *fds;
     struct qc_block_cache *blocks;
     struct qc_ring         windows; /* all chains' windows under one budget */

@@ -45,55 +45,66 @@ static void put(struct qc_extents *x, const qchain_extent *e)
         x->full = true;
 }
 
-/* Shall holes be looked for in a source? */
-static int wants_holes(struct qc_extents *x, struct qc_source *s, bool *holes, qchain_error *err)
+/* Shall holes be looked for in a source? Then its store is given. */
+static int wants_holes(struct qc_extents *x, struct qc_source *s, struct qc_store **store,
+                       qchain_error *err)
 {
-    struct qc_image *img = x->c->layer[s->layer].img;
+    uint32_t number = (uint32_t)(s - x->c->source);
     int known = atomic_load_explicit(&s->holes, memory_order_relaxed);
+    struct qc_image *img;
+    bool holes;
     int ret;
 
-    *holes = false;
-    if (x->flags & QCHAIN_MAP_NO_HOLES || !s->store->ops.extents)
+    *store = NULL;
+    if (x->flags & QCHAIN_MAP_NO_HOLES || known == 0)
         return 0;
+    *store = qc_source_store(x->c, number, err);
+    if (!*store)
+        return err->code;
     if (known < 0) {
-        ret = img->format->may_have_holes(img, holes, err);
+        img = (*store)->ops.extents ? qc_layer_image(x->c, s->layer, err) : NULL;
+        if (!img && (*store)->ops.extents)
+            return err->code;
+        holes = false;
+        ret = img ? img->format->may_have_holes(img, &holes, err) : 0;
         if (ret != 0) {
             qc_layer_prefix(x->c, s->layer, err);
             return ret;
         }
-        known = *holes;
+        known = holes;
         atomic_store_explicit(&s->holes, known, memory_order_relaxed);
     }
-    *holes = known > 0;
+    if (known == 0)
+        *store = NULL;
     return 0;
 }
 
 /* How far from host the source is all hole or all data; at most length. */
-static int find_stretch(struct qc_extents *x, const struct qc_source *s, uint64_t host,
+static int find_stretch(struct qc_extents *x, struct qc_store *store, uint64_t host,
                         uint64_t length, uint64_t *piece, bool *hole, qchain_error *err)
 {
     qchain_store_extent *st = &x->stretch;
     int ret;
 
-    if (host >= s->store->size) { /* preallocated and never written, or the rest of a sector */
+    if (host >= store->size) { /* preallocated and never written, or the rest of a sector */
         *hole = true;
         *piece = length;
         return 0;
     }
-    if (x->looked_at != s || host < st->offset || host >= st->offset + st->length) {
+    if (x->looked_at != store || host < st->offset || host >= st->offset + st->length) {
         x->looked_at = NULL;
-        ret = qc_store_extent(s->store, st, s->store->size - host, host, err);
+        ret = qc_store_extent(store, st, store->size - host, host, err);
         if (ret != 0)
             return ret;
-        x->looked_at = s;
+        x->looked_at = store;
     }
     *hole = st->hole;
     *piece = qc_min64(length, st->offset + st->length - host);
     return 0;
 }
 
-static int put_with_holes(struct qc_extents *x, const struct qc_source *s, qchain_extent e,
-                          qchain_error *err)
+static int put_with_holes(struct qc_extents *x, const struct qc_source *s, struct qc_store *store,
+                          qchain_extent e, qchain_error *err)
 {
     uint32_t data = e.flags, zero;
     uint64_t left = e.length;
@@ -103,10 +114,10 @@ static int put_with_holes(struct qc_extents *x, const struct qc_source *s, qchai
     /* A raw file's hole is no data; a qcow2 cluster over a hole is data that
      * reads as zeros: so QEMU tells them, too. */
     zero = data | QCHAIN_EXTENT_ZERO;
-    if (x->c->layer[s->layer].img->cluster_size == 0)
+    if (x->c->layer[s->layer].cluster_size == 0)
         zero &= ~(uint32_t)QCHAIN_EXTENT_DATA;
     for (; left > 0 && !x->full; left -= e.length) {
-        ret = find_stretch(x, s, e.host_offset, left, &e.length, &hole, err);
+        ret = find_stretch(x, store, e.host_offset, left, &e.length, &hole, err);
         if (ret != 0) {
             qc_layer_prefix(x->c, s->layer, err);
             return ret;
@@ -125,7 +136,7 @@ int qc_extents_put(struct qc_extents *x, const struct qc_run *r, uint64_t *offse
     struct qc_source *s = &x->c->source[r->source];
     enum qc_kind kind = qc_run_kind(r);
     qchain_extent e = {0};
-    bool holes = false;
+    struct qc_store *holes = NULL;
     int ret;
 
     e.offset = *offset;
@@ -148,7 +159,7 @@ int qc_extents_put(struct qc_extents *x, const struct qc_run *r, uint64_t *offse
             return ret;
     }
     if (holes) {
-        ret = put_with_holes(x, s, e, err);
+        ret = put_with_holes(x, s, holes, e, err);
         if (ret != 0)
             return ret;
     } else {

@@ -15,7 +15,7 @@ struct qc_extents {
     uint32_t       flags;      /* QCHAIN_MAP_* */
     bool           full;       /* the next piece did not fit */
     /* The stretch of a file that was looked at last. */
-    const struct qc_source *looked_at;
+    const struct qc_store *looked_at;
     qchain_store_extent     stretch;
 };
 

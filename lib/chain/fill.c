@@ -2,11 +2,14 @@
 #include "chain/fill.h"
 
 #include "chain/chain.h"
+#include "chain/sidecar.h"
 #include "util/alloc.h"
 #include "util/bytes.h"
 
 /* Layers that one task of a parallel fill visits. */
 #define GROUP_LAYERS 32
+/* The longest run of nothing: lengths are 32 bits of sectors. */
+#define GAP_MAX (UINT64_C(1) << 40)
 
 /* What a fill works with: one set a call, its arrays reused from layer to layer. */
 struct fill {
@@ -90,15 +93,19 @@ static int visit_layer(struct fill *f, uint32_t k, qchain_error *err)
 {
     struct qchain *c = f->c;
     const struct qc_layer *l = &c->layer[k];
+    struct qc_image *img;
     uint64_t end, below;
     int ret;
 
-    f->limit = qc_min64(f->limit, l->img->virtual_size);
+    f->limit = qc_min64(f->limit, l->virtual_size);
     end = qc_min64(f->end, f->limit);
     if (f->start >= end)
         return 0;
+    img = qc_layer_image(c, k, err);
+    if (!img)
+        return err->code;
     f->layer.n = 0;
-    ret = l->img->format->map(l->img, f->start, end - f->start, &f->layer, err);
+    ret = img->format->map(img, f->start, end - f->start, &f->layer, err);
     if (ret != 0) {
         qc_layer_prefix(c, k, err);
         return ret;
@@ -109,10 +116,28 @@ static int visit_layer(struct fill *f, uint32_t k, qchain_error *err)
     if (ret == 0 && k + 1 == c->n_layers) {
         ret = add_nothing(f, l, f->start, end, QC_END);
     } else if (ret == 0 && k + 1 < f->bottom) {
-        below = qc_max64(f->start, c->layer[k + 1].img->virtual_size);
+        below = qc_max64(f->start, c->layer[k + 1].virtual_size);
         if (below < end)
             ret = add_nothing(f, l, below, end, QC_SHORT);
     }
+    return ret == 0 ? 0 : qc_fail_nomem(err);
+}
+
+/* All layers from the sidecar's on down at once. */
+static int visit_sidecar(struct fill *f, uint32_t k, qchain_error *err)
+{
+    uint64_t end;
+    int ret;
+
+    f->limit = qc_min64(f->limit, f->c->layer[k].virtual_size);
+    end = qc_min64(f->end, f->limit);
+    if (f->start >= end)
+        return 0;
+    f->layer.n = 0;
+    ret = qc_sidecar_runs(f->c, f->start, end, &f->layer, err);
+    if (ret != 0)
+        return ret;
+    ret = qc_runs_merge_under(f->acc, f->layer.run, f->layer.n, &f->covered);
     return ret == 0 ? 0 : qc_fail_nomem(err);
 }
 
@@ -124,11 +149,23 @@ static int fill_range(struct qchain *c, uint32_t first, uint32_t last, uint32_t 
     struct fill f = {.c = c, .start = start, .end = end, .limit = limit, .bottom = bottom,
                      .acc = out};
     uint64_t whole = start < limit ? qc_min64(end, limit) - start : 0;
+    uint32_t known = last == c->n_layers ? qc_sidecar_first(c) : last;
+    qchain_error local;
     int ret = 0;
 
+    if (!err) {
+        qc_error_init(&local);
+        err = &local;
+    }
     out->n = 0;
-    for (uint32_t k = first; ret == 0 && k < last && f.covered < whole; k++)
-        ret = visit_layer(&f, k, err);
+    for (uint32_t k = first; ret == 0 && k < last && f.covered < whole; k++) {
+        if (k == known && visit_sidecar(&f, k, err) == 0)
+            break;
+        if (k == known && err->code == QCHAIN_E_NOMEM)
+            ret = err->code;
+        else /* damaged: the layers themselves tell */
+            ret = visit_layer(&f, k, err);
+    }
     qc_runs_finish(&f.layer);
     qc_runs_finish(&f.prealloc);
     return ret;
@@ -137,13 +174,13 @@ static int fill_range(struct qchain *c, uint32_t first, uint32_t last, uint32_t 
 int qc_fill_layers(struct qchain *c, uint32_t first, uint32_t last, uint64_t start, uint64_t end,
                    struct qc_runs *out, qchain_error *err)
 {
-    return fill_range(c, first, last, last, c->layer[first].img->virtual_size, start, end, out,
-                      err);
+    return fill_range(c, first, last, last, c->layer[first].virtual_size, start, end, out, err);
 }
 
 struct group_fill {
     struct qchain  *c;
     uint64_t        start, end;
+    uint32_t        n;     /* groups; what a sidecar knows is part of the last */
     struct qc_runs *runs;  /* one list a group */
     qchain_error   *errs;  /* one a group */
 };
@@ -152,7 +189,7 @@ static int fill_group(void *ctx, uint64_t i)
 {
     struct group_fill *g = ctx;
     uint32_t first = (uint32_t)i * GROUP_LAYERS, n = g->c->n_layers;
-    uint32_t last = (uint32_t)qc_min64(first + GROUP_LAYERS, n);
+    uint32_t last = i + 1 < g->n ? first + GROUP_LAYERS : n;
 
     return fill_range(g->c, first, last, n, g->c->layer[first].limit, g->start, g->end,
                       &g->runs[i], &g->errs[i]);
@@ -162,8 +199,8 @@ static int fill_group(void *ctx, uint64_t i)
 static int fill_in_groups(struct qchain *c, uint64_t start, uint64_t end, struct qc_runs *out,
                           qchain_error *err)
 {
-    uint32_t n = (c->n_layers + GROUP_LAYERS - 1) / GROUP_LAYERS;
-    struct group_fill g = {c, start, end, NULL, NULL};
+    uint32_t n = (qc_sidecar_first(c) + GROUP_LAYERS - 1) / GROUP_LAYERS;
+    struct group_fill g = {c, start, end, n, NULL, NULL};
     uint64_t covered = 0;
     int ret;
 
@@ -197,30 +234,62 @@ out:
 int qc_fill_all(struct qchain *c, uint64_t start, uint64_t end, struct qc_runs *out,
                 qchain_error *err)
 {
-    if (c->n_layers >= 2 * GROUP_LAYERS && qc_pool_threads(c->env->pool) > 1)
+    if (qc_sidecar_first(c) >= 2 * GROUP_LAYERS && qc_pool_threads(c->env->pool) > 1)
         return fill_in_groups(c, start, end, out, err);
     return qc_fill_layers(c, 0, c->n_layers, start, end, out, err);
 }
 
-int qc_fill_next_used(struct qchain *c, uint64_t guest, uint64_t end, uint64_t *used,
-                      qchain_error *err)
+int qc_fill_next_used(struct qchain *c, uint32_t first, uint32_t last, uint64_t guest, uint64_t end,
+                      uint64_t *used, qchain_error *err)
 {
-    uint64_t least = end, at;
+    uint32_t known = last == c->n_layers ? qc_sidecar_first(c) : last;
+    uint64_t least = end, limit = UINT64_MAX, at;
     int ret;
 
-    for (uint32_t k = 0; k < c->n_layers && least > guest; k++) {
-        struct qc_layer *l = &c->layer[k];
+    for (uint32_t k = first; k < last && least > guest; k++) {
+        struct qc_image *img;
 
-        if (guest >= l->limit)
+        limit = qc_min64(limit, c->layer[k].virtual_size);
+        if (guest >= limit)
             break; /* what is deeper shows even less */
-        ret = l->img->format->next_used(l->img, guest, &at, err);
-        if (ret != 0) {
-            qc_layer_prefix(c, k, err);
-            return ret;
+        if (k == known) {
+            at = qc_sidecar_next_used(c, guest);
+        } else {
+            img = qc_layer_image(c, k, err);
+            if (!img)
+                return err->code;
+            ret = img->format->next_used(img, guest, &at, err);
+            if (ret != 0) {
+                qc_layer_prefix(c, k, err);
+                return ret;
+            }
         }
-        if (at < l->limit)
+        if (at < limit)
             least = qc_min64(least, at);
+        if (k == known)
+            break;
     }
     *used = qc_max64(least, guest);
     return 0;
+}
+
+struct qc_run qc_fill_nothing(const struct qchain *c, uint64_t offset, uint64_t end)
+{
+    struct qc_run gap;
+    uint64_t start = qc_align_down(offset, 512); /* runs are sectors, ranges are bytes */
+    uint32_t k = 0, high = c->n_layers, mid;
+
+    /* The deepest layer that still reaches here: nothing shows below it. Limits fall. */
+    while (k + 1 < high) {
+        mid = k + (high - k) / 2;
+        if (offset < c->layer[mid].limit)
+            k = mid;
+        else
+            high = mid;
+    }
+    end = qc_min64(qc_min64(end, c->layer[k].limit), qc_align_down(offset, GAP_MAX) + GAP_MAX);
+    gap = qc_run_make(start, qc_align_up(end, 512) - start,
+                      k + 1 == c->n_layers ? QC_END : QC_SHORT, 0);
+    gap.source = c->layer[k].source;
+    return gap;
 }

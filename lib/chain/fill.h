@@ -26,8 +26,13 @@ int qc_runs_merge_under(struct qc_runs *acc, const struct qc_run *add, size_t n,
 /* Join neighbours that continue each other. */
 void qc_runs_join(struct qc_runs *l);
 
-/* The first offset >= guest at which any layer may hold something, at most end. */
-int qc_fill_next_used(struct qchain *c, uint64_t guest, uint64_t end, uint64_t *used,
-                      qchain_error *err);
+/* The first offset >= guest at which any of layers [first, last), seen as if first were the
+ * top, may hold something, at most end. err is not NULL. */
+int qc_fill_next_used(struct qchain *c, uint32_t first, uint32_t last, uint64_t guest, uint64_t end,
+                      uint64_t *used, qchain_error *err);
+
+/* Where no layer holds anything: the run at offset, which reaches at most (rounded up to
+ * 512) to end; without looking at any layer. */
+struct qc_run qc_fill_nothing(const struct qchain *c, uint64_t offset, uint64_t end);
 
 #endif

@@ -5,6 +5,7 @@
 #include "chain/fill.h"
 #include "util/alloc.h"
 #include "util/bytes.h"
+#include "util/tasks.h"
 
 #define PAGE_WINDOWS 512
 #define MAX_PAGES 65536
@@ -37,12 +38,14 @@ static void choose_span(struct qchain *c)
     ix->unit = UINT64_C(64) << 10;
     for (uint32_t k = 0; k < c->n_layers; k++) {
         const struct qc_image *img = c->layer[k].img;
+        uint32_t cluster = c->layer[k].cluster_size;
 
-        if (img->run_unit == 0)
+        if (cluster == 0)
             continue; /* raw has no tables */
-        unit = qc_max64(unit, qc_min64(img->map_unit, SPAN_MAX));
-        least = qc_min64(least, img->run_unit);
-        ix->unit = qc_max64(ix->unit, img->cluster_size);
+        /* What a sidecar tells is at hand in any pieces; it may have subclusters. */
+        unit = qc_max64(unit, img ? qc_min64(img->map_unit, SPAN_MAX) : window);
+        least = qc_min64(least, img ? img->run_unit : qc_max64(cluster / 32, 512));
+        ix->unit = qc_max64(ix->unit, cluster);
     }
     /* Two at a time: visiting a layer costs even where it holds nothing. */
     unit = qc_min64(2 * unit, SPAN_MAX);
@@ -370,6 +373,19 @@ static int copy_alone(struct qchain *c, uint64_t offset, uint64_t end, struct qc
     return ret;
 }
 
+static size_t copy_runs(const struct qc_window *w, uint64_t offset, uint64_t end,
+                        struct qc_run *run, size_t max)
+{
+    size_t n = 0;
+
+    for (uint32_t i = qc_window_find(w, offset); i < w->n && n < max; i++) {
+        run[n++] = w->run[i];
+        if (qc_run_end(&w->run[i]) >= end)
+            break;
+    }
+    return n;
+}
+
 int qc_index_copy(struct qchain *c, uint64_t offset, uint64_t end, struct qc_run *run, size_t max,
                   size_t *n, qchain_error *err)
 {
@@ -381,15 +397,110 @@ int qc_index_copy(struct qchain *c, uint64_t offset, uint64_t end, struct qc_run
         return copy_alone(c, offset, end, run, max, n, err);
     if (!w)
         return err->code;
-    *n = 0;
-    for (uint32_t i = qc_window_find(w, offset); i < w->n && *n < max; i++) {
-        if (w->run[i].guest >= end)
-            break;
-        run[(*n)++] = w->run[i];
-    }
+    *n = copy_runs(w, offset, end, run, max);
     qc_epoch_exit(c->env->slots, token);
     return 0;
 }
+
+size_t qc_index_peek(struct qchain *c, uint64_t offset, uint64_t end, struct qc_run *run,
+                     size_t max)
+{
+    unsigned token;
+    const struct qc_window *w = look(c, offset >> c->index.window_bits, &token);
+    size_t n;
+
+    if (!w)
+        return 0;
+    n = w->n > 0 ? copy_runs(w, offset, end, run, max) : 0;
+    qc_epoch_exit(c->env->slots, token);
+    return n;
+}
+
+/* ------------------------------------------------- for those who do not wait --- */
+
+/* A window that a walker fills. On the list until it is done, under the lock. */
+struct qc_walk {
+    struct qc_task          task;
+    struct qc_walk         *next;
+    struct qchain          *c;
+    uint64_t                window;
+    struct qc_index_waiter *waiters;
+};
+
+/* Take a walk off the list, free it, and return who waits for it. */
+static struct qc_index_waiter *end_walk(struct qc_walk *walk)
+{
+    struct qc_index *ix = &walk->c->index;
+    struct qc_walk **at = &ix->walks;
+    struct qc_index_waiter *waiters;
+
+    pthread_mutex_lock(&ix->lock);
+    while (*at != walk)
+        at = &(*at)->next;
+    *at = walk->next;
+    waiters = walk->waiters;
+    pthread_mutex_unlock(&ix->lock);
+    qc_free(walk);
+    return waiters;
+}
+
+/* The last one that is told may close the chain: it is not looked at any more. */
+static void tell_all(struct qc_index_waiter *w, const struct qc_index_waiter *but, int ret)
+{
+    struct qc_index_waiter *next;
+
+    for (; w; w = next) {
+        next = w->next;
+        if (w != but)
+            w->ready(w, ret);
+    }
+}
+
+static void run_walk(struct qc_task *task)
+{
+    struct qc_walk *walk = (struct qc_walk *)task;
+    struct qchain *c = walk->c;
+    qchain_error err;
+    unsigned token;
+
+    qc_error_init(&err);
+    qc_count(c->env->slots, QC_CNT_QUEUE_WALKS, 1);
+    if (qc_index_get(c, walk->window << c->index.window_bits, &token, &err))
+        qc_epoch_exit(c->env->slots, token);
+    tell_all(end_walk(walk), NULL, err.code);
+}
+
+bool qc_index_want(struct qchain *c, uint64_t guest, struct qc_index_waiter *w)
+{
+    struct qc_index *ix = &c->index;
+    uint64_t window = guest >> ix->window_bits;
+    struct qc_walk *walk, *mine;
+
+    mine = qc_malloc(sizeof(*mine));
+    pthread_mutex_lock(&ix->lock);
+    for (walk = ix->walks; walk && walk->window != window; walk = walk->next)
+        continue;
+    if (walk) {
+        w->next = walk->waiters;
+        walk->waiters = w;
+    } else if (mine) {
+        w->next = NULL;
+        *mine = (struct qc_walk){.task = {.key = c, .run = run_walk},
+                                 .next = ix->walks, .c = c, .window = window, .waiters = w};
+        ix->walks = mine;
+    }
+    pthread_mutex_unlock(&ix->lock);
+    if (walk || !mine) {
+        qc_free(mine);
+        return walk != NULL;
+    }
+    if (qc_tasks_submit(c->env->walkers, &mine->task))
+        return true;
+    tell_all(end_walk(mine), w, QCHAIN_E_NOMEM); /* others may have joined meanwhile */
+    return false;
+}
+
+/* ------------------------------------------------------------------------------ */
 
 struct ahead {
     struct qchain *c;

@@ -15,6 +15,7 @@
 
 struct qc_window_page;
 struct qc_fill_claim;
+struct qc_walk;
 
 struct qc_index {
     unsigned  window_bits;
@@ -27,6 +28,7 @@ struct qc_index {
     pthread_mutex_t       lock;   /* guards claims, and the making of pages */
     pthread_cond_t        filled;
     struct qc_fill_claim *claims; /* what is being filled now */
+    struct qc_walk       *walks;  /* what walkers fill for those who do not wait */
 };
 
 /* Ready the index of a chain whose layers are all open. */
@@ -44,6 +46,24 @@ const struct qc_window *qc_index_get(struct qchain *c, uint64_t guest, unsigned 
  * so that damage only hurts who touches it. err is not NULL. */
 int qc_index_copy(struct qchain *c, uint64_t offset, uint64_t end, struct qc_run *run, size_t max,
                   size_t *n, qchain_error *err);
+
+/* The same without filling or waiting: how many were copied, 0 if the window is not
+ * known, or damaged. */
+size_t qc_index_peek(struct qchain *c, uint64_t offset, uint64_t end, struct qc_run *run,
+                     size_t max);
+
+/* Told when a window is there. Embed it. */
+struct qc_index_waiter {
+    struct qc_index_waiter *next;
+    /* Called once, by any thread, with nothing held: 0, or why the window could not be
+     * filled. When all who wait were called the chain may be closed. */
+    void (*ready)(struct qc_index_waiter *w, int ret);
+};
+
+/* Have the window that holds guest filled by a walker, one for all who wait for it.
+ * By the time that w is told it may be evicted again. False, and w is not taken, if
+ * there is no memory or no thread. */
+bool qc_index_want(struct qchain *c, uint64_t guest, struct qc_index_waiter *w);
 
 /* Fill windows of [offset, end) ahead of somebody who will read on, several spans
  * at a time, as far as the memory budget goes. What fails is left for him to meet. */

@@ -16,24 +16,12 @@
 /* Nothing is held in [offset, end): tell it without filling windows. */
 static int put_nothing(struct qc_extents *x, uint64_t *offset, uint64_t end, qchain_error *err)
 {
-    qchain *c = x->c;
     struct qc_run gap;
-    uint64_t start, to;
-    uint32_t k = 0;
     int ret = 0;
 
     while (ret == 0 && *offset < end && !x->full) {
-        /* The deepest layer that still reaches here: nothing shows below it. */
-        while (k + 1 < c->n_layers && *offset < c->layer[k + 1].limit)
-            k++;
-        while (*offset >= c->layer[k].limit)
-            k--;
-        to = qc_min64(qc_min64(end, c->layer[k].limit), *offset + (UINT64_C(1) << 40));
-        start = qc_align_down(*offset, 512); /* runs are sectors, ranges are bytes */
-        gap = qc_run_make(start, qc_align_up(to, 512) - start,
-                          k + 1 == c->n_layers ? QC_END : QC_SHORT, 0);
-        gap.source = c->layer[k].source;
-        ret = qc_extents_put(x, &gap, offset, to, err);
+        gap = qc_fill_nothing(x->c, *offset, end);
+        ret = qc_extents_put(x, &gap, offset, qc_min64(end, qc_run_end(&gap)), err);
     }
     return ret;
 }
@@ -56,11 +44,11 @@ int qc_chain_map(qchain *c, uint64_t offset, uint64_t end, qchain_extent *extent
     struct qc_extents x = {.c = c, .out = extents, .max = max, .flags = flags};
     uint64_t window = qc_window_size(&c->index), used;
     struct qc_run batch[BATCH];
-    int ret = 0;
+    int ret = qc_chain_check(c, err);
 
     while (ret == 0 && offset < end && !x.full) {
         if (!qc_index_known(c, offset)) {
-            ret = qc_fill_next_used(c, offset, end, &used, err);
+            ret = qc_fill_next_used(c, 0, c->n_layers, offset, end, &used, err);
             /* A hole that reaches over whole windows needs none of them. */
             used = used == end ? end : qc_align_down(used, window);
             if (ret == 0 && used > offset) {
@@ -92,19 +80,11 @@ static bool is_nothing(const qchain *c, const struct qc_run *r)
 static int diff_step(qchain *c, uint32_t below, uint32_t upto, uint64_t offset, uint64_t end,
                      uint64_t *stop, qchain_error *err)
 {
-    uint64_t used = qc_min64(end, qc_align_down(offset, DIFF_STEP_MAX) + DIFF_STEP_MAX), at;
-    int ret;
+    uint64_t used = qc_min64(end, qc_align_down(offset, DIFF_STEP_MAX) + DIFF_STEP_MAX);
+    int ret = qc_fill_next_used(c, upto, below, offset, used, &used, err);
 
-    for (uint32_t k = upto; k < below && used > offset; k++) {
-        struct qc_image *img = c->layer[k].img;
-
-        ret = img->format->next_used(img, offset, &at, err);
-        if (ret != 0) {
-            qc_layer_prefix(c, k, err);
-            return ret;
-        }
-        used = qc_min64(used, at);
-    }
+    if (ret != 0)
+        return ret;
     used = used < end ? qc_align_down(used, DIFF_STEP) : end;
     *stop = qc_max64(used, qc_min64(qc_align_down(offset, DIFF_STEP) + DIFF_STEP, end));
     return 0;
@@ -117,7 +97,7 @@ int qc_chain_diff(qchain *c, uint32_t below, uint32_t upto, uint64_t offset, uin
     struct qc_extents x = {.c = c, .out = extents, .max = max, .flags = flags};
     struct qc_runs runs = {0};
     uint64_t stop, at;
-    int ret = 0;
+    int ret = qc_chain_check(c, err);
 
     while (ret == 0 && offset < end && !x.full) {
         ret = diff_step(c, below, upto, offset, end, &stop, err);

@@ -5,6 +5,8 @@
 #include "chain/chain.h"
 #include "chain/gate.h"
 #include "chain/names.h"
+#include "chain/open.h"
+#include "chain/sidecar.h"
 #include "qcow2/qcow2.h"
 #include "raw/raw_image.h"
 #include "util/alloc.h"
@@ -13,10 +15,14 @@
 #include "util/vec.h"
 
 #define DEFAULT_MAX_LAYERS 4096
-#define MAX_SOURCES 65535
 #define PROBE_BYTES 512
 
 static const struct qc_format *const formats[] = {&qc_qcow2_format, &qc_raw_format, NULL};
+
+const struct qc_format *qc_open_format(const char *name)
+{
+    return qc_format_by_name(formats, name);
+}
 
 struct opener {
     qchain                 *c;
@@ -29,27 +35,18 @@ struct opener {
     qchain_error           *err;
 };
 
-void qc_layer_prefix(const qchain *c, uint32_t layer, qchain_error *err)
+int qc_open_store(qchain_env *env, struct qc_gate *gate, uint32_t file_flags, struct qc_target *t,
+                  struct qc_store **out, char **real_path, qchain_error *err)
 {
-    struct qc_escaped shown;
-
-    qc_error_prefix(err, layer, "layer #%u '%s': ", layer,
-                    qc_escape_str(&shown, c->layer[layer].name));
-}
-
-/* Open what the target says, as a store. real_path receives a local file's. */
-static int open_store(struct opener *o, struct qc_target *t, struct qc_store **out,
-                      char **real_path)
-{
-    struct qc_file_opts fo = {.fds = o->env->fds, .slots = o->env->slots, .log = &o->env->log,
-                              .flags = o->file_flags, .fd = t->fd, .name = t->path};
+    struct qc_file_opts fo = {.fds = env->fds, .slots = env->slots, .log = &env->log,
+                              .flags = file_flags, .fd = t->fd, .name = t->path};
 
     *real_path = NULL;
     if (t->is_store) {
         if (!t->store.name)
             t->store.name = t->path;
         t->is_store = false; /* closed by the store from here on */
-        return qc_store_create(out, &t->store, o->env->slots, o->err);
+        return qc_store_create(out, &t->store, env->slots, err);
     }
     if (t->block_device)
         fo.flags |= QC_FILE_BLOCK_DEVICE;
@@ -57,54 +54,27 @@ static int open_store(struct opener *o, struct qc_target *t, struct qc_store **o
         fo.flags |= QC_FILE_FORMAT_LOCK;
     if (!t->vetted) {
         fo.gate = qc_gate_check_path;
-        fo.gate_data = &o->gate;
+        fo.gate_data = gate;
     }
-    return qc_file_open(out, t->path, &fo, real_path, o->err);
+    return qc_file_open(out, t->path, &fo, real_path, err);
 }
 
-static int add_source(struct opener *o, struct qc_store *store, uint32_t layer, const char *name,
-                      uint16_t *number)
+/* Open what the target says as the next file of a layer. */
+static int open_source(struct opener *o, struct qc_target *t, uint32_t layer, uint16_t *number,
+                       char **real_path)
 {
-    qchain *c = o->c;
-    struct qc_source *s;
+    struct qc_store *store = NULL;
+    int ret;
 
-    if (c->n_sources == MAX_SOURCES)
-        return qc_fail(o->err, QCHAIN_E_LIMIT, "more than %d files in a chain", MAX_SOURCES);
-    if (qc_grow((void **)&c->source, &c->cap_sources, c->n_sources + 1, sizeof(*c->source)) != 0 ||
-        qc_grow((void **)&c->hot, &c->cap_hot, c->n_sources + 1, sizeof(*c->hot)) != 0)
-        return qc_fail_nomem(o->err);
-    s = &c->source[c->n_sources];
-    memset(s, 0, sizeof(*s));
-    s->name = qc_strdup(name);
-    if (!s->name)
-        return qc_fail_nomem(o->err);
-    s->store = store;
-    qc_store_hot_init(&c->hot[c->n_sources], store);
-    s->layer = layer;
-    s->owner = atomic_fetch_add(&o->env->next_owner, 1);
-    atomic_init(&s->holes, -1);
-    *number = (uint16_t)c->n_sources++;
-    return 0;
-}
-
-/* The same file twice is a loop, or a data file that is a layer: both are damage. */
-static int check_not_twice(struct opener *o, const struct qc_store *store)
-{
-    const qchain_store_identity *mine = &store->identity, *other;
-    struct qc_escaped shown;
-
-    if (!(mine->flags & QCHAIN_IDENTITY_HAS_INODE))
-        return 0;
-    for (uint32_t i = 0; i < o->c->n_sources; i++) {
-        other = &o->c->source[i].store->identity;
-        if (other->flags & QCHAIN_IDENTITY_HAS_INODE && other->inode == mine->inode &&
-            other->device == mine->device)
-            return qc_fail(o->err, QCHAIN_E_CHAIN,
-                           "is the same file as layer #%u '%s': the chain has a loop",
-                           o->c->source[i].layer,
-                           qc_escape_str(&shown, o->c->source[i].name));
+    ret = qc_open_store(o->env, &o->gate, o->file_flags, t, &store, real_path, o->err);
+    if (ret != 0)
+        return ret;
+    ret = qc_chain_add_source(o->c, store, layer, t->path, number, o->err);
+    if (ret != 0) {
+        qc_store_destroy(store);
+        return ret;
     }
-    return 0;
+    return qc_chain_check_loop(o->c, *number, o->err);
 }
 
 /* Which format is it: as said, or by its first bytes. */
@@ -134,8 +104,8 @@ static int find_format(struct opener *o, struct qc_store *store, const char *nam
 static int open_data_file(struct opener *o, uint32_t k)
 {
     struct qc_layer *l = &o->c->layer[k];
+    struct qc_image *img = l->img;
     const char *given = k == 0 ? o->opts->data_file : NULL;
-    struct qc_store *store = NULL;
     struct qc_target t;
     char *real_path = NULL;
     int ret;
@@ -146,29 +116,24 @@ static int open_data_file(struct opener *o, uint32_t k)
         t.format = qc_strdup("raw");
         t.vetted = t.block_device = true;
         ret = t.path && t.format ? 0 : qc_fail_nomem(o->err);
-    } else if (!l->img->data_file_name) {
+    } else if (!img->data_file_name) {
         ret = qc_fail(o->err, QCHAIN_E_CHAIN,
                       "its data lies in an external file that it does not name; give it with the "
                       "data_file option");
         qc_layer_prefix(o->c, k, o->err);
     } else {
-        ret = qc_gate_decide(&o->gate, l, k, QCHAIN_REF_DATA_FILE, l->img->data_file_name, NULL,
-                             &t, o->err);
+        ret = qc_gate_decide(&o->gate, l, k, QCHAIN_REF_DATA_FILE, img->data_file_name, NULL, &t,
+                             o->err);
     }
     if (ret != 0)
         goto out;
-    ret = open_store(o, &t, &store, &real_path);
-    if (ret == 0)
-        ret = check_not_twice(o, store);
-    if (ret == 0)
-        ret = add_source(o, store, k, t.path, &l->data_source);
+    ret = open_source(o, &t, k, &l->data_source, &real_path);
     if (ret != 0) {
         qc_error_prefix(o->err, k, "external data file: ");
         qc_layer_prefix(o->c, k, o->err);
-        qc_store_destroy(store);
         goto out;
     }
-    l->img->data_store = store;
+    img->data_store = qc_source_opened(o->c, l->data_source);
 
 out:
     qc_target_finish(&t);
@@ -184,14 +149,17 @@ static int open_image(struct opener *o, struct qc_layer *l, uint32_t k, struct q
                                .salvage = o->opts->flags & QCHAIN_OPEN_SALVAGE,
                                .describe = o->describe,
                                .log = &o->env->log};
+    struct qc_image *img = NULL;
     int ret;
 
     ret = find_format(o, store, format_name, &l->format);
     if (ret == 0)
-        ret = l->format->open(&l->img, store, &io, o->err);
+        ret = l->format->open(&img, store, &io, o->err);
     if (ret != 0)
         return ret;
-    l->limit = l->img->virtual_size;
+    l->img = img;
+    l->virtual_size = l->limit = img->virtual_size;
+    l->cluster_size = img->cluster_size;
     if (k > 0)
         l->limit = qc_min64(l->limit, o->c->layer[k - 1].limit);
     return 0;
@@ -202,29 +170,17 @@ static int open_layer(struct opener *o, struct qc_target *t)
 {
     qchain *c = o->c;
     uint32_t k = c->n_layers;
-    struct qc_store *store = NULL;
     struct qc_layer *l;
     int ret;
 
-    if (qc_grow((void **)&c->layer, &c->cap_layers, k + 1, sizeof(*c->layer)) != 0)
-        return qc_fail_nomem(o->err);
+    ret = qc_chain_add_layer(c, t->path, o->err);
+    if (ret != 0)
+        return ret;
     l = &c->layer[k];
-    memset(l, 0, sizeof(*l));
-    l->name = qc_strdup(t->path);
-    if (!l->name)
-        return qc_fail_nomem(o->err);
-    c->n_layers++; /* from here on it is freed with the chain */
-    ret = open_store(o, t, &store, &l->real_path);
+    ret = open_source(o, t, k, &l->source, &l->real_path);
+    l->data_source = l->source;
     if (ret == 0)
-        ret = check_not_twice(o, store);
-    if (ret == 0)
-        ret = add_source(o, store, k, l->name, &l->source);
-    if (ret != 0) {
-        qc_store_destroy(store);
-    } else {
-        l->data_source = l->source;
-        ret = open_image(o, l, k, store, t->format);
-    }
+        ret = open_image(o, l, k, qc_source_opened(c, l->source), t->format);
     if (ret != 0) {
         qc_layer_prefix(c, k, o->err);
         return ret;
@@ -301,9 +257,21 @@ static int open_top(struct opener *o, const char *name)
     top = ret == 0 ? &o->c->layer[0] : NULL;
     if (top && top->real_path)
         ret = qc_gate_add_real_path(&o->gate, top->real_path,
-                                    &o->c->source[top->source].store->identity, o->err);
+                                    &qc_source_opened(o->c, top->source)->identity, o->err);
     qc_target_finish(&t);
     return ret;
+}
+
+/* May the map of a layer come from a sidecar? What its sidecar speaks of is the image as
+ * it lies in its file, found by its name. */
+static bool wants_sidecar(const struct opener *o, const struct qc_layer *l)
+{
+    const qchain_open_opts *opts = o->opts;
+
+    return !(opts->flags & (QCHAIN_OPEN_NO_INDEX | QCHAIN_OPEN_SALVAGE | QCHAIN_OPEN_FD)) &&
+           !opts->store && !opts->resolver && !opts->snapshot && !opts->data_file &&
+           l->real_path && l->cluster_size > 0 &&
+           !qc_file_is_block_device(qc_source_opened(o->c, l->source));
 }
 
 static int open_below(struct opener *o)
@@ -312,11 +280,21 @@ static int open_below(struct opener *o)
     uint32_t max = o->opts->max_layers ? o->opts->max_layers
                    : o->gate.policy->max_layers ? o->gate.policy->max_layers
                                                 : DEFAULT_MAX_LAYERS;
-    const struct qc_layer *last = &c->layer[0];
+    struct qc_layer *last;
     struct qc_target t;
     int ret;
 
-    while (last->img->backing_name) {
+    for (;;) {
+        last = &c->layer[c->n_layers - 1];
+        if (wants_sidecar(o, last)) {
+            ret = qc_sidecar_attach(c, &o->gate, o->file_flags, max,
+                                    c->n_layers == 1 ? o->opts->index : NULL, o->err);
+            if (ret != 0 || c->sidecar)
+                return ret;
+            last = &c->layer[c->n_layers - 1]; /* the attempt may have moved it */
+        }
+        if (!last->img->backing_name)
+            return 0;
         if (c->n_layers >= max)
             return qc_fail(o->err, QCHAIN_E_LIMIT,
                            "the chain has more than %u layers (option max_layers)", max);
@@ -328,9 +306,7 @@ static int open_below(struct opener *o)
         qc_target_finish(&t);
         if (ret != 0)
             return ret;
-        last = &c->layer[c->n_layers - 1];
     }
-    return 0;
 }
 
 static int open_chain(struct opener *o, const char *name)
@@ -349,6 +325,9 @@ static int open_chain(struct opener *o, const char *name)
         return ret != 0 ? ret : qc_fail_nomem(o->err);
     }
     o->c->env = o->env;
+    pthread_mutex_init(&o->c->late_lock, NULL);
+    o->c->open_flags = o->opts->flags;
+    o->c->has_snapshot = o->opts->snapshot != NULL;
     ret = open_top(o, name);
     if (ret == 0 && !o->no_backing)
         ret = open_below(o);
@@ -363,7 +342,7 @@ int qc_chain_open(qchain **out, qchain_env *env, const char *name, const qchain_
     int ret = open_chain(&o, name);
 
     if (ret == 0) {
-        o.c->size = o.c->layer[0].img->virtual_size;
+        o.c->size = o.c->layer[0].virtual_size;
         ret = qc_index_init(o.c, err);
     }
     if (ret != 0) {
@@ -372,57 +351,6 @@ int qc_chain_open(qchain **out, qchain_env *env, const char *name, const qchain_
     }
     *out = o.c;
     return 0;
-}
-
-void qc_chain_close(qchain *c)
-{
-    if (!c)
-        return;
-    qc_index_finish(c);
-    for (uint32_t k = 0; k < c->n_layers; k++) {
-        struct qc_layer *l = &c->layer[k];
-
-        if (l->img)
-            l->format->close(l->img);
-        qc_free(l->name);
-        qc_free(l->real_path);
-    }
-    for (uint32_t i = 0; i < c->n_sources; i++) {
-        qc_block_drop_owner(c->env->blocks, c->source[i].owner);
-        qc_store_destroy(c->source[i].store);
-        qc_free(c->source[i].name);
-    }
-    qc_free(c->layer);
-    qc_free(c->source);
-    qc_free(c->hot);
-    qc_free(c);
-}
-
-int qc_layer_describe(qchain_image_info *info, qchain *c, uint32_t layer, qchain_error *err)
-{
-    struct qc_layer *l = &c->layer[layer];
-    struct qc_store *store = c->source[l->source].store;
-    char *resolved;
-    int ret;
-
-    ret = l->format->describe(l->img, info, err);
-    if (ret != 0) {
-        qc_layer_prefix(c, layer, err);
-        return ret;
-    }
-    info->file_size = store->size;
-    info->allocated_size = qc_store_allocated(store);
-    if (qc_file_is_block_device(store))
-        info->flags |= QCHAIN_IMAGE_BLOCK_DEVICE;
-    info->name = qc_escape_dup(l->name, strlen(l->name));
-    if (!info->name)
-        return qc_fail_nomem(err);
-    if (!l->img->backing_name)
-        return 0;
-    resolved = qc_name_resolve(l->name, l->img->backing_name);
-    info->backing_resolved = resolved ? qc_escape_dup(resolved, strlen(resolved)) : NULL;
-    qc_free(resolved);
-    return info->backing_resolved ? 0 : qc_fail_nomem(err);
 }
 
 int qc_chain_inspect(qchain_image_info *info, qchain_env *env, const char *name,

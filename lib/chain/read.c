@@ -54,17 +54,20 @@ static int read_data(qchain *c, const struct qc_run *r, struct cursor *cur, uint
 {
     const struct qc_store_hot *hot = &c->hot[r->source];
     uint64_t host = qc_run_host(r) + (offset - r->guest);
+    struct qc_store *store = qc_source_store(c, r->source, err);
     qchain_iov piece[64];
     size_t n, bytes;
     int ret = 0;
 
+    if (!store)
+        return err->code;
     for (; ret == 0 && len > 0; len -= bytes, host += bytes) {
         skip_done(cur);
         n = take_pieces(cur, len, piece, 64, &bytes);
         if (n == 1)
             ret = qc_store_read_hot(hot, c->env->slots, piece[0].base, bytes, host, err);
         else
-            ret = qc_store_readv(hot->store, piece, n, bytes, host, QC_READ_PAST_END, err);
+            ret = qc_store_readv(store, piece, n, bytes, host, QC_READ_PAST_END, err);
     }
     if (ret != 0)
         qc_layer_prefix(c, c->source[r->source].layer, err);
@@ -131,6 +134,21 @@ static int read_runs(qchain *c, const struct qc_run *run, size_t n, struct curso
     return ret;
 }
 
+int qc_chain_read_runs(qchain *c, const struct qc_run *run, size_t n, const qchain_iov *iov,
+                       uint64_t offset, uint64_t end, qchain_error *err)
+{
+    struct cursor cur = {iov, 0};
+    struct qc_decode_list list;
+    int ret;
+
+    qc_decode_init(&list);
+    ret = read_runs(c, run, n, &cur, &offset, end, &list, err);
+    if (ret == 0 && list.n > 0)
+        ret = qc_decode_run(c, &list, true, err);
+    qc_decode_finish(&list);
+    return ret;
+}
+
 /* The range into pieces, whatever they are. */
 static int read_range(qchain *c, const qchain_iov *iov, uint64_t offset, uint64_t end,
                       uint32_t flags, qchain_error *err)
@@ -160,10 +178,10 @@ int qc_chain_readv(qchain *c, const qchain_iov *iov, size_t n_iov, size_t length
     const struct qc_window *w;
     struct qc_run r;
     unsigned token;
-    int ret;
+    int ret = qc_chain_check(c, err);
 
-    if (length == 0)
-        return 0;
+    if (length == 0 || ret != 0)
+        return ret;
     /* The usual small read lies within one stored run: no more than a lookup and
      * one call to the store. */
     w = qc_index_get(c, offset, &token, err);
@@ -171,9 +189,11 @@ int qc_chain_readv(qchain *c, const qchain_iov *iov, size_t n_iov, size_t length
         return read_range(c, iov, offset, end, flags, err);
     r = w->run[qc_window_find(w, offset)];
     /* On its way while the epoch is left: of a deep chain nothing is in the cache. */
-    __builtin_prefetch(c->hot[r.source].obj);
+    if (qc_source_opened(c, r.source))
+        __builtin_prefetch(c->hot[r.source].obj);
     qc_epoch_exit(c->env->slots, token);
-    if (n_iov != 1 || qc_run_kind(&r) != QC_DATA || qc_run_end(&r) < end)
+    if (n_iov != 1 || qc_run_kind(&r) != QC_DATA || qc_run_end(&r) < end ||
+        !qc_source_opened(c, r.source))
         return read_range(c, iov, offset, end, flags, err);
     ret = qc_store_read_hot(&c->hot[r.source], c->env->slots, iov->base, length,
                             qc_run_host(&r) + (offset - r.guest), err);

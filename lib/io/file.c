@@ -394,7 +394,12 @@ fail:
     return rc;
 }
 
+bool qc_file_is_local(const struct qc_store *s)
+{
+    return s->ops.pread == file_pread;
+}
+
 bool qc_file_is_block_device(const struct qc_store *s)
 {
-    return s->ops.pread == file_pread && ((const struct qc_file *)s->obj)->block_device;
+    return qc_file_is_local(s) && ((const struct qc_file *)s->obj)->block_device;
 }

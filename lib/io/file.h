@@ -55,5 +55,7 @@ int qc_file_open(struct qc_store **out, const char *path, const struct qc_file_o
 
 /* True if s was made by qc_file_open on a block device. */
 bool qc_file_is_block_device(const struct qc_store *s);
+/* True if s was made by qc_file_open. */
+bool qc_file_is_local(const struct qc_store *s);
 
 #endif

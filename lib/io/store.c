@@ -394,7 +394,7 @@ void qc_store_hot_init(struct qc_store_hot *h, struct qc_store *s)
     h->pread = asks_nothing(s) ? s->ops.pread : NULL;
     h->obj = s->obj;
     h->size = s->size;
-    h->store = s;
+    atomic_store_explicit(&h->store, s, memory_order_release);
 }
 
 int qc_store_read_hot(const struct qc_store_hot *h, struct qc_slots *slots, void *buf,

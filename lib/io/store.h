@@ -53,11 +53,13 @@ struct qc_store_hot {
                  qchain_error *err); /* NULL: the store asks something of its callers */
     void            *obj;
     uint64_t         size;
-    struct qc_store *store;
+    _Atomic(struct qc_store *) store; /* NULL: not open yet, and the rest is not set */
 };
 
+/* Set it, the store last, so that who sees the store sees all. */
 void qc_store_hot_init(struct qc_store_hot *h, struct qc_store *s);
-/* As qc_store_read(h->store, ..., QC_READ_PAST_END). slots: the store's. */
+/* As qc_store_read(h->store, ..., QC_READ_PAST_END); the store was seen to be open.
+ * slots: the store's. */
 int qc_store_read_hot(const struct qc_store_hot *h, struct qc_slots *slots, void *buf,
                       size_t length, uint64_t offset, qchain_error *err);
 

@@ -21,11 +21,14 @@
 
 #define QC_N_SLOTS 64
 
+/* Those of a warm read share the line with the epochs. */
 enum qc_counter {
     QC_CNT_READS,
     QC_CNT_READ_BYTES,
     QC_CNT_STORE_READS,
     QC_CNT_STORE_BYTES,
+    QC_CNT_QUEUE_REQUESTS,
+    QC_CNT_QUEUE_URING,
     QC_CNT_META_READS,
     QC_CNT_META_BYTES,
     QC_CNT_DECODED,
@@ -33,6 +36,10 @@ enum qc_counter {
     QC_CNT_FILLS,
     QC_CNT_EVICTIONS,
     QC_CNT_FILE_OPENS,
+    QC_CNT_SIDECAR_READS,
+    QC_CNT_SIDECAR_BYTES,
+    QC_CNT_QUEUE_LEAF,
+    QC_CNT_QUEUE_WALKS,
     QC_CNT_MAX
 };
 

@@ -5,7 +5,6 @@
  * number may only be added, for a member at the end of a struct that begins with
  * its size; those of qchain-backend.h may change together with its version.
  */
-#define QCHAIN_PREVIEW
 #include <stddef.h>
 
 #include <qchain-backend.h>
@@ -37,7 +36,7 @@ AT(qchain_resolution, reserved0, 28);
 AT(qchain_resolution, store, 32);
 
 /* qchain_env_opts */
-SIZE(qchain_env_opts, 72);
+SIZE(qchain_env_opts, 80);
 AT(qchain_env_opts, struct_size, 0);
 AT(qchain_env_opts, flags, 8);
 AT(qchain_env_opts, threads, 12);
@@ -49,9 +48,11 @@ AT(qchain_env_opts, log, 40);
 AT(qchain_env_opts, log_data, 48);
 AT(qchain_env_opts, log_free, 56);
 AT(qchain_env_opts, policy, 64);
+AT(qchain_env_opts, walkers, 72);
+AT(qchain_env_opts, reserved0, 76);
 
 /* qchain_open_opts */
-SIZE(qchain_open_opts, 80);
+SIZE(qchain_open_opts, 88);
 AT(qchain_open_opts, struct_size, 0);
 AT(qchain_open_opts, flags, 8);
 AT(qchain_open_opts, max_layers, 12);
@@ -64,6 +65,7 @@ AT(qchain_open_opts, store, 48);
 AT(qchain_open_opts, policy, 56);
 AT(qchain_open_opts, resolver, 64);
 AT(qchain_open_opts, resolver_data, 72);
+AT(qchain_open_opts, index, 80);
 
 /* qchain_snapshot_info */
 SIZE(qchain_snapshot_info, 96);
@@ -154,7 +156,7 @@ AT(qchain_compare_opts, failed, 28);
 AT(qchain_compare_opts, offset, 32);
 
 /* qchain_stats */
-SIZE(qchain_stats, 120);
+SIZE(qchain_stats, 168);
 AT(qchain_stats, struct_size, 0);
 AT(qchain_stats, reads, 8);
 AT(qchain_stats, read_bytes, 16);
@@ -170,6 +172,12 @@ AT(qchain_stats, index_bytes, 88);
 AT(qchain_stats, block_bytes, 96);
 AT(qchain_stats, open_files, 104);
 AT(qchain_stats, file_opens, 112);
+AT(qchain_stats, sidecar_reads, 120);
+AT(qchain_stats, sidecar_bytes, 128);
+AT(qchain_stats, queue_requests, 136);
+AT(qchain_stats, queue_uring, 144);
+AT(qchain_stats, queue_leaf, 152);
+AT(qchain_stats, queue_walks, 160);
 
 /* qchain_queue_opts */
 SIZE(qchain_queue_opts, 16);
@@ -192,6 +200,35 @@ AT(qchain_index_opts, flags, 8);
 AT(qchain_index_opts, threads, 12);
 AT(qchain_index_opts, name, 16);
 AT(qchain_index_opts, job, 24);
+
+/* qchain_index_file */
+SIZE(qchain_index_file, 96);
+AT(qchain_index_file, layer, 0);
+AT(qchain_index_file, flags, 4);
+AT(qchain_index_file, name, 8);
+AT(qchain_index_file, location, 16);
+AT(qchain_index_file, format, 24);
+AT(qchain_index_file, virtual_size, 32);
+AT(qchain_index_file, cluster_size, 40);
+AT(qchain_index_file, size, 48);
+AT(qchain_index_file, mtime_ns, 56);
+
+/* qchain_index_info */
+SIZE(qchain_index_info, 88);
+AT(qchain_index_info, struct_size, 0);
+AT(qchain_index_info, flags, 8);
+AT(qchain_index_info, version, 12);
+AT(qchain_index_info, name, 16);
+AT(qchain_index_info, why_not, 24);
+AT(qchain_index_info, file_size, 32);
+AT(qchain_index_info, virtual_size, 40);
+AT(qchain_index_info, built_ns, 48);
+AT(qchain_index_info, n_runs, 56);
+AT(qchain_index_info, n_pages, 64);
+AT(qchain_index_info, n_layers, 68);
+AT(qchain_index_info, n_files, 72);
+AT(qchain_index_info, reserved0, 76);
+AT(qchain_index_info, files, 80);
 
 /* qchain_iov */
 SIZE(qchain_iov, 16);

@@ -11,7 +11,9 @@
 #include "../unit/mem_layers.c"
 
 #include <dlfcn.h>
+#include <fcntl.h>
 #include <pthread.h>
+#include <sys/stat.h>
 
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 #define COUNTED 0
@@ -50,9 +52,13 @@ static bool refused(void)
 {
     long n = atomic_load(&countdown);
 
-    while (n > 0)
-        if (atomic_compare_exchange_weak(&countdown, &n, n - 1))
-            return n == 1;
+    while (n > 0) {
+        if (!atomic_compare_exchange_weak(&countdown, &n, n - 1))
+            continue;
+        if (n == 1)
+            errno = ENOMEM;
+        return n == 1;
+    }
     return false;
 }
 
@@ -188,19 +194,133 @@ static void check_closed(const struct mem_chain *m, long k)
         check(atomic_load(&m->layer[i].n_open) == 0, "a store was left open, or closed twice", k, 0);
 }
 
+/* ---------------------------------------------- files, a sidecar, a queue --- */
+
+static char dir[] = "/tmp/qc-faults-XXXXXX";
+
+static void path_of(char path[128], uint32_t k)
+{
+    snprintf(path, 128, "%s/layer%u", dir, k);
+}
+
+static void write_files(const struct mem_chain *m)
+{
+    static const struct timespec old[2] = {{1600000000, 0}, {1600000000, 0}};
+    char path[128];
+    FILE *f;
+
+    for (uint32_t k = 0; k < m->n; k++) {
+        path_of(path, k);
+        f = must(fopen(path, "wb"));
+        check(fwrite(m->layer[k].file, 1, m->layer[k].file_size, f) == m->layer[k].file_size,
+              "writing layers", k, 0);
+        fclose(f);
+        utimensat(AT_FDCWD, path, old, 0);
+    }
+}
+
+/* Reads all of the disk through a queue, several requests at a time. */
+static int use_queue(qchain *c, const unsigned char *want, uint32_t flags, qchain_error *err)
+{
+    static unsigned char buf[8][70000];
+    qchain_completion done[8];
+    qchain_queue_opts o;
+    qchain_queue *q = NULL;
+    uint64_t size = qchain_size(c), next = 0;
+    int ret, n = 0, failed = 0;
+
+    qchain_queue_opts_init(&o, sizeof(o));
+    o.flags = flags;
+    ret = qchain_queue_create(&q, c, &o, err);
+    while (ret == 0 && next < size) {
+        uint64_t at[8];
+
+        for (n = 0; n < 8 && next < size && ret == 0; n++, next += 70000) {
+            at[n] = next;
+            ret = qchain_queue_read(q, buf[n], size - next < 70000 ? size - next : 70000, next, 0,
+                                    (void *)(uintptr_t)n, err);
+        }
+        n -= ret != 0;
+        check(qchain_queue_reap(q, done, 8, 8, -1) == n, "requests were lost", n, 0);
+        for (int i = 0; i < n; i++) {
+            int k = (int)(uintptr_t)done[i].user;
+
+            if (done[i].result != 0)
+                failed = done[i].result;
+            else if (memcmp(buf[k], want + at[k], size - at[k] < 70000 ? size - at[k] : 70000) != 0)
+                failed = 1;
+            if (done[i].result != 0 && (!done[i].error || !*done[i].error))
+                failed = 4;
+        }
+        ret = ret != 0 ? ret : failed;
+    }
+    qchain_queue_close(q);
+    return ret;
+}
+
+/* What a program does with a sidecar, and with queues. */
+static int use_sidecar(struct mem_chain *m, qchain_env *env, const unsigned char *want,
+                       uint32_t threads)
+{
+    qchain_error *err = qchain_error_create();
+    qchain_index_info *info = NULL;
+    qchain_open_opts o;
+    qchain_extent e[16];
+    uint64_t next = 0;
+    qchain *c = NULL;
+    char path[128];
+    uint32_t n;
+    int ret;
+
+    (void)m;
+    path_of(path, 0);
+    qchain_open_opts_init(&o, sizeof(o));
+    o.flags = QCHAIN_OPEN_NO_INDEX;
+    ret = qchain_open(&c, env, path, &o, err);
+    if (ret == 0)
+        ret = qchain_index_build(c, NULL, err);
+    if (ret == 0)
+        ret = qchain_index_verify(c, NULL, err);
+    qchain_close(c);
+    c = NULL;
+    if (ret == 0)
+        ret = qchain_index_inspect(&info, env, path, NULL, err);
+    if (ret == 0 && (info->why_not || info->n_layers != m->n))
+        ret = 5;
+    qchain_index_info_free(info);
+    if (ret == 0)
+        ret = qchain_open(&c, env, path, NULL, err);
+    if (ret == 0 && qchain_index_layers(c) != m->n)
+        ret = 6;
+    while (ret == 0 && next < qchain_size(c))
+        ret = qchain_map(c, next, UINT64_MAX, e, 16, &n, &next, 0, err);
+    if (ret == 0)
+        ret = use_queue(c, want, threads == 1 ? QCHAIN_QUEUE_NO_URING : 0, err);
+    if (ret == 0)
+        ret = use_queue(c, want, 0, err);
+    qchain_close(c);
+    qchain_error_destroy(err);
+    return ret;
+}
+
+typedef int (*use_fn)(struct mem_chain *m, qchain_env *env, const unsigned char *want,
+                      uint32_t threads);
+
 /* The k-th allocation fails, for k = 1, 2, ... until nothing fails any more. */
-static void every_allocation(uint32_t threads)
+static void every_allocation(use_fn use, uint32_t threads)
 {
     unsigned char *want;
     struct mem_chain *m = make_chain(&want);
     long k, failed = 0;
     int ret;
 
+    write_files(m);
     for (k = 1; COUNTED; k++) {
         atomic_store(&live, 0);
-        atomic_store(&counting, threads == 1); /* threads' stacks are the C library's to keep */
+        /* threads' stacks are the C library's to keep */
+        atomic_store(&counting, threads == 1 && use == use_chain);
         atomic_store(&countdown, k);
-        ret = use_chain(m, NULL, want, threads);
+        ret = use(m, NULL, want, threads);
         atomic_store(&counting, false);
         check(ret == 0 || ret == QCHAIN_E_NOMEM, "neither success nor NOMEM", k, ret);
         check(atomic_load(&live) == 0, "memory was lost", k, ret);
@@ -286,6 +406,23 @@ static void no_thread_at_all(void)
     mem_chain_destroy(m);
 }
 
+/* Nothing is left but the layers and the sidecar. */
+static void check_directory(void)
+{
+    char path[128 + 8];
+    int ret;
+
+    for (uint32_t k = 0; k < 3; k++) {
+        path_of(path, k);
+        unlink(path);
+    }
+    path_of(path, 0);
+    strcat(path, ".qci");
+    unlink(path);
+    ret = rmdir(dir);
+    check(ret == 0, "temporary files are left", 0, errno);
+}
+
 int main(void)
 {
     setvbuf(stdout, NULL, _IOLBF, 0);
@@ -293,7 +430,11 @@ int main(void)
     every_read(true);
     slow_reads();
     no_thread_at_all();
-    every_allocation(1);
-    every_allocation(3);
+    check(mkdtemp(dir) != NULL, "mkdtemp", 0, 0);
+    every_allocation(use_chain, 1);
+    every_allocation(use_chain, 3);
+    every_allocation(use_sidecar, 1);
+    every_allocation(use_sidecar, 3);
+    check_directory();
     return 0;
 }

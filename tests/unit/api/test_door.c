@@ -296,8 +296,9 @@ static void null_is_fine(void **unused)
 
 static void versions_and_features(void **unused)
 {
-    static const char *const yes[] = {"qcow2", "raw", "zlib", "zstd", "direct", "locks"};
-    static const char *const no[] = {"write", "queue", "io_uring", "index", "http", "", "x"};
+    static const char *const yes[] = {"qcow2", "raw", "zlib", "zstd", "direct", "locks", "queue",
+                                      "index"};
+    static const char *const no[] = {"write", "http", "", "x"};
     char text[32];
 
     (void)unused;

@@ -1,0 +1,107 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Inside of queues. A request is at most two things at once: reads in the ring, and
+ * one task or wait of other threads (enum qc_elsewhere), which hand it back on the
+ * inbox. When neither is left, and nothing to be done, it is finished.
+ */
+#ifndef QC_CHAIN_QUEUE_INT_H
+#define QC_CHAIN_QUEUE_INT_H
+
+#include <stdatomic.h>
+
+#include "chain/queue.h"
+#include "io/uring.h"
+#include "util/tasks.h"
+
+#define QC_RING_PIECES 8 /* of one request */
+
+/* Why a request failed; taken by a completion, and freed at the next reap. */
+struct qc_text {
+    struct qc_text *next;
+    char            s[];
+};
+
+/* What a request of several runs needs on top. */
+struct qc_pieces {
+    struct qc_uring_read read[QC_RING_PIECES];
+    uint32_t             n;
+    struct qc_run        run[];
+};
+
+/* What another thread has of a request. */
+enum qc_elsewhere { QC_NOTHING, QC_LEAF, QC_WHOLE, QC_PARKED };
+
+/* In the order in which a warm read looks at it. */
+struct qc_request {
+    _Alignas(64) struct qc_uring_read read; /* of a single run */
+    void                  *user;
+    qchain_iov             one;
+    uint64_t               offset;
+    struct qc_request     *next;    /* free, done; in the inbox the giver's */
+    struct qc_run          run;     /* if pieces is NULL */
+    const qchain_iov      *iov;     /* &one, or a copy of the caller's */
+    size_t                 length;
+    int32_t                result;
+    uint32_t               todo;    /* runs that a leaf must read, by bits */
+    uint16_t               n_iov;
+    uint8_t                in_ring; /* reads there, by bits */
+    uint8_t                elsewhere;
+    uint8_t                tries;
+    bool                   working; /* accepted and not finished */
+    bool                   cancelled;
+    struct qc_pieces      *pieces;
+    struct qc_text        *text;    /* of a failure; then result is set */
+    qchain_queue          *q;
+    /* Of the thread that has it elsewhere, from the start to the handing back. */
+    struct qc_task         task;
+    struct qc_index_waiter waiter;
+    uint32_t               doing;   /* a leaf: runs, by bits */
+    int                    ret;
+};
+
+struct qchain_queue {
+    qchain           *c;
+    struct qc_uring  *ring;      /* NULL: threads */
+    struct qc_request *request;  /* all */
+    struct qc_request *free;
+    struct qc_request *done, **done_end;
+    uint32_t          depth, pending, n_done;
+    uint32_t          n_elsewhere;
+    int               eventfd;
+    bool              polled;    /* somebody may poll the descriptor */
+    bool              signalled; /* and it is readable until the next reap */
+    struct qc_text   *told;      /* texts of the last reap */
+    /* What other threads touch. */
+    _Alignas(64) _Atomic(struct qc_request *) inbox;
+    atomic_bool       listening; /* a write to the eventfd is wanted */
+    atomic_uint       givers;    /* threads that are handing something back */
+};
+
+/* queue_work.c */
+
+/* Set a request going: how many reads went to the ring (not submitted yet), or NOMEM if
+ * nothing was begun because no thread can be had; r->elsewhere says what for. */
+int  qc_request_start(qchain_queue *q, struct qc_request *r);
+/* Hand a request to a leaf (what is to do) or a walker (all of it). False if no thread
+ * can be had; r->elsewhere says all the same what for. */
+bool qc_request_send(qchain_queue *q, struct qc_request *r, enum qc_elsewhere where);
+/* The work of that leaf or walker, on this thread. */
+void qc_request_work(struct qc_request *r);
+/* Free what a request has besides its place. */
+void qc_request_drop_parts(struct qc_request *r);
+/* A failure's text; NULL if there is no memory. */
+struct qc_text *qc_text_of(const qchain_error *err);
+
+/* Put a request among those that are done. */
+static inline void qc_request_finish(qchain_queue *q, struct qc_request *r)
+{
+    if (__builtin_expect(r->pieces || r->iov != &r->one, 0))
+        qc_request_drop_parts(r);
+    r->working = false;
+    r->next = NULL;
+    *q->done_end = r;
+    q->done_end = &r->next;
+    q->n_done++;
+}
+
+#endif

@@ -1,0 +1,479 @@
+/* SPDX-License-Identifier: MIT */
+#include "chain/sidecar.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "chain/open.h"
+#include "util/alloc.h"
+#include "util/bytes.h"
+#include "util/escape.h"
+
+#define HEAD_BYTES (64u << 10) /* read at once: for most sidecars all but the pages */
+
+struct qc_sidecar {
+    struct qc_ixf    x;
+    struct qc_store *store;
+    char            *path;
+    struct qc_gate   gate;
+    uint32_t         file_flags;
+    uint32_t         first_layer, first_source; /* of the chain: what its numbers begin at */
+    atomic_bool      bad;
+};
+
+char *qc_sidecar_path(const char *image)
+{
+    size_t len = strlen(image);
+    char *path = qc_malloc(len + sizeof(".qci"));
+
+    if (!path)
+        return NULL;
+    memcpy(path, image, len);
+    memcpy(path + len, ".qci", sizeof(".qci"));
+    return path;
+}
+
+/* ------------------------------------------------------------------ reading --- */
+
+/* Who may write to the sidecar may make the chain read any byte of its files at any
+ * place: that must be nobody who could not do so by writing to the image. */
+static int check_owner(const struct stat *st, const char *tip, qchain_error *err)
+{
+    struct stat image;
+
+    if (!S_ISREG(st->st_mode))
+        return qc_fail(err, QCHAIN_E_ACCESS, "is not a regular file");
+    if (!tip)
+        return 0;
+    if (stat(tip, &image) != 0)
+        return qc_fail_errno(err, errno, "cannot look at its image");
+    if (st->st_uid != image.st_uid && st->st_uid != geteuid() && st->st_uid != 0)
+        return qc_fail(err, QCHAIN_E_ACCESS, "belongs to user %u: not to the image's owner (%u), "
+                       "nor to the caller or root", (unsigned)st->st_uid, (unsigned)image.st_uid);
+    if (st->st_mode & S_IWOTH & ~image.st_mode)
+        return qc_fail(err, QCHAIN_E_ACCESS, "everybody may write to it, but not to its image: "
+                       "chmod o-w and build it again");
+    if (st->st_mode & S_IWGRP && !(image.st_mode & S_IWGRP && image.st_gid == st->st_gid))
+        return qc_fail(err, QCHAIN_E_ACCESS, "a group may write to it, but not to its image: "
+                       "chmod g-w and build it again");
+    return 0;
+}
+
+static int open_sidecar(struct qc_store **out, qchain_env *env, const char *path, const char *tip,
+                        qchain_error *err)
+{
+    struct qc_file_opts fo = {.fds = env->fds, .slots = env->slots, .log = &env->log,
+                              .flags = QC_FILE_NO_LOCK, .fd = -1, .name = path};
+    struct stat st;
+    int ret;
+
+    if (stat(path, &st) != 0)
+        return qc_fail_errno(err, errno, "cannot open");
+    ret = check_owner(&st, tip, err);
+    if (ret == 0)
+        ret = qc_file_open(out, path, &fo, NULL, err);
+    if (ret != 0)
+        return ret;
+    /* The same file that was looked at? */
+    if ((*out)->identity.inode == st.st_ino && (*out)->identity.device == st.st_dev)
+        return 0;
+    qc_store_destroy(*out);
+    *out = NULL;
+    return qc_fail(err, QCHAIN_E_CHANGED, "was replaced while it was opened");
+}
+
+static int read_part(struct qc_store *store, void *buf, size_t n, uint64_t offset,
+                     qchain_error *err)
+{
+    qc_count_bytes(store->slots, QC_CNT_SIDECAR_READS, n);
+    return qc_store_read(store, buf, n, offset, QC_READ_META, err);
+}
+
+/* A part that lies in the head already, or is read; *own is then to be freed. */
+static int get_part(struct qc_store *store, const uint8_t *head, size_t head_len, uint64_t offset,
+                    size_t n, const uint8_t **part, uint8_t **own, qchain_error *err)
+{
+    *own = NULL;
+    if (offset + n <= head_len) {
+        *part = head + offset;
+        return 0;
+    }
+    *part = *own = qc_malloc(n);
+    if (!*own)
+        return qc_fail_nomem(err);
+    return read_part(store, *own, n, offset, err);
+}
+
+static int load_parts(struct qc_ixf *x, struct qc_store *store, uint8_t *head, size_t head_len,
+                      qchain_error *err)
+{
+    uint8_t *table = NULL, *dir = NULL;
+    const uint8_t *part;
+    int ret;
+
+    if (store->size < QC_IXF_HEADER_BYTES)
+        return qc_fail(err, QCHAIN_E_CORRUPT, "is too short for a sidecar index");
+    ret = read_part(store, head, head_len, 0, err);
+    if (ret == 0)
+        ret = qc_ixf_parse_header(&x->header, head, head_len, store->size, err);
+    if (ret == 0)
+        ret = get_part(store, head, head_len, x->header.table_offset, x->header.table_bytes, &part,
+                       &table, err);
+    if (ret == 0)
+        ret = qc_ixf_parse_table(x, part, err);
+    if (ret == 0)
+        ret = get_part(store, head, head_len, x->header.dir_offset,
+                       (size_t)x->header.n_pages * QC_IXF_DIR_BYTES, &part, &dir, err);
+    if (ret == 0)
+        ret = qc_ixf_parse_directory(x, part, err);
+    qc_free(table);
+    qc_free(dir);
+    return ret;
+}
+
+int qc_sidecar_load(struct qc_ixf *x, struct qc_store **store, qchain_env *env, const char *path,
+                    const char *tip, qchain_error *err)
+{
+    size_t head_len;
+    uint8_t *head;
+    int ret;
+
+    memset(x, 0, sizeof(*x));
+    *store = NULL;
+    ret = open_sidecar(store, env, path, tip, err);
+    if (ret != 0)
+        return ret;
+    head_len = (size_t)qc_min64((*store)->size, HEAD_BYTES);
+    head = qc_malloc(head_len + 1);
+    ret = head ? load_parts(x, *store, head, head_len, err) : qc_fail_nomem(err);
+    qc_free(head);
+    if (ret == 0)
+        return 0;
+    qc_ixf_finish(x);
+    qc_store_destroy(*store);
+    *store = NULL;
+    return ret;
+}
+
+int qc_sidecar_read_page(const struct qc_ixf *x, struct qc_store *store, uint32_t i, uint8_t **p,
+                         qchain_error *err)
+{
+    int ret;
+
+    *p = qc_malloc(x->page[i].bytes);
+    if (!*p)
+        return qc_fail_nomem(err);
+    ret = read_part(store, *p, x->page[i].bytes, x->page[i].offset, err);
+    if (ret == 0)
+        ret = qc_ixf_check_page(x, i, *p, err);
+    return ret;
+}
+
+/* ---------------------------------------------------------------- believing --- */
+
+/* What an attempt to use a sidecar works with. */
+struct attempt {
+    qchain            *c;
+    struct qc_sidecar *sc;
+    struct qc_gate    *gate;
+    qchain_error      *err; /* why it is not believed */
+};
+
+static int check_racy(const struct attempt *a, const struct qc_ixf_source *s)
+{
+    struct qc_escaped shown;
+
+    if (s->mtime_ns <= UINT64_MAX - QC_SIDECAR_RACY_NS &&
+        s->mtime_ns + QC_SIDECAR_RACY_NS <= a->sc->x.header.built_ns)
+        return 0;
+    return qc_fail(a->err, QCHAIN_E_CHANGED, "'%s' was modified less than two seconds before the "
+                   "index was built: build it again", qc_escape_str(&shown, s->name));
+}
+
+static int is_changed(const struct attempt *a, const char *name)
+{
+    struct qc_escaped shown;
+
+    return qc_fail(a->err, QCHAIN_E_CHANGED, "'%s' was changed since (size or modification time)",
+                   qc_escape_str(&shown, name));
+}
+
+static int tells_otherwise(const struct attempt *a, const char *name)
+{
+    struct qc_escaped shown;
+
+    return qc_fail(a->err, QCHAIN_E_CHANGED, "it tells of other files than the image '%s' names",
+                   qc_escape_str(&shown, name));
+}
+
+/* An open file must be what the sidecar says. */
+static int check_open_source(const struct attempt *a, uint32_t i, const struct qc_ixf_source *s)
+{
+    const struct qc_store *store = qc_source_opened(a->c, i);
+
+    if (store->size != s->size || !(store->identity.flags & QCHAIN_IDENTITY_HAS_MTIME) ||
+        store->identity.mtime_ns != s->mtime_ns)
+        return is_changed(a, a->c->source[i].name);
+    return check_racy(a, s);
+}
+
+static bool same_name(const char *a, const char *b)
+{
+    return a ? b && strcmp(a, b) == 0 : !b;
+}
+
+/* The layer that the sidecar belongs to: its image is open. */
+static int check_tip(const struct attempt *a)
+{
+    const struct qc_layer *l = &a->c->layer[a->sc->first_layer];
+    const struct qc_ixf *x = &a->sc->x;
+    const struct qc_ixf_source *s = x->source, *data = NULL, *below = NULL;
+    const struct qc_image *img = l->img;
+    uint32_t next = 1;
+    int ret;
+
+    if (next < x->header.n_sources && s[next].flags & QC_IXF_DATA_FILE)
+        data = &s[next++];
+    if (next < x->header.n_sources)
+        below = &s[next];
+    if (strcmp(s->format, img->format->name) != 0 || s->virtual_size != img->virtual_size ||
+        s->cluster_size != img->cluster_size || s->decoder_kind != img->decoder_kind ||
+        (data != NULL) != img->wants_data_file ||
+        !same_name(img->data_file_name, data ? data->name : NULL) ||
+        !same_name(img->backing_name, below ? below->name : NULL))
+        return tells_otherwise(a, l->name);
+    ret = check_open_source(a, l->source, s);
+    if (ret == 0 && data)
+        ret = check_open_source(a, l->data_source, data);
+    return ret;
+}
+
+/* Look at a file that the gate lets pass, and note it. */
+static int add_unopened(const struct attempt *a, const struct qc_target *t, uint32_t layer,
+                        const struct qc_ixf_source *s, uint16_t *number)
+{
+    qchain *c = a->c;
+    struct qc_source *source;
+    struct stat st;
+    int ret;
+
+    if (t->is_store || t->fd >= 0 || t->vetted || !t->format || strcmp(t->format, s->format) != 0)
+        return tells_otherwise(a, s->name);
+    if (stat(t->path, &st) != 0)
+        return qc_fail_errno(a->err, errno, "%s", s->name);
+    if (!S_ISREG(st.st_mode) || (uint64_t)st.st_size != s->size || st.st_mtim.tv_sec < 0 ||
+        (uint64_t)st.st_mtim.tv_sec * 1000000000u + (uint64_t)st.st_mtim.tv_nsec != s->mtime_ns)
+        return is_changed(a, t->path);
+    ret = check_racy(a, s);
+    if (ret == 0)
+        ret = qc_chain_add_source(c, NULL, layer, t->path, number, a->err);
+    if (ret != 0)
+        return ret;
+    source = &c->source[*number];
+    source->has_inode = true;
+    source->device = st.st_dev;
+    source->inode = st.st_ino;
+    if ((uint64_t)st.st_blocks * 512 == s->allocated)
+        atomic_init(&source->holes, s->flags & QC_IXF_HOLES ? 1 : 0);
+    return qc_chain_check_loop(c, *number, a->err);
+}
+
+static int add_layer(const struct attempt *a, const struct qc_ixf_source *s)
+{
+    qchain *c = a->c;
+    uint32_t k = c->n_layers;
+    const struct qc_layer *from = &c->layer[k - 1];
+    struct qc_target t;
+    struct qc_layer *l;
+    int ret;
+
+    ret = qc_gate_decide(a->gate, from, k - 1, QCHAIN_REF_BACKING, s->name,
+                         s->flags & QC_IXF_UNRECORDED ? NULL : s->format, &t, a->err);
+    if (ret == 0)
+        ret = qc_chain_add_layer(c, t.path, a->err);
+    if (ret != 0)
+        goto out;
+    l = &c->layer[k];
+    ret = add_unopened(a, &t, k, s, &l->source);
+    l->data_source = l->source;
+    l->format = qc_open_format(s->format);
+    l->virtual_size = s->virtual_size;
+    l->limit = qc_min64(s->virtual_size, c->layer[k - 1].limit);
+    l->cluster_size = s->cluster_size;
+    if (ret == 0 && !l->format)
+        ret = tells_otherwise(a, s->name);
+
+out:
+    qc_target_finish(&t);
+    return ret;
+}
+
+static int add_data_file(const struct attempt *a, const struct qc_ixf_source *s)
+{
+    qchain *c = a->c;
+    uint32_t k = c->n_layers - 1;
+    struct qc_target t;
+    int ret;
+
+    ret = qc_gate_decide(a->gate, &c->layer[k], k, QCHAIN_REF_DATA_FILE, s->name, NULL, &t, a->err);
+    if (ret == 0)
+        ret = add_unopened(a, &t, k, s, &c->layer[k].data_source);
+    qc_target_finish(&t);
+    return ret;
+}
+
+/* May it be believed? Then the chain has its layers. */
+static int believe(const struct attempt *a, uint32_t max_layers)
+{
+    struct qc_ixf *x = &a->sc->x;
+    uint32_t i = a->c->layer[a->sc->first_layer].data_source - a->sc->first_source + 1u;
+    int ret;
+
+    if (a->sc->first_layer + x->header.n_layers > max_layers)
+        return qc_fail(a->err, QCHAIN_E_LIMIT, "it has too many layers");
+    ret = check_tip(a);
+    for (; ret == 0 && i < x->header.n_sources; i++)
+        ret = x->source[i].flags & QC_IXF_DATA_FILE ? add_data_file(a, &x->source[i])
+                                                    : add_layer(a, &x->source[i]);
+    return ret;
+}
+
+static void not_used(qchain *c, const char *path, bool top, const qchain_error *why)
+{
+    struct qc_escaped shown;
+
+    qc_log(&c->env->log, QCHAIN_LOG_WARN, "chain", "index '%s' is not used: %s",
+           qc_escape_str(&shown, path), qchain_error_message(why));
+    if (top) {
+        qc_free(c->why_not);
+        c->why_not = qc_strdup(qchain_error_message(why));
+    }
+}
+
+int qc_sidecar_attach(qchain *c, struct qc_gate *gate, uint32_t file_flags, uint32_t max_layers,
+                      const char *path, qchain_error *err)
+{
+    uint32_t k = c->n_layers - 1, n_layers = c->n_layers, n_sources = c->n_sources;
+    const char *tip = c->layer[k].real_path;
+    struct qc_sidecar *sc = qc_calloc(1, sizeof(*sc));
+    struct attempt a = {c, sc, gate, NULL};
+    qchain_error why;
+    int ret = 0;
+
+    qc_error_init(&why);
+    a.err = &why;
+    if (sc)
+        sc->path = path ? qc_strdup(path) : qc_sidecar_path(tip);
+    if (!sc || !sc->path) {
+        ret = qc_fail_nomem(err);
+        goto out;
+    }
+    sc->first_layer = k;
+    sc->first_source = c->layer[k].source;
+    sc->file_flags = file_flags;
+    ret = qc_sidecar_load(&sc->x, &sc->store, c->env, sc->path, tip, &why);
+    if (ret == 0)
+        ret = believe(&a, max_layers);
+    if (ret == 0) {
+        sc->gate = *gate;
+        memset(gate, 0, sizeof(*gate));
+        c->sidecar = sc;
+        return 0;
+    }
+    qc_chain_truncate(c, n_layers, n_sources);
+    if (ret == QCHAIN_E_NOMEM) {
+        qc_error_copy(err, &why);
+        goto out;
+    }
+    if (ret != QCHAIN_E_NOTFOUND || path || sc->store)
+        not_used(c, sc->path, k == 0, &why);
+    ret = 0;
+
+out:
+    qc_sidecar_destroy(sc);
+    return ret;
+}
+
+void qc_sidecar_destroy(struct qc_sidecar *sc)
+{
+    if (!sc)
+        return;
+    qc_store_destroy(sc->store);
+    qc_ixf_finish(&sc->x);
+    qc_gate_finish(&sc->gate);
+    qc_free(sc->path);
+    qc_free(sc);
+}
+
+/* ------------------------------------------------------------------- in use --- */
+
+uint32_t qc_sidecar_first(const qchain *c)
+{
+    const struct qc_sidecar *sc = c->sidecar;
+
+    return sc && !atomic_load_explicit(&sc->bad, memory_order_relaxed) ? sc->first_layer
+                                                                       : c->n_layers;
+}
+
+int qc_sidecar_runs(qchain *c, uint64_t start, uint64_t end, struct qc_runs *out,
+                    qchain_error *err)
+{
+    struct qc_sidecar *sc = c->sidecar;
+    struct qc_escaped shown;
+    uint8_t *p;
+    int ret = 0;
+
+    for (uint32_t i = qc_ixf_find_page(&sc->x, start);
+         ret == 0 && i < sc->x.header.n_pages && sc->x.page[i].start < end; i++) {
+        ret = qc_sidecar_read_page(&sc->x, sc->store, i, &p, err);
+        if (ret == 0)
+            ret = qc_ixf_decode_page(&sc->x, i, p, start, end, sc->first_source, out, err);
+        qc_free(p);
+    }
+    if (ret == 0 || ret == QCHAIN_E_NOMEM)
+        return ret;
+    if (!atomic_exchange(&sc->bad, true))
+        qc_log(&c->env->log, QCHAIN_LOG_WARN, "chain", "index '%s' is not used any more: %s",
+               qc_escape_str(&shown, sc->path), qchain_error_message(err));
+    return ret;
+}
+
+uint64_t qc_sidecar_next_used(const qchain *c, uint64_t guest)
+{
+    const struct qc_ixf *x = &c->sidecar->x;
+    uint32_t i;
+
+    if (guest >= x->header.virtual_size)
+        return UINT64_MAX;
+    for (i = qc_ixf_find_page(x, guest); i < x->header.n_pages; i++)
+        if (!x->page[i].nothing)
+            return qc_max64(guest, x->page[i].start);
+    return UINT64_MAX;
+}
+
+const struct qc_ixf *qc_sidecar_content(const struct qc_sidecar *sc)
+{
+    return &sc->x;
+}
+
+struct qc_store *qc_sidecar_store(const struct qc_sidecar *sc)
+{
+    return sc->store;
+}
+
+const struct qc_ixf_source *qc_sidecar_source(const struct qc_sidecar *sc, uint32_t i)
+{
+    return &sc->x.source[i - sc->first_source];
+}
+
+struct qc_gate *qc_sidecar_gate(struct qc_sidecar *sc)
+{
+    return &sc->gate;
+}
+
+uint32_t qc_sidecar_file_flags(const struct qc_sidecar *sc)
+{
+    return sc->file_flags;
+}

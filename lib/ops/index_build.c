@@ -1,0 +1,559 @@
+/* SPDX-License-Identifier: MIT */
+/* Building a sidecar: the layers are walked, or their own sidecar's pages taken over. */
+#include "ops/index_build.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "chain/chain.h"
+#include "chain/fill.h"
+#include "chain/sidecar.h"
+#include "io/newfile.h"
+#include "ops/job.h"
+#include "util/alloc.h"
+#include "util/bytes.h"
+#include "util/crc32c.h"
+#include "util/escape.h"
+#include "util/vec.h"
+
+#define PAGE_TARGET (16u << 10)      /* a page is ended at the next window's end */
+#define PAGE_TARGET_MANY (60u << 10) /* once there are many: the directory is kept in memory */
+#define MANY_PAGES 4096u
+#define SPILL_BYTES (32u << 20)      /* pages kept in memory */
+
+struct builder {
+    qchain                  *c;
+    const qchain_index_opts *opts;
+    uint64_t                 began_ns;
+    struct qc_ixf            x;        /* what will be written; pages: offsets from the first */
+    size_t                   cap_pages;
+    struct qc_ixf_buf        page;     /* the open page */
+    uint64_t                 page_start;
+    struct qc_ixf_encoder    encoder;
+    struct qc_ixf_buf        done;     /* ended pages that are not in the spill file */
+    uint64_t                 done_bytes;
+    int                      spill;    /* an unnamed file, -1: none yet */
+    uint64_t                 spilled;
+    qchain_error            *err;
+};
+
+static uint64_t now_ns(void)
+{
+    struct timespec t;
+
+    clock_gettime(CLOCK_REALTIME, &t);
+    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+/* -------------------------------------------------------------------- pages --- */
+
+/* Ended pages wait in memory, and in a file without a name where they are too many: how
+ * long the directory before them will be is known only at the end. */
+static int spill(struct builder *b, const char *path)
+{
+    char *dir;
+    size_t at = 0;
+
+    if (b->spill < 0) {
+        dir = qc_name_directory(path);
+        if (!dir)
+            return qc_fail_nomem(b->err);
+        b->spill = open(dir, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+        qc_free(dir);
+        if (b->spill < 0)
+            return qc_fail_errno(b->err, errno, "cannot make a temporary file beside the index");
+    }
+    while (at < b->done.n) {
+        ssize_t n = pwrite(b->spill, b->done.p + at, b->done.n - at, (off_t)(b->spilled + at));
+
+        if (n < 0 && errno != EINTR)
+            return qc_fail_errno(b->err, errno, "cannot write a temporary file beside the index");
+        at += n > 0 ? (size_t)n : 0;
+    }
+    b->spilled += b->done.n;
+    b->done.n = 0;
+    return 0;
+}
+
+/* Add a page's bytes, and its entry, whose offset follows. */
+static int add_page(struct builder *b, struct qc_ixf_page page, const uint8_t *p)
+{
+    uint32_t n = b->x.header.n_pages;
+
+    if (n == QC_IXF_PAGES_MAX)
+        return qc_fail(b->err, QCHAIN_E_LIMIT, "the disk is too fragmented for a sidecar index");
+    if (qc_grow((void **)&b->x.page, &b->cap_pages, n + 1, sizeof(*b->x.page)) != 0 ||
+        qc_grow((void **)&b->done.p, &b->done.cap, b->done.n + page.bytes, 1) != 0)
+        return qc_fail_nomem(b->err);
+    memcpy(b->done.p + b->done.n, p, page.bytes);
+    b->done.n += page.bytes;
+    page.offset = b->done_bytes;
+    b->done_bytes += page.bytes;
+    b->x.page[n] = page;
+    b->x.header.n_pages++;
+    b->x.header.n_runs += page.n_runs;
+    return b->done.n < SPILL_BYTES ? 0 : spill(b, b->opts->name);
+}
+
+static int end_page(struct builder *b)
+{
+    struct qc_ixf_page page = {.start = b->page_start, .bytes = (uint32_t)b->page.n};
+    int ret = 0;
+
+    if (b->page.n > QC_IXF_PAGE_MAX)
+        return qc_fail(b->err, QCHAIN_E_LIMIT, "the disk is too fragmented around %llu for a "
+                       "sidecar index", (unsigned long long)b->page_start);
+    if (b->page.n > 0) {
+        page.crc = qc_crc32c(0, b->page.p, b->page.n);
+        page.n_runs = b->encoder.n_runs;
+        page.nothing = !b->encoder.something;
+        ret = add_page(b, page, b->page.p);
+    }
+    b->page.n = 0;
+    b->encoder = (struct qc_ixf_encoder){0};
+    return ret;
+}
+
+/* Add the runs of [start, ...), which begin at a multiple of 128 MiB and are one window's,
+ * or few. */
+static int add_runs(struct builder *b, const struct qc_run *run, size_t n, uint64_t start)
+{
+    struct qc_ixf_encoder before = b->encoder;
+    size_t bytes = b->page.n;
+    uint32_t n_sources = b->c->n_sources;
+
+    if (bytes == 0)
+        b->page_start = start;
+    if (qc_ixf_put_runs(&b->page, &b->encoder, run, n, n_sources) != 0)
+        return qc_fail_nomem(b->err);
+    if (bytes > 0 && b->page.n > QC_IXF_WIDE_PAGE_MAX) {
+        b->page.n = bytes;
+        b->encoder = before;
+        if (end_page(b) != 0)
+            return b->err->code;
+        return add_runs(b, run, n, start);
+    }
+    bytes = b->x.header.n_pages < MANY_PAGES ? PAGE_TARGET : PAGE_TARGET_MANY;
+    return b->page.n < bytes ? 0 : end_page(b);
+}
+
+/* Add a stretch, window by window; what continues over windows is cut. */
+static int add_stretch(struct builder *b, struct qc_runs *runs, uint64_t start, uint64_t end)
+{
+    size_t i = 0;
+    int ret = 0;
+
+    while (ret == 0 && start < end) {
+        uint64_t stop = qc_align_down(start, QC_IXF_WINDOW) + QC_IXF_WINDOW;
+        size_t first = i;
+        struct qc_run rest;
+
+        while (i < runs->n && qc_run_end(&runs->run[i]) < stop)
+            i++;
+        if (i == runs->n) /* the disk's end */
+            return add_runs(b, &runs->run[first], i - first, start);
+        rest = runs->run[i];
+        /* A run over many windows stays one where it is all that they have. */
+        if (first == i && rest.guest == start)
+            stop = qc_min64(end, qc_align_down(qc_run_end(&rest), QC_IXF_WINDOW));
+        if (qc_run_end(&rest) > stop)
+            runs->run[i].length = (uint32_t)((stop - rest.guest) >> 9);
+        ret = add_runs(b, &runs->run[first], i + 1 - first, start);
+        if (qc_run_end(&rest) > stop) {
+            if (qc_kind_has_host(qc_run_kind(&rest)))
+                rest.host_kind += (stop - rest.guest) << 8;
+            rest.length -= runs->run[i].length;
+            rest.guest = stop;
+            runs->run[i] = rest;
+        } else {
+            i++;
+        }
+        start = stop;
+    }
+    return ret;
+}
+
+static int walk(struct builder *b, struct qc_walk *w, uint64_t start, uint64_t end)
+{
+    uint64_t from, to;
+    int ret = 0;
+
+    w->at = start;
+    w->end = end;
+    for (;;) {
+        ret = qc_job_check(b->opts->job, b->began_ns, b->err);
+        if (ret == 0)
+            ret = qc_walk_next(w, b->err);
+        if (ret != 0 || w->n == 0)
+            return ret;
+        for (unsigned i = 0; ret == 0 && i < w->n; i++) {
+            qc_walk_range(w, i, &from, &to);
+            ret = add_stretch(b, &w->runs[i], from, to);
+            qc_job_add(b->opts->job, to - from);
+        }
+        if (ret != 0)
+            return ret;
+    }
+}
+
+/* Do the layers above the sidecar leave [start, end) as it is? */
+static int is_untouched(const struct builder *b, uint32_t first, uint64_t start, uint64_t end,
+                        bool *yes)
+{
+    uint64_t used;
+    int ret = 0;
+
+    *yes = (end % QC_IXF_WINDOW == 0 || end == b->c->size) && end <= b->c->layer[first].limit;
+    if (*yes && first > 0) {
+        ret = qc_fill_next_used(b->c, 0, first, start, end, &used, b->err);
+        *yes = used == end;
+    }
+    return ret;
+}
+
+/* Take over a page as it is: sources are numbered from the bottom. */
+static int take_page(struct builder *b, uint32_t i)
+{
+    const struct qc_ixf *old = qc_sidecar_content(b->c->sidecar);
+    uint8_t *p = NULL;
+    int ret = end_page(b);
+
+    if (ret == 0)
+        ret = qc_sidecar_read_page(old, qc_sidecar_store(b->c->sidecar), i, &p, b->err);
+    if (ret == 0)
+        ret = add_page(b, old->page[i], p);
+    qc_free(p);
+    qc_job_add(b->opts->job, qc_ixf_page_end(old, i) - old->page[i].start);
+    return ret;
+}
+
+/* The pages of the disk; where a sidecar knows the lower layers, page by page of it. */
+static int make_pages(struct builder *b)
+{
+    uint32_t first = qc_sidecar_first(b->c);
+    uint64_t size = b->c->size, at = 0, end;
+    const struct qc_ixf *old = NULL;
+    struct qc_walk w;
+    bool untouched;
+    int ret = qc_walk_init(&w, b->c, b->opts->threads, b->err);
+
+    if (ret != 0)
+        return ret;
+    if (first < b->c->n_layers)
+        old = qc_sidecar_content(b->c->sidecar);
+    for (uint32_t i = 0; ret == 0 && old && i < old->header.n_pages && at < size; i++) {
+        end = qc_ixf_page_end(old, i);
+        ret = is_untouched(b, first, at, end, &untouched);
+        if (ret == 0 && untouched) {
+            ret = take_page(b, i);
+        } else if (ret == 0) {
+            /* The old disk's end may lie within a window of a larger one. */
+            end = end % QC_IXF_WINDOW == 0 ? end : size;
+            ret = walk(b, &w, at, qc_min64(end, size));
+        }
+        at = end;
+    }
+    if (ret == 0 && at < size)
+        ret = walk(b, &w, at, size);
+    qc_walk_finish(&w);
+    return ret == 0 ? end_page(b) : ret;
+}
+
+/* -------------------------------------------------------------------- table --- */
+
+static int refuse(struct builder *b, uint32_t layer, const char *why)
+{
+    qc_fail(b->err, QCHAIN_E_UNSUPPORTED, "cannot have a sidecar index: %s", why);
+    qc_layer_prefix(b->c, layer, b->err);
+    return QCHAIN_E_UNSUPPORTED;
+}
+
+/* Shall holes be looked for in source i? */
+static int find_holes(struct builder *b, uint32_t i, bool *holes)
+{
+    struct qc_source *s = &b->c->source[i];
+    int known = atomic_load(&s->holes), ret = 0;
+    struct qc_image *img;
+
+    *holes = known > 0;
+    if (known >= 0)
+        return 0;
+    img = qc_layer_image(b->c, s->layer, b->err);
+    if (!img)
+        return b->err->code;
+    ret = img->format->may_have_holes(img, holes, b->err);
+    if (ret != 0)
+        qc_layer_prefix(b->c, s->layer, b->err);
+    return ret;
+}
+
+/* Names as recorded, and what else is known of a layer without opening it. */
+static void describe_source(const qchain *c, uint32_t i, struct qc_ixf_source *s,
+                            const char **name)
+{
+    const struct qc_layer *l = &c->layer[c->source[i].layer];
+    const struct qc_image *img = l->img, *above = s->layer ? (l - 1)->img : NULL;
+    const struct qc_ixf_source *old = NULL;
+    const char *slash;
+
+    if (!above || (i != l->source && !img))
+        old = s->layer ? qc_sidecar_source(c->sidecar, i) : NULL;
+    if (old) {
+        *name = old->name;
+        s->flags = old->flags & QC_IXF_UNRECORDED;
+    } else if (i != l->source) {
+        *name = img->data_file_name;
+    } else if (s->layer > 0) {
+        *name = above->backing_name;
+        s->flags = above->backing_format ? 0 : QC_IXF_UNRECORDED;
+    } else {
+        slash = strrchr(l->real_path, '/');
+        *name = slash ? slash + 1 : l->real_path;
+    }
+    if (i != l->source) {
+        s->flags = QC_IXF_DATA_FILE;
+        return;
+    }
+    s->virtual_size = l->virtual_size;
+    s->cluster_size = l->cluster_size;
+    s->decoder_kind = img ? img->decoder_kind : qc_sidecar_source(c->sidecar, i)->decoder_kind;
+}
+
+/* Where a file lies, for people; to be freed. */
+static char *location_of(const qchain *c, uint32_t i)
+{
+    const struct qc_layer *l = &c->layer[c->source[i].layer];
+    char real[PATH_MAX];
+
+    if (i == l->source && l->real_path)
+        return qc_strdup(l->real_path);
+    return qc_strdup(realpath(c->source[i].name, real) ? real : c->source[i].name);
+}
+
+static int add_source(struct builder *b, uint32_t i)
+{
+    qchain *c = b->c;
+    struct qc_ixf_source *s = &b->x.source[i];
+    const struct qc_store *store = qc_source_opened(c, i);
+    const struct qc_layer *l = &c->layer[c->source[i].layer];
+    const char *name;
+    bool holes;
+    int ret;
+
+    if (store && (!qc_file_is_local(store) || qc_file_is_block_device(store) ||
+                  !(store->identity.flags & QCHAIN_IDENTITY_HAS_MTIME)))
+        return refuse(b, c->source[i].layer, "it is no regular file");
+    s->layer = c->source[i].layer;
+    s->size = store ? store->size : qc_sidecar_source(c->sidecar, i)->size;
+    s->mtime_ns = store ? store->identity.mtime_ns : qc_sidecar_source(c->sidecar, i)->mtime_ns;
+    describe_source(c, i, s, &name);
+    ret = find_holes(b, i, &holes);
+    if (ret != 0)
+        return ret;
+    s->flags |= holes ? QC_IXF_HOLES : 0;
+    if (!name) /* given by the caller, not recorded */
+        return refuse(b, s->layer, "its external data file is not named in the image");
+    s->name = qc_strdup(name);
+    s->location = location_of(c, i);
+    s->format = qc_strdup(i == l->source ? l->format->name : "raw");
+    return s->name && s->location && s->format ? 0 : qc_fail_nomem(b->err);
+}
+
+static int make_table(struct builder *b)
+{
+    const qchain *c = b->c;
+    int ret = 0;
+
+    b->x.source = qc_calloc(c->n_sources, sizeof(*b->x.source));
+    if (!b->x.source)
+        return qc_fail_nomem(b->err);
+    b->x.header.n_sources = c->n_sources;
+    b->x.header.n_layers = c->n_layers;
+    b->x.header.virtual_size = c->size;
+    for (uint32_t i = 0; ret == 0 && i < c->n_sources; i++)
+        ret = add_source(b, i);
+    return ret;
+}
+
+/* Are the files what they were when they were opened? */
+static int look_again(struct builder *b)
+{
+    struct stat st;
+
+    b->x.header.built_ns = now_ns();
+    for (uint32_t i = 0; i < b->c->n_sources; i++) {
+        struct qc_ixf_source *s = &b->x.source[i];
+        const char *path = i == 0 ? b->c->layer[0].real_path : b->c->source[i].name;
+
+        if (stat(path, &st) != 0) {
+            qc_fail_errno(b->err, errno, "cannot look at it again");
+        } else if ((uint64_t)st.st_size == s->size && st.st_mtim.tv_sec >= 0 &&
+                   (uint64_t)st.st_mtim.tv_sec * 1000000000u + (uint64_t)st.st_mtim.tv_nsec ==
+                       s->mtime_ns) {
+            s->allocated = (uint64_t)st.st_blocks * 512;
+            if (s->mtime_ns + QC_SIDECAR_RACY_NS > b->x.header.built_ns)
+                s->flags |= QC_IXF_RACY;
+            continue;
+        } else {
+            qc_fail(b->err, QCHAIN_E_CHANGED, "was changed while its index was built");
+        }
+        qc_layer_prefix(b->c, s->layer, b->err);
+        return b->err->code;
+    }
+    return 0;
+}
+
+/* Wait until no change could leave a modification time as it is. */
+static int wait_for_age(struct builder *b)
+{
+    struct timespec nap = {0, 10 * 1000 * 1000};
+    uint64_t now = now_ns(), newest = 0;
+    int ret = 0;
+
+    for (uint32_t i = 0; i < b->c->n_sources; i++) {
+        const struct qc_ixf_source *s = &b->x.source[i];
+
+        if (s->mtime_ns > now + QC_SIDECAR_RACY_NS && !(b->opts->flags & QCHAIN_INDEX_NO_WAIT)) {
+            return refuse(b, s->layer, "its modification time lies in the future; set it right "
+                          "with touch(1)");
+        }
+        newest = qc_max64(newest, s->mtime_ns);
+    }
+    if (b->opts->flags & QCHAIN_INDEX_NO_WAIT)
+        return 0;
+    while (ret == 0 && now_ns() < newest + QC_SIDECAR_RACY_NS) {
+        nanosleep(&nap, NULL);
+        ret = qc_job_check(b->opts->job, b->began_ns, b->err);
+    }
+    return ret;
+}
+
+/* ------------------------------------------------------------------ writing --- */
+
+/* The parts before the pages into one buffer. */
+static int make_head(struct builder *b, struct qc_ixf_buf *head)
+{
+    struct qc_ixf_header *h = &b->x.header;
+    uint8_t first[QC_IXF_HEADER_BYTES] = {0};
+    uint64_t base;
+    size_t table;
+    int ret = qc_grow((void **)&head->p, &head->cap, sizeof(first), 1);
+
+    if (ret != 0)
+        return qc_fail_nomem(b->err);
+    head->n = sizeof(first);
+    for (uint32_t i = 0; ret == 0 && i < h->n_sources; i++)
+        ret = qc_ixf_put_source(head, &b->x.source[i]);
+    table = head->n - sizeof(first);
+    if (ret == 0 && table > QC_IXF_TABLE_MAX)
+        return qc_fail(b->err, QCHAIN_E_LIMIT, "the layers' names are too long for an index");
+    base = head->n + (uint64_t)h->n_pages * QC_IXF_DIR_BYTES;
+    for (uint32_t i = 0; ret == 0 && i < h->n_pages; i++) {
+        b->x.page[i].offset += base;
+        ret = qc_ixf_put_page(head, &b->x.page[i]);
+    }
+    if (ret != 0)
+        return qc_fail_nomem(b->err);
+    h->table_offset = sizeof(first);
+    h->table_bytes = (uint32_t)table;
+    h->table_crc = qc_crc32c(0, head->p + sizeof(first), table);
+    h->dir_offset = sizeof(first) + table;
+    h->dir_crc = qc_crc32c(0, head->p + h->dir_offset, head->n - h->dir_offset);
+    h->file_size = base + b->done_bytes;
+    if (getrandom(h->id, sizeof(h->id), 0) != sizeof(h->id))
+        return qc_fail_errno(b->err, errno, "no random bytes");
+    qc_ixf_write_header(head->p, h);
+    return 0;
+}
+
+static int write_file(struct builder *b)
+{
+    struct qc_newfile *f = NULL;
+    struct qc_ixf_buf head = {0};
+    struct stat like;
+    int ret;
+
+    if (stat(b->c->layer[0].real_path, &like) != 0)
+        return qc_fail_errno(b->err, errno, "cannot look at the image");
+    ret = make_head(b, &head);
+    if (ret == 0)
+        ret = qc_newfile_create(&f, b->opts->name, &like, b->err);
+    if (ret == 0)
+        ret = qc_newfile_write(f, head.p, head.n, 0, b->err);
+    if (ret == 0 && b->spilled > 0)
+        ret = qc_newfile_copy(f, b->spill, 0, b->spilled, head.n, b->err);
+    if (ret == 0 && b->done.n > 0)
+        ret = qc_newfile_write(f, b->done.p, b->done.n, head.n + b->spilled, b->err);
+    if (ret == 0) {
+        ret = qc_newfile_commit(f, b->err);
+        f = NULL;
+    }
+    qc_newfile_abort(f);
+    qc_ixf_buf_finish(&head);
+    return ret;
+}
+
+/* ------------------------------------------------------------------- builds --- */
+
+static int check_chain(struct builder *b)
+{
+    const qchain *c = b->c;
+    uint32_t flags = c->open_flags;
+
+    if (c->has_snapshot)
+        return refuse(b, 0, "the chain was opened by an internal snapshot");
+    if (flags & (QCHAIN_OPEN_NO_BACKING | QCHAIN_OPEN_SALVAGE))
+        return refuse(b, 0, "the chain was opened without its layers, or salvaging");
+    if (flags & QCHAIN_OPEN_FORCE_SHARE)
+        return refuse(b, 0, "the chain was opened without locks (force-share), so it may change "
+                      "while it is walked");
+    if (!c->layer[0].real_path || c->layer[0].cluster_size == 0)
+        return refuse(b, 0, "it is no qcow2 image in a file");
+    return qc_chain_check(c, b->err);
+}
+
+static int build(struct builder *b)
+{
+    int ret = check_chain(b);
+
+    if (ret == 0)
+        ret = make_table(b);
+    if (ret == 0)
+        ret = wait_for_age(b);
+    qc_job_begin(b->opts->job, b->c->size);
+    if (ret == 0)
+        ret = make_pages(b);
+    if (ret == 0)
+        ret = look_again(b);
+    return ret == 0 ? write_file(b) : ret;
+}
+
+int qc_index_build(qchain *c, const qchain_index_opts *opts, qchain_error *err)
+{
+    qchain_index_opts o = *opts;
+    struct builder b = {.c = c, .opts = &o, .spill = -1, .began_ns = qc_now_ns(), .err = err};
+    char *path = NULL;
+    int ret = 0;
+
+    if (!o.name && c->layer[0].real_path)
+        o.name = path = qc_sidecar_path(c->layer[0].real_path);
+    if (!o.name && c->layer[0].real_path)
+        ret = qc_fail_nomem(err);
+    if (ret == 0)
+        ret = build(&b);
+    if (b.spill >= 0)
+        close(b.spill);
+    qc_ixf_finish(&b.x);
+    qc_ixf_buf_finish(&b.page);
+    qc_ixf_buf_finish(&b.done);
+    qc_free(path);
+    if (ret != 0)
+        qc_error_prefix(err, -1, "index: ");
+    return ret;
+}
