@@ -38,6 +38,8 @@ struct tool {
     bool force_share;      /* -U */
     bool image_opts;       /* --image-opts */
     bool quiet;            /* -q */
+    bool no_index;         /* --no-index */
+    const char *index;     /* --index, of the first image that is opened */
     enum tool_format output;
     enum tool_stats stats;
     enum tool_progress progress;
@@ -48,7 +50,8 @@ struct tool {
 };
 
 extern const struct tool_verb tool_verb_map, tool_verb_info, tool_verb_inspect, tool_verb_read,
-    tool_verb_compare, tool_verb_diff, tool_verb_checksum, tool_verb_convert;
+    tool_verb_compare, tool_verb_diff, tool_verb_checksum, tool_verb_convert, tool_verb_index,
+    tool_verb_bench;
 
 /* ---- command line (tool_opts.c) ---- */
 
@@ -101,6 +104,8 @@ int tool_make_env(struct tool *t);
 int tool_open(struct tool *t, const char *name, uint32_t flags, const char *snapshot,
               qchain **out);
 int tool_inspect(struct tool *t, const char *name, qchain_image_info **out);
+/* What the image's sidecar index says; 0, or a QCHAIN_E_* after a complaint. */
+int tool_index_info(struct tool *t, const char *name, qchain_index_info **out);
 /* "driver=raw,file.filename=x" as a json: name; flags receives QCHAIN_OPEN_* that the
  * options ask for. NULL after a complaint. */
 char *tool_image_opts(struct tool *t, const char *text, uint32_t *flags);

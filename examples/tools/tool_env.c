@@ -103,8 +103,10 @@ static int prepare_open(struct tool *t, const char **name, uint32_t flags, qchai
                         char **owned)
 {
     qchain_open_opts_init(o, sizeof(*o));
-    o->flags = flags | (t->force_share ? (uint32_t)QCHAIN_OPEN_FORCE_SHARE : 0);
+    o->flags = flags | (t->force_share ? (uint32_t)QCHAIN_OPEN_FORCE_SHARE : 0) |
+               (t->no_index ? (uint32_t)QCHAIN_OPEN_NO_INDEX : 0);
     o->format = t->format;
+    o->index = t->index;
     *owned = NULL;
     if (t->image_opts) {
         if (t->format) {
@@ -128,6 +130,7 @@ int tool_open(struct tool *t, const char *name, uint32_t flags, const char *snap
 
     if (r == 0) {
         o.snapshot = snapshot;
+        t->index = NULL;
         r = qchain_open(out, t->env, name, &o, t->err);
         if (r)
             tool_complain_error(t);
@@ -149,6 +152,21 @@ int tool_inspect(struct tool *t, const char *name, qchain_image_info **out)
     }
     free(owned);
     return r ? -1 : 0;
+}
+
+int tool_index_info(struct tool *t, const char *name, qchain_index_info **out)
+{
+    qchain_open_opts o;
+    char *owned;
+    int r;
+
+    if (prepare_open(t, &name, 0, &o, &owned) != 0)
+        return QCHAIN_E_INVAL;
+    r = qchain_index_inspect(out, t->env, name, &o, t->err);
+    if (r)
+        tool_complain_error(t);
+    free(owned);
+    return r;
 }
 
 /* --------------------------------------------------------- statistics --- */
@@ -179,6 +197,12 @@ static void print_stats(struct tool *t)
         {"block-bytes", s.block_bytes},
         {"open-files", s.open_files},
         {"file-opens", s.file_opens},
+        {"sidecar-reads", s.sidecar_reads},
+        {"sidecar-bytes", s.sidecar_bytes},
+        {"queue-requests", s.queue_requests},
+        {"queue-uring", s.queue_uring},
+        {"queue-leaf", s.queue_leaf},
+        {"queue-walks", s.queue_walks},
     };
     for (i = 0; i < sizeof(facts) / sizeof(facts[0]); i++)
         fprintf(stderr, json ? "%s\"%s\": %" PRIu64 : "%s%s: %" PRIu64 "\n",

@@ -14,7 +14,9 @@ enum shared_option {
     OPT_STATS,
     OPT_PROGRESS,
     OPT_IMAGE_OPTS,
-    OPT_OBJECT
+    OPT_OBJECT,
+    OPT_NO_INDEX,
+    OPT_INDEX
 };
 
 static const struct option shared_options[] = {
@@ -28,6 +30,8 @@ static const struct option shared_options[] = {
     {"image-opts", no_argument, NULL, OPT_IMAGE_OPTS},
     {"object", required_argument, NULL, OPT_OBJECT},
     {"force-share", no_argument, NULL, 'U'},
+    {"no-index", no_argument, NULL, OPT_NO_INDEX},
+    {"index", required_argument, NULL, OPT_INDEX},
 };
 
 #define N_SHARED (sizeof(shared_options) / sizeof(shared_options[0]))
@@ -39,6 +43,8 @@ static const char shared_help[] =
     "  --allow-path DIR        allow layers beneath DIR (repeatable)\n"
     "  --backing-format FMT    the format of backing files that record none\n"
     "  --trust                 follow every reference that an image makes\n"
+    "  --index FILE            the sidecar index of IMG (default: IMG.qci)\n"
+    "  --no-index              use no sidecar index\n"
     "  --threads N             use N threads (default: one a processor)\n"
     "  --stats[=text|json]     print what was done to standard error\n"
     "  -h, --help              print this\n"
@@ -124,6 +130,12 @@ static int shared_option(struct tool *t, int c, const char *value)
         if (!tool_parse_number(t, "number of threads", value, 1, 256, &n))
             return stop(t, t->verb->usage_exit);
         t->threads = (uint32_t)n;
+        return 0;
+    case OPT_NO_INDEX:
+        t->no_index = true;
+        return 0;
+    case OPT_INDEX:
+        t->index = value;
         return 0;
     case OPT_STATS:
         return parse_stats(t, value);
