@@ -35,10 +35,10 @@ struct qc_text *qc_text_of(const qchain_error *err)
     size_t n = strlen(err->text) + 1;
     struct qc_text *t = qc_malloc(sizeof(*t) + n);
 
-    if (t) {
-        t->next = NULL;
-        memcpy(t->s, err->text, n);
-    }
+    if (!t)
+        return NULL;
+    t->next = NULL;
+    memcpy(t->s, err->text, n);
     return t;
 }
 

@@ -2,6 +2,8 @@
 #include "chain/sidecar.h"
 
 #include <errno.h>
+#include <limits.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -250,6 +252,21 @@ static int check_tip(const struct attempt *a)
     return ret;
 }
 
+/* What the name leads to, unless it is a link that the gate does not let pass: of names
+ * beside the top it has not looked for links yet. */
+static int look_at(const struct attempt *a, const char *path, struct stat *st)
+{
+    struct qc_escaped shown;
+    char real[PATH_MAX];
+    int ret = lstat(path, st);
+
+    if (ret == 0 && !S_ISLNK(st->st_mode))
+        return 0;
+    if (ret != 0 || !realpath(path, real) || stat(real, st) != 0)
+        return qc_fail_errno(a->err, errno, "'%s'", qc_escape_str(&shown, path));
+    return qc_gate_check_path(a->gate, real, a->err);
+}
+
 /* Look at a file that the gate lets pass, and note it. */
 static int add_unopened(const struct attempt *a, const struct qc_target *t, uint32_t layer,
                         const struct qc_ixf_source *s, uint16_t *number)
@@ -261,8 +278,9 @@ static int add_unopened(const struct attempt *a, const struct qc_target *t, uint
 
     if (t->is_store || t->fd >= 0 || t->vetted || !t->format || strcmp(t->format, s->format) != 0)
         return tells_otherwise(a, s->name);
-    if (stat(t->path, &st) != 0)
-        return qc_fail_errno(a->err, errno, "%s", s->name);
+    ret = look_at(a, t->path, &st);
+    if (ret != 0)
+        return ret;
     if (!S_ISREG(st.st_mode) || (uint64_t)st.st_size != s->size || st.st_mtim.tv_sec < 0 ||
         (uint64_t)st.st_mtim.tv_sec * 1000000000u + (uint64_t)st.st_mtim.tv_nsec != s->mtime_ns)
         return is_changed(a, t->path);

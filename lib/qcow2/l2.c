@@ -56,8 +56,7 @@ static inline int put(const struct qc2_l2 *g, struct qc_runs *out, uint64_t gues
 
     if (start >= end)
         return QCHAIN_OK;
-    if (qc_kind_has_host(kind))
-        host += start - guest;
+    host = qc_kind_has_host(kind) ? host + (start - guest) : 0;
     if (qc_runs_add(out, qc_run_make(start, end - start, kind, host)) < 0)
         return qc_fail_nomem(err);
     return QCHAIN_OK;
