@@ -26,8 +26,8 @@ static const uint8_t *read_any(const uint8_t *p, const uint8_t *end, uint64_t *v
 {
     uint64_t sum = 0;
 
-    for (unsigned shift = 0; p < end && shift < 64; shift += 7, p++) {
-        if (shift == 63 && *p > 1)
+    for (unsigned shift = 0; p < end; shift += 7, p++) {
+        if (shift == 63 && *p > 1) /* the tenth byte has one bit, and is the last */
             return NULL;
         sum |= (uint64_t)(*p & 0x7f) << shift;
         if (*p < 0x80) {

@@ -4,9 +4,11 @@
 
 Takes the small images out of FILES (what tests/files/make-files.py wrote), without
 the zeros at their ends, and adds images with clusters of 512 bytes, in which every
-structure fits a few KiB."""
+structure fits a few KiB, and sidecar indexes (for which see tests/fuzz/fuzz_index.c:
+the checksums are left to it)."""
 import hashlib
 import os
+import struct
 import sys
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), '..', 'files'))
@@ -33,12 +35,73 @@ def tiny(version=3, order=4, compression=0, extra=0):
     return img.build()
 
 
+END, SHORT, ZERO, ZERO_ALLOC, PREALLOC, DATA, COMPRESSED = range(7)
+WINDOW = 128 << 20
+
+
+def number(v):
+    out = b''
+    while v >= 0x80:
+        out += bytes([v & 0x7f | 0x80])
+        v >>= 7
+    return out + bytes([v])
+
+
+def run(length, kind, source=None, host=None, sectors=None):
+    """One run of a sidecar's page; source and host are differences."""
+    out = number(length // 512 << 3 | kind)
+    for signed in (source, host):
+        if signed is not None:
+            out += number(signed << 1 if signed >= 0 else (-signed << 1) - 1)
+    return out + (b'' if sectors is None else number(sectors))
+
+
+def source(layer, cluster, size, flags=0):
+    names = b'name', b'/dir/name', b'qcow2' if cluster else b'raw'
+    return struct.pack('<2I4Q2I4H', layer, flags, 1 << 20, 1700000000 << 30, 1 << 19, size,
+                       cluster, 0, *map(len, names), 0) + b''.join(names)
+
+
+def sidecar(size, sources, pages, first=0):
+    """pages: (disk offset, runs, flags). first: the byte that fuzz_index.c takes off."""
+    table = b''.join(sources)
+    at = 160 + len(table) + 32 * len(pages)
+    layers = max(struct.unpack_from('<I', s)[0] for s in sources) + 1
+    directory = body = b''
+    for start, runs, flags in pages:
+        directory += struct.pack('<2Q4I', start, at + len(body), len(b''.join(runs)), 0,
+                                 len(runs), flags)
+        body += b''.join(runs)
+    header = struct.pack('<8s4I3Q2IQ2IQ2IQ16s48s', b'QCHAINIX', 1, 160, 0, 0, at + len(body), size,
+                         0, layers, len(sources), 160, len(table), 0, 160 + len(table), len(pages),
+                         0, sum(len(p[1]) for p in pages), b'id', b'')
+    return bytes([first]) + header + table + directory + body
+
+
+def sidecars():
+    two = [source(0, 65536, 1 << 20), source(1, 512, 1 << 19)]
+    kinds = [run(65536, COMPRESSED, 1, 70000, 257), run(65536, DATA, 0, 8), run(4096, ZERO, -1),
+             run(4096, ZERO_ALLOC, 1, 128), run(512, COMPRESSED, -1, -66000, 3),
+             run((1 << 20) - 176640, PREALLOC, 0, 1), run(512, SHORT, 0), run(512, SHORT, 1), run(35840, END)]
+    files = [source(0, 65536, WINDOW + 512), source(1, 65536, 512), source(1, 0, 0, 1),
+             source(2, 0, 4096, 4)]
+    pages = [(0, [run(WINDOW - 512, DATA, 1, 5), run(512, ZERO, 2)], 0), (WINDOW, [run(512, END)], 1)]
+    big = (1 << 50) + WINDOW + (1 << 41)
+    huge = [(0, [run(1 << 50, END), run(WINDOW, DATA, 0, 3), run(1 << 41, DATA, 0, 3)], 0)]
+    for first in range(8):
+        yield sidecar(1 << 20, two, [(0, kinds, 0)], first)
+    yield sidecar(WINDOW + 512, files, pages, 6)
+    yield sidecar(big, [source(0, 65536, big)], huge, 6)
+    yield sidecar(0, [source(0, 512, 0)], [])
+
+
 def main():
     if len(sys.argv) != 3:
         sys.exit('usage: make-corpus.py FILES OUTDIR')
     files, outdir = sys.argv[1:]
     os.makedirs(outdir, exist_ok=True)
-    images = [tiny(), tiny(2), tiny(order=0), tiny(order=6), tiny(compression=1), tiny(extra=1)]
+    images = [tiny(), tiny(2), tiny(order=0), tiny(order=6), tiny(compression=1), tiny(extra=1),
+              *sidecars()]
     for name in sorted(os.listdir(files)):
         path = os.path.join(files, name)
         if name.endswith('.qcow2') and os.path.getsize(path) <= 1 << 20:

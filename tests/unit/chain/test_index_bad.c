@@ -441,6 +441,33 @@ static void rules(void **unused)
     free(page[1].p);
 }
 
+/* A layer may have one data file, not two. */
+static void two_data_files(void **unused)
+{
+    struct qc_ixf_source source[3] = {source_make(0, 65536, DISK), data_file_make(0),
+                                      data_file_make(0)};
+    struct qc_ixf_encoder e = {.n_runs = 1};
+    struct qc_ixf_buf page = {0}, file;
+    uint64_t start = 0;
+    struct plan plan = {.virtual_size = DISK, .source = source, .n_sources = 2, .n_layers = 1,
+                        .n_pages = 1, .start = &start, .page = &page, .encoder = &e};
+    qchain_error err;
+
+    (void)unused;
+    head(&page, QC_END, DISK);
+    for (plan.n_sources = 2; plan.n_sources <= 3; plan.n_sources++) {
+        plan.n_layers = plan.n_sources - 1; /* that many must be believed in first */
+        assert_int_equal(plan_build(&plan, &file), 0);
+        qc_error_init(&err);
+        assert_int_equal(swallow(file.p, file.n, &err), plan.n_sources == 2 ? 0
+                                                                            : QCHAIN_E_CORRUPT);
+        if (plan.n_sources == 3)
+            assert_non_null(strstr(err.text, "file 2: a data file that is not behind its"));
+        qc_ixf_buf_finish(&file);
+    }
+    free(page.p);
+}
+
 /* Pages as large as they may be, and by one byte larger. */
 static void page_sizes(void **unused)
 {
@@ -497,7 +524,7 @@ int main(void)
         cmocka_unit_test(lengths),    cmocka_unit_test(counts),  cmocka_unit_test(numbers),
         cmocka_unit_test(sources),    cmocka_unit_test(hosts),   cmocka_unit_test(compressed),
         cmocka_unit_test(nothing),    cmocka_unit_test(rules),   cmocka_unit_test(page_sizes),
-        cmocka_unit_test(no_bytes),
+        cmocka_unit_test(no_bytes),   cmocka_unit_test(two_data_files),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -97,25 +97,31 @@ static void the_old_or_the_new(void **unused)
     qc_free(path);
 }
 
+/* The name of the only file in the scratch directory. */
+static void only_name(char name[256])
+{
+    DIR *d = opendir(scratch);
+
+    assert_non_null(d);
+    assert_int_equal(count_files(), 1);
+    for (struct dirent *e; (e = readdir(d));)
+        if (strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0)
+            snprintf(name, 256, "%s", e->d_name);
+    closedir(d);
+}
+
 /* The temporary name, and that its descriptors are not passed on. */
 static void hidden_beside_it(void **unused)
 {
     char *path = scratch_path(scratch, "disk.qcow2.qci");
-    struct dirent *e = NULL;
     struct qc_newfile *f;
-    DIR *d;
+    char name[256];
 
     (void)unused;
     assert_int_equal(qc_newfile_create(&f, path, NULL, &err), 0);
-    d = opendir(scratch);
-    assert_non_null(d);
-    while ((e = readdir(d)))
-        if (strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0)
-            break;
-    assert_non_null(e);
-    assert_memory_equal(e->d_name, ".disk.qcow2.qci.", 16);
-    assert_int_equal(strlen(e->d_name), 22);
-    closedir(d);
+    only_name(name);
+    assert_memory_equal(name, ".disk.qcow2.qci.", 16);
+    assert_int_equal(strlen(name), 22);
     for (int fd = 3; fd < 64; fd++) {
         char link[64], target[256];
         ssize_t n;
@@ -132,8 +138,8 @@ static void hidden_beside_it(void **unused)
 
 static void any_name(void **unused)
 {
-    char name[300], *path, *cwd = getcwd(NULL, 0);
-    struct qc_newfile *f;
+    char name[256], hidden[256], *path, *cwd = getcwd(NULL, 0);
+    struct qc_newfile *f, *other;
 
     (void)unused;
     assert_non_null(cwd);
@@ -144,12 +150,20 @@ static void any_name(void **unused)
     assert_int_equal(qc_newfile_commit(f, &err), 0);
     path = scratch_path(scratch, "plain");
     holds(path, 10, 3);
+    assert_int_equal(unlink(path), 0);
     qc_free(path);
 
     memset(name, 'x', 255); /* as long as a name may be */
     name[255] = '\0';
     path = scratch_path(scratch, name);
     assert_int_equal(qc_newfile_create(&f, path, NULL, &err), 0);
+    only_name(hidden);
+    assert_int_equal(strlen(hidden), 255);
+    assert_true(hidden[248] == '.' && strspn(hidden + 249, "0123456789abcdef") == 6);
+    assert_int_equal(qc_newfile_create(&other, path, NULL, &err), 0); /* two at once */
+    assert_int_equal(put_pattern(other, 0, 10, 4), 0);
+    assert_int_equal(qc_newfile_commit(other, &err), 0);
+    holds(path, 10, 4);
     assert_int_equal(qc_newfile_commit(f, &err), 0);
     holds(path, 0, 0);
     qc_free(path);
@@ -160,7 +174,7 @@ static void any_name(void **unused)
     path = scratch_path(scratch, "no/such");
     assert_int_equal(qc_newfile_create(&f, path, NULL, &err), QCHAIN_E_NOTFOUND);
     qc_free(path);
-    assert_int_equal(count_files(), 2);
+    assert_int_equal(count_files(), 1);
     free(cwd);
 }
 
