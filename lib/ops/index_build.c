@@ -274,16 +274,28 @@ static int refuse(struct builder *b, uint32_t layer, const char *why)
     return QCHAIN_E_UNSUPPORTED;
 }
 
-/* Shall holes be looked for in source i? */
-static int find_holes(struct builder *b, uint32_t i, bool *holes)
+/* A name that leads to source i: the top's may have been given from another directory. */
+static const char *source_path(const qchain *c, uint32_t i)
+{
+    return i == 0 ? c->layer[0].real_path : c->source[i].name;
+}
+
+/* Shall holes be looked for in source i? And at which space on the medium was that found
+ * out: looked at first, so that a file whose space changes meanwhile is asked again. */
+static int find_holes(struct builder *b, uint32_t i, bool *holes, uint64_t *allocated)
 {
     struct qc_source *s = &b->c->source[i];
-    int known = atomic_load(&s->holes), ret = 0;
+    int known = qc_source_opened(b->c, i) ? -1 : atomic_load(&s->holes), ret = 0;
     struct qc_image *img;
+    struct stat st;
 
     *holes = known > 0;
-    if (known >= 0)
+    if (known >= 0) {
+        *allocated = qc_sidecar_source(b->c->sidecar, i)->allocated;
         return 0;
+    }
+    if (stat(source_path(b->c, i), &st) == 0)
+        *allocated = (uint64_t)st.st_blocks * 512;
     img = qc_layer_image(b->c, s->layer, b->err);
     if (!img)
         return b->err->code;
@@ -353,7 +365,7 @@ static int add_source(struct builder *b, uint32_t i)
     s->size = store ? store->size : qc_sidecar_source(c->sidecar, i)->size;
     s->mtime_ns = store ? store->identity.mtime_ns : qc_sidecar_source(c->sidecar, i)->mtime_ns;
     describe_source(c, i, s, &name);
-    ret = find_holes(b, i, &holes);
+    ret = find_holes(b, i, &holes, &s->allocated);
     if (ret != 0)
         return ret;
     s->flags |= holes ? QC_IXF_HOLES : 0;
@@ -389,14 +401,12 @@ static int look_again(struct builder *b)
     b->x.header.built_ns = now_ns();
     for (uint32_t i = 0; i < b->c->n_sources; i++) {
         struct qc_ixf_source *s = &b->x.source[i];
-        const char *path = i == 0 ? b->c->layer[0].real_path : b->c->source[i].name;
 
-        if (stat(path, &st) != 0) {
+        if (stat(source_path(b->c, i), &st) != 0) {
             qc_fail_errno(b->err, errno, "cannot look at it again");
         } else if ((uint64_t)st.st_size == s->size && st.st_mtim.tv_sec >= 0 &&
                    (uint64_t)st.st_mtim.tv_sec * 1000000000u + (uint64_t)st.st_mtim.tv_nsec ==
                        s->mtime_ns) {
-            s->allocated = (uint64_t)st.st_blocks * 512;
             if (s->mtime_ns + QC_SIDECAR_RACY_NS > b->x.header.built_ns)
                 s->flags |= QC_IXF_RACY;
             continue;
