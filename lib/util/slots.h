@@ -101,9 +101,20 @@ static inline void qc_count(struct qc_slots *s, enum qc_counter c, uint64_t n)
         atomic_fetch_add_explicit(&s->slot[qc_slot_number()].count[c], n, memory_order_relaxed);
 }
 
-/* Count one transfer of some bytes: c, and the counter after it. On every read's
- * path, so without locked instructions: a thread that loses its processor between
- * load and store may, once in a blue moon, undo what another counted there. */
+/* Add to a counter that mostly this processor changes. On every read's path, so without
+ * a locked instruction where one instruction does it: a thread that loses its processor
+ * is between instructions, so only one that was moved to another processor since it chose
+ * its slot can undo what is counted there at that very moment. */
+static inline void qc_count_here(atomic_uint_fast64_t *count, uint64_t n)
+{
+#if defined(__x86_64__) && !defined(__SANITIZE_THREAD__)
+    __asm__ volatile("addq %1, %0" : "+m"(*count) : "er"(n) : "cc");
+#else
+    atomic_fetch_add_explicit(count, n, memory_order_relaxed);
+#endif
+}
+
+/* Count one transfer of some bytes: c, and the counter after it. */
 static inline void qc_count_bytes(struct qc_slots *s, enum qc_counter c, uint64_t bytes)
 {
     atomic_uint_fast64_t *count;
@@ -111,10 +122,8 @@ static inline void qc_count_bytes(struct qc_slots *s, enum qc_counter c, uint64_
     if (!s)
         return;
     count = &s->slot[qc_slot_number()].count[c];
-    atomic_store_explicit(&count[0], atomic_load_explicit(&count[0], memory_order_relaxed) + 1,
-                          memory_order_relaxed);
-    atomic_store_explicit(&count[1], atomic_load_explicit(&count[1], memory_order_relaxed) + bytes,
-                          memory_order_relaxed);
+    qc_count_here(&count[0], 1);
+    qc_count_here(&count[1], bytes);
 }
 
 uint64_t qc_counter_sum(const struct qc_slots *s, enum qc_counter c);
