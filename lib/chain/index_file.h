@@ -167,6 +167,10 @@ int qc_ixf_decode_page(const struct qc_ixf *x, uint32_t i, const uint8_t *p, uin
                        uint64_t to, uint32_t first_source, struct qc_runs *out,
                        qchain_error *err);
 
+/* The first offset >= guest in page i, whose bytes are p, that is neither END nor SHORT;
+ * UINT64_MAX if there is none, guest if the page is damaged before. */
+uint64_t qc_ixf_next_used(const struct qc_ixf *x, uint32_t i, const uint8_t *p, uint64_t guest);
+
 /* ---- writing: 0 or NOMEM ---- */
 
 void qc_ixf_buf_finish(struct qc_ixf_buf *b);

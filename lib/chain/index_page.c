@@ -118,6 +118,18 @@ static inline const char *read_stream(const struct qc_ixf *x, struct place *at, 
     return NULL;
 }
 
+/* How long a run can be: an entry of an L2 table has 8 bytes at least. */
+static bool is_too_long(const struct qc_ixf *x, uint64_t source, uint64_t units)
+{
+    const struct qc_ixf_source *s = &x->source[x->header.n_sources - 1 - source];
+
+    if (s->flags & QC_IXF_DATA_FILE)
+        s--;
+    if (s->cluster_size == 0)
+        return units > qc_div_up(s->size, 512);
+    return units / (s->cluster_size / 512) > s->size / 8;
+}
+
 static inline const char *read_host(struct place *at, struct qc_run *r, uint64_t units)
 {
     uint64_t v, host;
@@ -164,6 +176,9 @@ static inline const char *read_run(const struct qc_ixf *x, struct place *at, str
         return "is in a file that the table does not have";
     if (kind == QC_COMPRESSED)
         return read_stream(x, at, r, units);
+    if (__builtin_expect(units > QC_IXF_WINDOW / 512, 0) && kind > QC_SHORT &&
+        is_too_long(x, at->source, units))
+        return "is longer than its layer can tell of";
     return kind > QC_ZERO ? read_host(at, r, units) : NULL;
 }
 
@@ -265,4 +280,22 @@ int qc_ixf_decode_page(const struct qc_ixf *x, uint32_t i, const uint8_t *p, uin
     if (ret != 0)
         out->n = before;
     return ret;
+}
+
+uint64_t qc_ixf_next_used(const struct qc_ixf *x, uint32_t i, const uint8_t *p, uint64_t guest)
+{
+    const struct qc_ixf_page *page = &x->page[i];
+    struct place at = {.p = p, .end = p + page->bytes, .guest = page->start,
+                       .guest_end = qc_ixf_page_end(x, i)};
+    uint64_t length;
+    struct qc_run r;
+
+    for (uint32_t n = 0; n < page->n_runs; n++) {
+        if (read_run(x, &at, &r, &length))
+            return guest;
+        at.guest += length;
+        if (at.guest > guest && qc_run_kind(&r) > QC_SHORT)
+            return qc_max64(guest, r.guest);
+    }
+    return UINT64_MAX;
 }

@@ -14,6 +14,7 @@
 #include "util/escape.h"
 
 #define HEAD_BYTES (64u << 10) /* read at once: for most sidecars all but the pages */
+#define LOOK_INTO (64 * QC_IXF_WINDOW) /* what is left of a page: worth a look for what is used */
 
 struct qc_sidecar {
     struct qc_ixf    x;
@@ -22,6 +23,8 @@ struct qc_sidecar {
     struct qc_gate   gate;
     uint32_t         file_flags;
     uint32_t         first_layer, first_source; /* of the chain: what its numbers begin at */
+    qchain_env      *env;
+    uint64_t         owner; /* of its pages in the block cache, by their offsets */
     atomic_bool      bad;
 };
 
@@ -159,18 +162,12 @@ int qc_sidecar_load(struct qc_ixf *x, struct qc_store **store, qchain_env *env, 
     return ret;
 }
 
-int qc_sidecar_read_page(const struct qc_ixf *x, struct qc_store *store, uint32_t i, uint8_t **p,
+int qc_sidecar_read_page(const struct qc_ixf *x, struct qc_store *store, uint32_t i, uint8_t *p,
                          qchain_error *err)
 {
-    int ret;
+    int ret = read_part(store, p, x->page[i].bytes, x->page[i].offset, err);
 
-    *p = qc_malloc(x->page[i].bytes);
-    if (!*p)
-        return qc_fail_nomem(err);
-    ret = read_part(store, *p, x->page[i].bytes, x->page[i].offset, err);
-    if (ret == 0)
-        ret = qc_ixf_check_page(x, i, *p, err);
-    return ret;
+    return ret == 0 ? qc_ixf_check_page(x, i, p, err) : ret;
 }
 
 /* ---------------------------------------------------------------- believing --- */
@@ -388,6 +385,8 @@ int qc_sidecar_attach(qchain *c, struct qc_gate *gate, uint32_t file_flags, uint
         ret = qc_fail_nomem(err);
         goto out;
     }
+    sc->env = c->env;
+    sc->owner = atomic_fetch_add(&c->env->next_owner, 1);
     sc->first_layer = k;
     sc->first_source = c->layer[k].source;
     sc->file_flags = file_flags;
@@ -418,6 +417,8 @@ void qc_sidecar_destroy(struct qc_sidecar *sc)
 {
     if (!sc)
         return;
+    if (sc->env)
+        qc_block_drop_owner(sc->env->blocks, sc->owner);
     qc_store_destroy(sc->store);
     qc_ixf_finish(&sc->x);
     qc_gate_finish(&sc->gate);
@@ -435,20 +436,40 @@ uint32_t qc_sidecar_first(const qchain *c)
                                                                        : c->n_layers;
 }
 
+/* Page i, checked and pinned; many windows and many threads need the same one. */
+static int get_page(struct qc_sidecar *sc, uint32_t i, struct qc_block **out, qchain_error *err)
+{
+    uint64_t offset = sc->x.page[i].offset;
+    struct qc_block *b = qc_block_find(sc->env->blocks, sc->owner, offset);
+    int ret;
+
+    *out = b;
+    if (b)
+        return 0;
+    *out = b = qc_block_new(sc->x.page[i].bytes);
+    if (!b)
+        return qc_fail_nomem(err);
+    ret = qc_sidecar_read_page(&sc->x, sc->store, i, b->data, err);
+    if (ret == 0)
+        qc_block_insert(sc->env->blocks, b, sc->owner, offset);
+    return ret;
+}
+
 int qc_sidecar_runs(qchain *c, uint64_t start, uint64_t end, struct qc_runs *out,
                     qchain_error *err)
 {
     struct qc_sidecar *sc = c->sidecar;
     struct qc_escaped shown;
-    uint8_t *p;
+    struct qc_block *b;
     int ret = 0;
 
     for (uint32_t i = qc_ixf_find_page(&sc->x, start);
          ret == 0 && i < sc->x.header.n_pages && sc->x.page[i].start < end; i++) {
-        ret = qc_sidecar_read_page(&sc->x, sc->store, i, &p, err);
+        ret = get_page(sc, i, &b, err);
         if (ret == 0)
-            ret = qc_ixf_decode_page(&sc->x, i, p, start, end, sc->first_source, out, err);
-        qc_free(p);
+            ret = qc_ixf_decode_page(&sc->x, i, b->data, start, end, sc->first_source, out, err);
+        if (b)
+            qc_block_unpin(sc->env->blocks, b);
     }
     if (ret == 0 || ret == QCHAIN_E_NOMEM)
         return ret;
@@ -458,16 +479,35 @@ int qc_sidecar_runs(qchain *c, uint64_t start, uint64_t end, struct qc_runs *out
     return ret;
 }
 
+/* A page that cannot be read is left to who wants its runs. */
+static uint64_t next_in_page(struct qc_sidecar *sc, uint32_t i, uint64_t guest)
+{
+    struct qc_block *b;
+    uint64_t at = guest;
+
+    if (get_page(sc, i, &b, NULL) == 0)
+        at = qc_ixf_next_used(&sc->x, i, b->data, guest);
+    if (b)
+        qc_block_unpin(sc->env->blocks, b);
+    return at;
+}
+
 uint64_t qc_sidecar_next_used(const qchain *c, uint64_t guest)
 {
     const struct qc_ixf *x = &c->sidecar->x;
-    uint32_t i;
+    uint64_t at;
 
     if (guest >= x->header.virtual_size)
         return UINT64_MAX;
-    for (i = qc_ixf_find_page(x, guest); i < x->header.n_pages; i++)
-        if (!x->page[i].nothing)
-            return qc_max64(guest, x->page[i].start);
+    for (uint32_t i = qc_ixf_find_page(x, guest); i < x->header.n_pages; i++) {
+        if (x->page[i].nothing)
+            continue;
+        at = qc_max64(guest, x->page[i].start);
+        if (qc_ixf_page_end(x, i) - at > LOOK_INTO)
+            at = next_in_page(c->sidecar, i, at);
+        if (at != UINT64_MAX)
+            return at;
+    }
     return UINT64_MAX;
 }
 

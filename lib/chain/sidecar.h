@@ -28,8 +28,8 @@ void qc_sidecar_destroy(struct qc_sidecar *sc); /* NULL is fine */
  * its owner and writers may be; NULL: anybody. NOTFOUND if there is none. */
 int qc_sidecar_load(struct qc_ixf *x, struct qc_store **store, qchain_env *env, const char *path,
                     const char *tip, qchain_error *err);
-/* Read and check page i; *p is to be freed with qc_free. */
-int qc_sidecar_read_page(const struct qc_ixf *x, struct qc_store *store, uint32_t i, uint8_t **p,
+/* Read and check page i, which has x->page[i].bytes. */
+int qc_sidecar_read_page(const struct qc_ixf *x, struct qc_store *store, uint32_t i, uint8_t *p,
                          qchain_error *err);
 /* "PATH.qci", to be freed with qc_free; NULL: no memory. */
 char *qc_sidecar_path(const char *image);

@@ -221,11 +221,11 @@ static int is_untouched(const struct builder *b, uint32_t first, uint64_t start,
 static int take_page(struct builder *b, uint32_t i)
 {
     const struct qc_ixf *old = qc_sidecar_content(b->c->sidecar);
-    uint8_t *p = NULL;
-    int ret = end_page(b);
+    uint8_t *p = qc_malloc(old->page[i].bytes);
+    int ret = p ? end_page(b) : qc_fail_nomem(b->err);
 
     if (ret == 0)
-        ret = qc_sidecar_read_page(old, qc_sidecar_store(b->c->sidecar), i, &p, b->err);
+        ret = qc_sidecar_read_page(old, qc_sidecar_store(b->c->sidecar), i, p, b->err);
     if (ret == 0)
         ret = add_page(b, old->page[i], p);
     qc_free(p);

@@ -100,9 +100,9 @@ static int said_runs(struct verifier *v, uint64_t start, uint64_t end, struct qc
     out->n = 0;
     for (uint32_t i = qc_ixf_find_page(&v->x, start);
          ret == 0 && i < v->x.header.n_pages && v->x.page[i].start < end; i++) {
-        uint8_t *p = NULL;
+        uint8_t *p = qc_malloc(v->x.page[i].bytes);
 
-        ret = qc_sidecar_read_page(&v->x, v->store, i, &p, v->err);
+        ret = p ? qc_sidecar_read_page(&v->x, v->store, i, p, v->err) : qc_fail_nomem(v->err);
         if (ret == 0)
             ret = qc_ixf_decode_page(&v->x, i, p, start, end, 0, out, v->err);
         qc_free(p);
