@@ -1,0 +1,134 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+"""The examples do what they say, and say what went wrong."""
+import argparse
+import os
+import random
+import shutil
+import sys
+import tempfile
+
+import interop_lib as lib
+from interop_lib import Mismatch
+
+MIB = 1 << 20
+KEY = 0x5A
+
+
+def make_images(runner):
+    """A chain of a raw and two qcow2 layers, and what it reads as."""
+    with open(os.path.join(runner.cwd, "base.raw"), "wb") as f:
+        f.write(random.Random(1).randbytes(3 * MIB + 1024))
+    runner.run(["qemu-img", "create", "-q", "-f", "qcow2", "-b", "base.raw", "-F", "raw",
+                "middle.qcow2", "40M"])
+    runner.run(["qemu-io", "-c", "write -P 7 1M 100k", "-c", "write -z 2M 64k", "middle.qcow2"])
+    runner.run(["qemu-img", "create", "-q", "-f", "qcow2", "-b", "middle.qcow2", "-F", "qcow2",
+                "top.qcow2"])
+    runner.run(["qemu-io", "-c", "write -P 9 30M 1000k", "top.qcow2"])
+    runner.run(["qemu-img", "create", "-q", "-f", "qcow2", "none.qcow2", "0"])
+    runner.run(["qemu-img", "convert", "-O", "raw", "top.qcow2", "top.raw"])
+    runner.run(["qemu-img", "convert", "-O", "qcow2", "-c", "top.raw", "packed.qcow2"])
+    with open(os.path.join(runner.cwd, "packed.qcow2"), "rb") as f, \
+            open(os.path.join(runner.cwd, "secret.qcow2"), "wb") as out:
+        out.write(bytes(x ^ KEY for x in f.read()))
+    # an L2 table that lies where no cluster begins
+    shutil.copy(os.path.join(runner.cwd, "packed.qcow2"), os.path.join(runner.cwd, "broken.qcow2"))
+    with open(os.path.join(runner.cwd, "broken.qcow2"), "r+b") as f:
+        f.seek(40)
+        table = int.from_bytes(f.read(8), "big")
+        f.seek(table)
+        f.write((1 << 63 | 0x40200).to_bytes(8, "big"))
+    with open(os.path.join(runner.cwd, "top.raw"), "rb") as f:
+        return f.read()
+
+
+def check_read(runner, home, want):
+    argv = [os.path.join(home, "01-read"), "top.qcow2", str(MIB - 32)]
+    lines = runner.run(argv)[1].decode().splitlines()
+    got = "".join(line[10:57] + " " for line in lines[1:]).split()
+    if lines[0] != f"{40 * MIB} bytes in 3 layers":
+        raise Mismatch(f"01-read: {lines[0]}")
+    if bytes(int(x, 16) for x in got) != want[MIB - 32:MIB + 32]:
+        raise Mismatch(f"01-read: {lines}")
+
+
+def check_map(runner, home, _):
+    lines = runner.run([os.path.join(home, "02-map"), "top.qcow2"])[1].decode().splitlines()
+    stored = sum(e["length"] for e in runner.json(["qemu-img", "map", "--output=json", "top.qcow2"])
+                 if e["data"])
+    if lines[-1] != f"{stored} of {40 * MIB} bytes are stored" or len(lines) < 8:
+        raise Mismatch(f"02-map: {lines}, qemu-img finds {stored} bytes")
+
+
+def check_store(runner, home, want):
+    got = runner.run([os.path.join(home, "03-store"), "secret.qcow2", hex(KEY)])[1]
+    lib.same_bytes("03-store", got, want, 0)
+
+
+def check_count(runner, home, want):
+    """04 and 05 count the bytes that are not zero, with as many threads as there may be."""
+    nonzero = len(want) - want.count(0)
+    said = f"{nonzero} of {len(want)} bytes are not zero\n".encode()
+    ways = [["04-epoll"]] + [["05-threads", threads] for threads in ("1", "3", "64")]
+    for program, *rest in ways:
+        for image in ("top.qcow2", "packed.qcow2"):
+            got = runner.run([os.path.join(home, program), image, *rest])[1]
+            if got != said:
+                raise Mismatch(f"{program} {image}: {got!r}, not {said!r}")
+        got = runner.run([os.path.join(home, program), "none.qcow2", *rest])[1]
+        if got != b"0 of 0 bytes are not zero\n":
+            raise Mismatch(f"{program} of nothing: {got!r}")
+
+
+def check_timer(runner, home, _):
+    """The other descriptor of 04's loop is served too: a disk that takes a while."""
+    runner.run(["qemu-img", "create", "-q", "-f", "qcow2", "large.qcow2", "512M"])
+    _, out, err = runner.run([os.path.join(home, "04-epoll"), "large.qcow2"])
+    if out != f"0 of {512 * MIB} bytes are not zero\n".encode():
+        raise Mismatch(f"04-epoll: {out!r}")
+    lines = err.splitlines()
+    if not lines or not all(x.endswith(f" of {512 * MIB} bytes") for x in lines):
+        raise Mismatch(f"04-epoll: no word from the timer: {err!r}")
+
+
+def check_errors(runner, home, _):
+    for program in ("01-read", "02-map", "04-epoll", "05-threads"):
+        argv = [os.path.join(home, program)]
+        for image, words in (("nothing-here.qcow2", "cannot open"), ("broken.qcow2", "layer #0")):
+            status, out, err = runner.run(argv + [image], ok=None)
+            if status != 1 or words not in err or b"not zero" in out:
+                raise Mismatch(f"{program} {image}: exit {status}, {out!r}, {err!r}")
+        if runner.run(argv, ok=None)[0] != 2:
+            raise Mismatch(f"{program} without an image")
+    for threads in ("0", "65", "x"):
+        if runner.run([os.path.join(home, "05-threads"), "top.qcow2", threads], ok=None)[0] != 2:
+            raise Mismatch(f"05-threads with {threads} threads")
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__)
+    p.add_argument("--bin", default=lib.default_bin(), help="the examples are beside it")
+    p.add_argument("--hammer", help="not used")
+    args = p.parse_args()
+    home = os.path.join(os.path.dirname(os.path.abspath(args.bin)), "examples")
+    lib.need("qemu-img", "qemu-io", os.path.join(home, "01-read"))
+    directory = tempfile.mkdtemp(prefix="qchain-examples-")
+    runner = lib.Runner(directory)
+    checks = (check_read, check_map, check_store, check_count, check_timer, check_errors)
+    failed = 0
+    try:
+        want = make_images(runner)
+        for check in checks:
+            try:
+                check(runner, home, want)
+            except Mismatch as e:
+                failed += 1
+                print(f"FAIL {check.__name__}: {e}")
+    finally:
+        shutil.rmtree(directory)
+    print(f"examples: {len(checks)} checks, {failed} failed")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
