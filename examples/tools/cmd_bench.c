@@ -396,6 +396,8 @@ static int print_json(struct tool *t, const struct bench_args *a)
     printf("    \"random\": %s,\n    \"seed\": %" PRIu64 ",\n", tool_bool(p->random), p->seed);
     printf("    \"allocated\": %s,\n    \"warm\": %s,\n", tool_bool(p->allocated),
            tool_bool(a->warm));
+    if (p->n_stretches)
+        printf("    \"places\": %" PRIu64 ",\n", p->stretches[p->n_stretches - 1].end);
     printf("    \"requests\": %" PRIu64 ",\n    \"failed\": %" PRIu64 ",\n", l->done, l->failed);
     printf("    \"seconds\": %.9f,\n", l->seconds);
     printf("    \"requests-per-second\": %.3f,\n", a_second(l, l->done - l->failed));

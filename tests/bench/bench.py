@@ -3,8 +3,10 @@
 """Measure libqchain against qemu-img and against the limits of the machine.
 
 Makes its own disks at the first run (make_chain.py, about 22 GB; --quick needs 2 GB), measures
-every bar of bench_bars.py in turn with its peer, and writes results.json, results.md and chart.svg
-into --out. Needs qemu-img, qemu-io and strace. Nothing else should run on the machine meanwhile.
+every bar of bench_bars.py, bars_sidecar.py and bars_queue.py in turn with its peer, and writes
+results.json, results.md and chart.svg into --out. Needs qemu-img, qemu-io and strace; some rows
+also fio. Nothing else should run on the machine meanwhile. Sidecar indexes beside the tops of the
+disks are removed.
 """
 
 import argparse
@@ -16,10 +18,14 @@ import time
 
 sys.dont_write_bytecode = True
 
-from bench_bars import BARS  # noqa: E402
+import bars_queue  # noqa: E402
+import bars_sidecar  # noqa: E402
+import bench_bars  # noqa: E402
 from bench_measure import Failed, Measure, machine  # noqa: E402
 import bench_report  # noqa: E402
 import make_chain  # noqa: E402
+
+BARS = {**bench_bars.BARS, **bars_sidecar.BARS, **bars_queue.BARS}
 
 QUICK_SCALE = 0.0625
 
@@ -70,7 +76,8 @@ def measure(args, m):
         print("%s ..." % name, flush=True)
         begin = time.monotonic()
         try:
-            bar = function(m, lambda d: make_chain.make(args.data, d, args.scale))
+            bar = function(m, lambda d: bars_sidecar.clean(make_chain.make(args.data, d,
+                                                                           args.scale)))
             found = {"rows": bar.rows, "chart": bar.chart, "raw": bar.raw}
         except Failed as e:
             found = {"rows": [], "chart": [], "error": str(e)}

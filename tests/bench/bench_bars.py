@@ -31,6 +31,11 @@ class Bar:
         self.rows.append({"what": what, "measured": measured, "op": op, "limit": limit,
                           "ours": ours, "peer": peer, "pass": passed})
 
+    def skip(self, what, why):
+        """A line for what cannot be measured here."""
+        self.rows.append({"what": what, "measured": None, "op": None, "limit": None, "ours": "",
+                          "peer": "skipped: " + why, "pass": None})
+
     def against_qemu(self, what, ours, qemu):
         """Seconds of either, for the chart and a line of the table."""
         self.chart.append({"what": what, "ours": ours, "qemu": qemu})
@@ -78,7 +83,7 @@ def map_chain(m, data, name, rss_limit, qemu_runs):
     bar = Bar()
     top = data(name)
     warm(layer_files(top))
-    ours_map, qemu_map = m.path("ours.json"), m.path("qemu.json")
+    ours_map, qemu_map = m.path("ours.json"), m.path("qemu-%s.json" % name)
     mapped = [m.tool("qchain-map"), "--output=json", top]
     runs = m.alternate({"ours": lambda: m.run(mapped),
                         "preads": lambda: m.answer([m.prog("ref_l2_pread"), top])})
@@ -92,6 +97,7 @@ def map_chain(m, data, name, rss_limit, qemu_runs):
     m.run(mapped, out=ours_map)
     theirs = [m.run(["qemu-img", "map", "--output=json", top], out=qemu_map, many_files=True)
               for _ in range(qemu_runs)]
+    m.keep("qemu-img map " + name, theirs[-1])
     bar.raw["qemu"] = theirs
     bar.row("map %s: peak memory, MiB" % name, rss, "<=", rss_limit, mib(rss),
             mib(peak(theirs, "rss_mib")))

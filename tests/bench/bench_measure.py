@@ -25,6 +25,7 @@ class Measure:
         self.progs = progs
         self.other_progs = other_progs
         self.runs = runs
+        self.kept = {}
         self.scratch = tempfile.mkdtemp(prefix="qchain-bench-")
         self.files = resource.getrlimit(resource.RLIMIT_NOFILE)
         # What most systems give a process. Programs that need more may ask for it.
@@ -65,6 +66,16 @@ class Measure:
         result["run"] = report
         return result
 
+    def keep(self, what, result):
+        """Remember a long measurement for other bars of the same run."""
+        self.kept[what] = result
+
+    def once(self, what, job):
+        """The result that was kept under this name; only without one the job is run."""
+        if what not in self.kept:
+            self.keep(what, job())
+        return self.kept[what]
+
     def alternate(self, jobs, runs=None):
         """Run named jobs by turns, the order reversed every time; name -> list of results."""
         results = {name: [] for name in jobs}
@@ -98,6 +109,15 @@ def layer_files(top):
     return [os.path.join(home, n) for n in sorted(os.listdir(home)) if n.endswith(".qcow2")]
 
 
+def drop(files):
+    """Take files out of the page cache."""
+    for name in files:
+        fd = os.open(name, os.O_RDONLY)
+        os.fdatasync(fd)
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.close(fd)
+
+
 def warm(files):
     """Put files into the page cache as sequential reads do, whatever wrote them.
 
@@ -105,11 +125,7 @@ def warm(files):
     speed of small reads depends on that; so what is there is dropped first. Twice: pages that are
     touched a second time move to another list, which makes the first measured run slower.
     """
-    for name in files:
-        fd = os.open(name, os.O_RDONLY)
-        os.fdatasync(fd)
-        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
-        os.close(fd)
+    drop(files)
     for _ in range(2):
         subprocess.run(["cat"] + files, stdout=subprocess.DEVNULL, check=True)
 
