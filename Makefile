@@ -181,10 +181,12 @@ progs   = $(filter $(BUILD)/tests/$(1)/test_%,$(PROGS))
 T_UNIT    = $(UNIT)
 T_FILES   = $(call scripts,files)
 T_INTEROP = $(call progs,interop) $(foreach s,$(call scripts,interop),'$(s) $(INTEROP_ARGS)') \
-	$(if $(wildcard $(RANDOM_CHAINS)),'$(RANDOM_CHAINS) $(INTEROP_ARGS) --count $(CHAINS)')
+	'$(RANDOM_CHAINS) $(INTEROP_ARGS) --count $(CHAINS)' \
+	'$(RANDOM_CHAINS) $(INTEROP_ARGS) --count $(if $(SAN),5,15) --sidecars'
 INTEROP_ARGS  = --bin $(BUILD)/bin --hammer $(BUILD)/tests/interop/hammer
 RANDOM_CHAINS = tests/interop/random_chains.py
 T_FAULT   = $(call progs,fault) $(call progs,crash) $(call scripts,fault crash)
+T_QUEUE   = $(filter $(BUILD)/tests/fault/test_queue_%,$(PROGS))
 T_ABI     = $(ABI) $(sort $(wildcard tests/abi/*.sh tests/abi/*.py))
 T_HOUSE   = $(patsubst %,tests/house/%.sh,layers size symbols man install)
 
@@ -231,7 +233,7 @@ check-ubsan: deps-check
 check-tsan: deps-check
 	+$(Q)$(MAKE) BUILD=$(BUILD)/tsan FILES=$(FILES) SAN=thread check-san
 check-san: all $(UNIT) $(PROGS) $(ABI) $(REPLAY) $(FILES_OK)
-	@$(RUN) $(T_UNIT) $(ABI) $(T_FILES) tests/house/replay.sh $(T_INTEROP)
+	@$(RUN) $(T_UNIT) $(ABI) $(T_FILES) $(T_QUEUE) tests/house/replay.sh $(T_INTEROP)
 check-valgrind: deps-valgrind $(UNIT) $(FILES_OK)
 	@$(RUN) --wrap 'valgrind -q --error-exitcode=99 --leak-check=full --errors-for-leak-kinds=definite,indirect' $(T_UNIT)
 check-fuzz: deps-fuzz

@@ -642,7 +642,8 @@ typedef struct qchain_stats {
     uint64_t queue_requests;  /* accepted by queues                             */
     uint64_t queue_uring;     /* reads of stores that io_uring carried          */
     uint64_t queue_leaf;      /* requests, or parts, that leaf threads did      */
-    uint64_t queue_walks;     /* requests that walker threads did               */
+    uint64_t queue_walks;     /* tasks of walker threads: metadata for waiting
+                                 requests, or whole requests                    */
 } qchain_stats;
 
 /* What an environment's chains did so far. Exact while one thread works; many
@@ -739,8 +740,10 @@ QCHAIN_API int qchain_queue_reap(qchain_queue *q, qchain_completion *out,
                                  uint32_t min, uint32_t max, int timeout_ms);
 /* A descriptor that polls readable while there is something for a reap to do;
  * now and then that is no completion yet. Only for poll, select and epoll
- * (level-triggered); the queue's. Requests with QCHAIN_REQUEST_MORE may still be
- * held back while the caller sleeps: submit the last one without. Since 0.1. */
+ * (level-triggered); the queue's. With io_uring epoll_wait may end with EINTR
+ * although there was no signal: call it again. Requests with QCHAIN_REQUEST_MORE
+ * may still be held back while the caller sleeps: submit the last one without.
+ * Since 0.1. */
 QCHAIN_API int qchain_queue_fd(qchain_queue *q);
 /* Ask that requests with this `user` end early. Advisory: each still completes
  * exactly once, with CANCELLED or as if nothing had been asked; its buffer is the

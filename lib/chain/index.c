@@ -311,6 +311,12 @@ static const struct qc_window *fill_one(struct qchain *c, uint64_t w, unsigned *
     return window;
 }
 
+static void note_use(struct qc_window *window)
+{
+    if (!atomic_load_explicit(&window->used, memory_order_relaxed))
+        atomic_store_explicit(&window->used, true, memory_order_relaxed);
+}
+
 static const struct qc_window *look(struct qchain *c, uint64_t w, unsigned *token)
 {
     qc_window_slot *slot = find_slot(&c->index, w);
@@ -324,8 +330,7 @@ static const struct qc_window *look(struct qchain *c, uint64_t w, unsigned *toke
         qc_epoch_exit(c->env->slots, *token);
         return NULL;
     }
-    if (!atomic_load_explicit(&window->used, memory_order_relaxed))
-        atomic_store_explicit(&window->used, true, memory_order_relaxed);
+    note_use(window);
     return window;
 }
 
@@ -414,6 +419,33 @@ size_t qc_index_peek(struct qchain *c, uint64_t offset, uint64_t end, struct qc_
     n = w->n > 0 ? copy_runs(w, offset, end, run, max) : 0;
     qc_epoch_exit(c->env->slots, token);
     return n;
+}
+
+void qc_index_peek_many(struct qchain *c, struct qc_run *const *run, size_t n)
+{
+    struct qc_window *w[QC_INDEX_MANY];
+    unsigned token = qc_epoch_enter(c->env->slots);
+    qc_window_slot *slot;
+
+    for (size_t i = 0; i < n; i++) {
+        slot = find_slot(&c->index, run[i]->guest >> c->index.window_bits);
+        w[i] = slot ? atomic_load(slot) : NULL;
+        run[i]->length = 0;
+        if (w[i] && w[i]->n > 0)
+            __builtin_prefetch(qc_window_bucket(w[i], run[i]->guest));
+        else
+            w[i] = NULL;
+    }
+    for (size_t i = 0; i < n; i++)
+        if (w[i])
+            qc_window_prefetch(w[i], run[i]->guest);
+    for (size_t i = 0; i < n; i++) {
+        if (!w[i])
+            continue;
+        *run[i] = w[i]->run[qc_window_find(w[i], run[i]->guest)];
+        note_use(w[i]);
+    }
+    qc_epoch_exit(c->env->slots, token);
 }
 
 /* ------------------------------------------------- for those who do not wait --- */

@@ -52,6 +52,12 @@ int qc_index_copy(struct qchain *c, uint64_t offset, uint64_t end, struct qc_run
 size_t qc_index_peek(struct qchain *c, uint64_t offset, uint64_t end, struct qc_run *run,
                      size_t max);
 
+/* The same for n places at once, at most QC_INDEX_MANY, whose misses of the processor's
+ * cache overlap: *run[i] becomes the run that holds run[i]->guest, or, where that is not
+ * known, its length becomes 0. */
+#define QC_INDEX_MANY 8
+void qc_index_peek_many(struct qchain *c, struct qc_run *const *run, size_t n);
+
 /* Told when a window is there. Embed it. */
 struct qc_index_waiter {
     struct qc_index_waiter *next;

@@ -13,7 +13,6 @@
 #include "util/alloc.h"
 #include "util/bytes.h"
 
-#define HOLD 8       /* reads held back by MORE, at most */
 #define TRIES 2      /* windows filled and evicted before a walker does it all */
 #define RECHECK_MS 1 /* where the ring does not tell of other threads */
 
@@ -67,10 +66,12 @@ static int copy_iov(struct qc_request *r, const qchain_iov *iov, size_t n_iov)
     return 0;
 }
 
-static void fail_at_once(qchain_queue *q, struct qc_request *r, const qchain_error *why)
+static __attribute__((noinline)) void fail_changed(qchain_queue *q, struct qc_request *r)
 {
-    r->result = why->code;
-    r->text = qc_text_of(why);
+    qchain_error why;
+
+    r->result = qc_chain_fail_changed(&why);
+    r->text = qc_text_of(&why);
     qc_request_finish(q, r);
 }
 
@@ -97,16 +98,14 @@ int qc_queue_readv(qchain_queue *q, const qchain_iov *iov, size_t n_iov, size_t 
     r->todo = r->in_ring = r->elsewhere = r->tries = 0;
     r->cancelled = false;
     r->working = true;
-    if (length == 0) {
+    if (length == 0)
         qc_request_finish(q, r);
-    } else if (atomic_load_explicit(&q->c->changed, memory_order_relaxed)) {
-        qchain_error why;
-
-        qc_chain_check(q->c, &why);
-        fail_at_once(q, r, &why);
-    } else {
+    else if (atomic_load_explicit(&q->c->changed, memory_order_relaxed))
+        fail_changed(q, r);
+    else if (q->ring && (more || q->n_held > 0))
+        q->held[q->n_held++] = r;
+    else
         n_ring = qc_request_start(q, r);
-    }
     if (n_ring < 0) {
         qc_request_drop_parts(r);
         r->working = false;
@@ -118,7 +117,9 @@ int qc_queue_readv(qchain_queue *q, const qchain_iov *iov, size_t n_iov, size_t 
     qc_count_bytes(q->c->env->slots, QC_CNT_READS, length);
     /* A request, and what of it the ring carries. */
     qc_count_bytes(q->c->env->slots, QC_CNT_QUEUE_REQUESTS, (uint64_t)n_ring);
-    if (q->ring && (!more || qc_uring_unsubmitted(q->ring) >= HOLD))
+    if (q->n_held == QC_INDEX_MANY || (q->n_held > 0 && !more))
+        qc_requests_start_held(q);
+    if (q->ring && q->n_held == 0)
         submit(q);
     tell_pollers(q);
     return 0;
@@ -334,6 +335,8 @@ int qc_queue_reap(qchain_queue *q, qchain_completion *out, uint32_t min, uint32_
         drop_texts(&q->told);
     min = (uint32_t)qc_min64(qc_min64(min, max), q->pending);
     q->signalled = false;
+    if (q->n_held > 0)
+        qc_requests_start_held(q);
     if (q->polled && !q->ring)
         clear_eventfd(q); /* before anything is taken that it may stand for */
     harvest(q, max);
@@ -390,6 +393,8 @@ int qc_queue_cancel(qchain_queue *q, void *user)
 {
     int n = 0;
 
+    if (q->n_held > 0)
+        qc_requests_start_held(q);
     for (uint32_t i = 0; i < q->depth; i++) {
         struct qc_request *r = &q->request[i];
 
@@ -469,6 +474,8 @@ void qc_queue_close(qchain_queue *q)
 {
     if (!q)
         return;
+    if (q->n_held > 0)
+        qc_requests_start_held(q);
     for (uint32_t i = 0; i < q->depth; i++)
         if (q->request[i].working)
             cancel_one(q, &q->request[i]);

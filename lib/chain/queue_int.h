@@ -67,6 +67,8 @@ struct qchain_queue {
     struct qc_request *done, **done_end;
     uint32_t          depth, pending, n_done;
     uint32_t          n_elsewhere;
+    uint32_t          n_held;    /* accepted, and not begun yet */
+    struct qc_request *held[QC_INDEX_MANY];
     int               eventfd;
     bool              polled;    /* somebody may poll the descriptor */
     bool              signalled; /* and it is readable until the next reap */
@@ -82,6 +84,8 @@ struct qchain_queue {
 /* Set a request going: how many reads went to the ring (not submitted yet), or NOMEM if
  * nothing was begun because no thread can be had; r->elsewhere says what for. */
 int  qc_request_start(qchain_queue *q, struct qc_request *r);
+/* Set all that are held going; those for which no thread can be had fail. */
+void qc_requests_start_held(qchain_queue *q);
 /* Hand a request to a leaf (what is to do) or a walker (all of it). False if no thread
  * can be had; r->elsewhere says all the same what for. */
 bool qc_request_send(qchain_queue *q, struct qc_request *r, enum qc_elsewhere where);

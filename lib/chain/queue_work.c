@@ -284,13 +284,50 @@ static __attribute__((noinline)) int start_slowly(qchain_queue *q, struct qc_req
     return qc_request_send(q, r, QC_LEAF) ? 0 : QCHAIN_E_NOMEM;
 }
 
-int qc_request_start(qchain_queue *q, struct qc_request *r)
+/* The run at its beginning was looked up: r->run, of length 0 if it is not known. */
+static inline int start_from(qchain_queue *q, struct qc_request *r)
 {
-    uint64_t end = r->offset + r->length;
-
-    if (qc_index_peek(q->c, r->offset, end, &r->run, 1) == 0 || qc_run_end(&r->run) < end)
+    if (r->run.length == 0 || qc_run_end(&r->run) < r->offset + r->length)
         return start_slowly(q, r);
     if (!is_zero(&r->run) && !qc_source_opened(q->c, r->run.source))
         return start_slowly(q, r);
     return start_one(q, r);
+}
+
+int qc_request_start(qchain_queue *q, struct qc_request *r)
+{
+    r->run.length = 0;
+    qc_index_peek(q->c, r->offset, r->offset + r->length, &r->run, 1);
+    return start_from(q, r);
+}
+
+void qc_requests_start_held(qchain_queue *q)
+{
+    struct qc_run *run[QC_INDEX_MANY] = {NULL};
+    uint32_t n = q->n_held;
+    int n_ring = 0, ret;
+
+    for (uint32_t i = 0; i < n; i++) {
+        run[i] = &q->held[i]->run;
+        run[i]->guest = q->held[i]->offset;
+    }
+    qc_index_peek_many(q->c, run, n);
+    for (uint32_t i = 0; i < n; i++)
+        if (run[i]->length)
+            __builtin_prefetch(&q->c->hot[run[i]->source]);
+    q->n_held = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        struct qc_request *r = q->held[i];
+
+        ret = start_from(q, r);
+        if (ret < 0) {
+            r->elsewhere = QC_NOTHING;
+            r->result = ret;
+            qc_request_finish(q, r);
+        } else {
+            n_ring += ret;
+        }
+    }
+    if (n_ring > 0)
+        qc_count(q->c->env->slots, QC_CNT_QUEUE_URING, (uint64_t)n_ring);
 }

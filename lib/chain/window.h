@@ -63,14 +63,27 @@ void qc_ring_publish(struct qc_ring *r, struct qc_slots *slots, struct qc_window
 void qc_ring_drop_owner(struct qc_ring *r, const void *owner);
 uint64_t qc_ring_bytes(struct qc_ring *r);
 
+static inline const uint32_t *qc_window_bucket(const struct qc_window *w, uint64_t guest)
+{
+    return &w->bucket[(guest - w->base) >> w->bucket_bits];
+}
+
+/* Have the lines on their way that qc_window_find looks at. */
+static inline void qc_window_prefetch(const struct qc_window *w, uint64_t guest)
+{
+    const struct qc_run *run = &w->run[*qc_window_bucket(w, guest)];
+
+    __builtin_prefetch(run);
+    __builtin_prefetch((const char *)run + 64);
+}
+
 /* The number of the run that holds guest; the window covers it. */
 static inline uint32_t qc_window_find(const struct qc_window *w, uint64_t guest)
 {
-    const uint32_t *at = &w->bucket[(guest - w->base) >> w->bucket_bits];
+    const uint32_t *at = qc_window_bucket(w, guest);
     uint32_t low = at[0], n = at[1] - low + 1, half;
 
-    __builtin_prefetch(&w->run[low]);
-    __builtin_prefetch((const char *)&w->run[low] + 64);
+    qc_window_prefetch(w, guest);
     while (n > 1) { /* without branches: the compiler makes conditional moves of it */
         half = n / 2;
         low = w->run[low + half].guest <= guest ? low + half : low;

@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <liburing.h>
 #include <poll.h>
+#include <stdatomic.h>
 #include <string.h>
 #include <sys/resource.h>
 
@@ -46,6 +47,16 @@ struct qc_uring {
 /* Features come with kernels: these say 5.13, which also has polls that stay. */
 #define NEEDED (IORING_FEAT_NODROP | IORING_FEAT_EXT_ARG | IORING_FEAT_RSRC_TAGS)
 
+/* One ring's memory may have been another thread's ring before. liburing calls the
+ * kernel past the checkers of threads: this tells them the order. */
+static atomic_uint rings_ended;
+
+static void end_ring(struct qc_uring *u)
+{
+    atomic_fetch_add(&rings_ended, 1);
+    io_uring_queue_exit(&u->ring);
+}
+
 static bool set_up(struct qc_uring *u, unsigned depth)
 {
     /* The kernel need not interrupt this thread to tell that a read has ended: the
@@ -62,11 +73,12 @@ static bool set_up(struct qc_uring *u, unsigned depth)
         p.cq_entries = depth + 2 * SQ_ENTRIES;
         if (io_uring_queue_init_params(SQ_ENTRIES, &u->ring, &p) != 0)
             continue;
+        (void)atomic_load(&rings_ended);
         if ((p.features & NEEDED) == NEEDED && p.cq_entries > 2 * SQ_ENTRIES) {
             u->depth = (unsigned)qc_min64(depth, p.cq_entries - 2 * SQ_ENTRIES);
             return true;
         }
-        io_uring_queue_exit(&u->ring);
+        end_ring(u);
         return false;
     }
     return false;
@@ -123,7 +135,7 @@ void qc_uring_destroy(struct qc_uring *u)
     /* Closing the ring lets go of files some time later; lock bytes must not stay. */
     while (io_uring_unregister_files(&u->ring) == -EINTR)
         continue;
-    io_uring_queue_exit(&u->ring);
+    end_ring(u);
     qc_free(u->file);
     qc_free(u);
 }

@@ -274,7 +274,7 @@ static void waiting_ends_by_time_and_by_the_eventfd(void **state)
     uint64_t start = now_ms();
 
     qc_uring_wait(x->u, 0);
-    assert_true(now_ms() - start < 20);
+    assert_true(now_ms() - start < 500);
     qc_uring_wait(x->u, 40);
     assert_true(now_ms() - start >= 40);
     assert_true(qc_uring_watch(x->u, fd));
