@@ -13,8 +13,7 @@
 #include "util/alloc.h"
 #include "util/bytes.h"
 
-#define TRIES 2      /* windows filled and evicted before a walker does it all */
-#define RECHECK_MS 1 /* where the ring does not tell of other threads */
+#define TRIES 2 /* windows filled and evicted before a walker does it all */
 
 /* ------------------------------------------------------------------ submit --- */
 
@@ -229,22 +228,20 @@ static void clear_eventfd(qchain_queue *q)
 static void sleep_for_more(qchain_queue *q, int timeout_ms)
 {
     struct pollfd fd = {.fd = q->eventfd, .events = POLLIN};
+    bool others = !q->ring || q->n_elsewhere > 0;
 
     atomic_store(&q->listening, true);
     if (atomic_load(&q->inbox)) {
         if (q->ring)
             submit(q);
     } else if (q->ring) {
-        if (q->n_elsewhere > 0 && !qc_uring_watch(q->ring, q->eventfd) &&
-            (timeout_ms < 0 || timeout_ms > RECHECK_MS))
-            timeout_ms = RECHECK_MS;
-        qc_uring_wait(q->ring, timeout_ms);
+        qc_uring_wait(q->ring, others ? q->eventfd : -1, timeout_ms);
     } else {
         poll(&fd, 1, timeout_ms);
     }
     atomic_store(&q->listening, q->polled);
-    if (!q->ring)
-        clear_eventfd(q);
+    if (others)
+        clear_eventfd(q); /* what it stands for is taken afterwards */
 }
 
 static int64_t now_ms(void)

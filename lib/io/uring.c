@@ -48,27 +48,12 @@ struct qc_uring {
 #define NEEDED (IORING_FEAT_NODROP | IORING_FEAT_EXT_ARG | IORING_FEAT_RSRC_TAGS)
 
 /* One ring's memory may have been another thread's ring before. liburing calls the
- * kernel past ThreadSanitizer: this tells it the order. */
-#ifdef __SANITIZE_THREAD__
+ * kernel past the checkers of threads: this tells them the order. */
 static atomic_uint rings_ended;
-
-static void tell_order(bool ended)
-{
-    if (ended)
-        atomic_fetch_add(&rings_ended, 1);
-    else
-        (void)atomic_load(&rings_ended);
-}
-#else
-static void tell_order(bool ended)
-{
-    (void)ended;
-}
-#endif
 
 static void end_ring(struct qc_uring *u)
 {
-    tell_order(true);
+    atomic_fetch_add(&rings_ended, 1);
     io_uring_queue_exit(&u->ring);
 }
 
@@ -88,7 +73,7 @@ static bool set_up(struct qc_uring *u, unsigned depth)
         p.cq_entries = depth + 2 * SQ_ENTRIES;
         if (io_uring_queue_init_params(SQ_ENTRIES, &u->ring, &p) != 0)
             continue;
-        tell_order(false);
+        (void)atomic_load(&rings_ended);
         if ((p.features & NEEDED) == NEEDED && p.cq_entries > 2 * SQ_ENTRIES) {
             u->depth = (unsigned)qc_min64(depth, p.cq_entries - 2 * SQ_ENTRIES);
             return true;
@@ -418,7 +403,7 @@ struct qc_uring_read *qc_uring_reap(struct qc_uring *u)
     return r;
 }
 
-void qc_uring_wait(struct qc_uring *u, int timeout_ms)
+static void wait_for_reads(struct qc_uring *u, int timeout_ms)
 {
     struct __kernel_timespec ts = {.tv_sec = timeout_ms / 1000,
                                    .tv_nsec = timeout_ms % 1000 * 1000000LL};
@@ -426,14 +411,25 @@ void qc_uring_wait(struct qc_uring *u, int timeout_ms)
     struct io_uring_cqe *cqe;
     int rc;
 
-    if (u->failed)
-        return;
     rc = io_uring_submit_and_wait_timeout(&u->ring, &cqe, 1, timeout_ms < 0 ? NULL : &ts, NULL);
     if (rc >= 0 || rc == -ETIME || rc == -EINTR)
         return;
     not_taken(u, rc);
     if (!u->failed)
         poll(&fd, 1, timeout_ms == 0 ? 0 : POLL_AGAIN_MS);
+}
+
+void qc_uring_wait(struct qc_uring *u, int others, int timeout_ms)
+{
+    struct pollfd fds[2] = {{.fd = u->ring.ring_fd, .events = POLLIN},
+                            {.fd = others, .events = POLLIN}};
+
+    if (u->failed)
+        return;
+    if (others < 0)
+        wait_for_reads(u, timeout_ms); /* one call does both */
+    else if (qc_uring_submit(u))
+        poll(fds, 2, timeout_ms);
 }
 
 int qc_uring_fd(const struct qc_uring *u)

@@ -56,15 +56,15 @@ bool qc_uring_submit(struct qc_uring *u);
 /* The next read that has ended, NULL if there is none; makes a system call only if the
  * kernel asks for one. */
 struct qc_uring_read *qc_uring_reap(struct qc_uring *u);
-/* Submit, then wait until a read has ended or the watched descriptor was written to,
- * for timeout_ms at most; -1 = as long as it takes. May return early. */
-void qc_uring_wait(struct qc_uring *u, int timeout_ms);
+/* Submit, then wait until a read has ended or `others` (-1, or a descriptor that other
+ * threads make readable) is readable, for timeout_ms at most; -1 = as long as it takes.
+ * May return early. */
+void qc_uring_wait(struct qc_uring *u, int others, int timeout_ms);
 /* Ask the kernel to give up a read, which comes out all the same. Advisory. */
 void qc_uring_cancel(struct qc_uring *u, struct qc_uring_read *r);
 
-/* Watch the caller's eventfd, which is always the same and never read: writing to it
- * ends qc_uring_wait and makes qc_uring_fd readable. Does nothing if it is watched
- * already; the kernel may let it go, so call this before every wait, and whenever
+/* Watch an eventfd, always the same one: writing to it makes qc_uring_fd readable. Does
+ * nothing if it is watched already; the kernel may let it go, so call this whenever
  * somebody may poll. False if the kernel would not have it. */
 bool qc_uring_watch(struct qc_uring *u, int eventfd);
 /* Polls readable while something ended that was not reaped, or the eventfd was written
@@ -121,9 +121,9 @@ static inline struct qc_uring_read *qc_uring_reap(struct qc_uring *u)
     return NULL;
 }
 
-static inline void qc_uring_wait(struct qc_uring *u, int timeout_ms)
+static inline void qc_uring_wait(struct qc_uring *u, int others, int timeout_ms)
 {
-    (void)u, (void)timeout_ms;
+    (void)u, (void)others, (void)timeout_ms;
 }
 
 static inline void qc_uring_cancel(struct qc_uring *u, struct qc_uring_read *r)

@@ -518,6 +518,46 @@ static void no_bytes(void **unused)
     qc_ixf_buf_finish(&file);
 }
 
+/* Two windows as one run of layer `layer`, whose file has `size` bytes. */
+static void long_run(uint32_t from_bottom, uint64_t size, const char *words)
+{
+    const uint64_t disk = 2 * QC_IXF_WINDOW;
+    struct qc_ixf_encoder e = {.n_runs = 1, .something = true};
+    struct qc_ixf_source source[5];
+    struct qc_ixf_buf page = {0}, file;
+    uint64_t start = 0;
+    struct plan plan = {.virtual_size = disk, .source = source, .n_sources = 5, .n_layers = 4,
+                        .n_pages = 1, .start = &start, .page = &page, .encoder = &e};
+    qchain_error err;
+
+    make_table(source, disk);
+    source[4 - from_bottom].size = size;
+    head(&page, QC_ZERO, disk);
+    diff(&page, from_bottom);
+    assert_int_equal(plan_build(&plan, &file), 0);
+    qc_error_init(&err);
+    assert_int_equal(swallow(file.p, file.n, &err), words ? QCHAIN_E_CORRUPT : 0);
+    if (words)
+        assert_non_null(strstr(err.text, words));
+    qc_ixf_buf_finish(&file);
+    qc_ixf_buf_finish(&page);
+}
+
+/* A layer's tables tell of eight bytes a cluster at least. */
+static void too_long(void **unused)
+{
+    static const char words[] = "run 0: is longer than its layer can tell of";
+
+    (void)unused;
+    long_run(4, 8 * 4096, NULL);
+    long_run(4, 8 * 4096 - 1, words);
+    long_run(2, 1, words); /* a data file: its layer's own file counts */
+    long_run(1, 2 * QC_IXF_WINDOW - 511, NULL);
+    long_run(1, 2 * QC_IXF_WINDOW - 512, words);
+    long_run(0, 8 * 524288 - 8, words);
+    long_run(0, 8 * 524288, NULL);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -525,6 +565,7 @@ int main(void)
         cmocka_unit_test(sources),    cmocka_unit_test(hosts),   cmocka_unit_test(compressed),
         cmocka_unit_test(nothing),    cmocka_unit_test(rules),   cmocka_unit_test(page_sizes),
         cmocka_unit_test(no_bytes),   cmocka_unit_test(two_data_files),
+        cmocka_unit_test(too_long),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -399,7 +399,7 @@ static void forked_children_are_refused(void **unused)
     struct mem_chain *m = plain_disk(4 * MIB, 64);
     qchain *c = open_files(m, 0);
     qchain_queue *q = make_queue(c, 4), *other;
-    unsigned char buf[512];
+    unsigned char buf[512] = {0};
     qchain_completion done;
     int status, bad;
     pid_t child;
@@ -415,7 +415,9 @@ static void forked_children_are_refused(void **unused)
         bad |= qchain_queue_flush(q, NULL, NULL) != QCHAIN_E_INVAL;
         bad |= qchain_queue_create(&other, c, NULL, NULL) != QCHAIN_E_INVAL;
         qchain_queue_close(q);
-        _exit(bad);
+        if (!bad) /* not by _exit: checkers would find fault with what a child must leave */
+            execlp("true", "true", (char *)NULL);
+        _exit(1);
     }
     assert_int_equal(waitpid(child, &status, 0), child);
     assert_int_equal(status, 0);

@@ -85,7 +85,7 @@ static struct qc_uring_read *reap_one(struct qc_uring *u)
     struct qc_uring_read *r;
 
     while (!(r = qc_uring_reap(u)))
-        qc_uring_wait(u, -1);
+        qc_uring_wait(u, -1, -1);
     return r;
 }
 
@@ -243,6 +243,7 @@ static void direct_reads_are_aligned_or_refused(void **state)
     if (block <= 1)
         skip(); /* a file system without O_DIRECT */
     buf = qc_aligned(4096, 65536);
+    memset(buf, 0, 65536);
     assert_true(qc_uring_prepare(x->u, &r, x->store[0], 0, buf, 8 * block, 2 * block));
     assert_ptr_equal(reap_one(x->u), &r);
     assert_int_equal(r.result, 8 * block);
@@ -271,26 +272,32 @@ static void waiting_ends_by_time_and_by_the_eventfd(void **state)
     struct fixture *x = need_ring(state);
     int fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     pthread_t thread;
+    eventfd_t count;
     uint64_t start = now_ms();
 
-    qc_uring_wait(x->u, 0);
+    qc_uring_wait(x->u, -1, 0);
     assert_true(now_ms() - start < 500);
-    qc_uring_wait(x->u, 40);
+    qc_uring_wait(x->u, -1, 40);
     assert_true(now_ms() - start >= 40);
+    qc_uring_wait(x->u, fd, 40);
+    assert_true(now_ms() - start >= 80);
+    pthread_create(&thread, NULL, write_later, &fd);
+    qc_uring_wait(x->u, fd, -1);
+    pthread_join(thread, NULL);
+    assert_int_equal(eventfd_read(fd, &count), 0);
     assert_true(qc_uring_watch(x->u, fd));
     assert_true(qc_uring_watch(x->u, fd));
-    for (int i = 0; i < 5; i++) { /* it is never read, and wakes each time */
+    for (int i = 0; i < 5; i++) { /* read or not, it wakes each time */
         assert_false(readable(qc_uring_fd(x->u)));
         start = now_ms();
         pthread_create(&thread, NULL, write_later, &fd);
-        if (i % 2)
-            qc_uring_wait(x->u, -1);
-        else
-            assert_int_equal(poll(&(struct pollfd){qc_uring_fd(x->u), POLLIN, 0}, 1, 5000), 1);
+        assert_int_equal(poll(&(struct pollfd){qc_uring_fd(x->u), POLLIN, 0}, 1, 5000), 1);
         assert_true(now_ms() - start < 3000);
         pthread_join(thread, NULL);
         assert_true(readable(qc_uring_fd(x->u)));
         assert_null(qc_uring_reap(x->u));
+        if (i % 2)
+            assert_int_equal(eventfd_read(fd, &count), 0);
     }
     close(fd);
 }
@@ -318,7 +325,7 @@ static void a_watch_outlives_its_thread(void **state)
         assert_true(qc_uring_watch(x->u, fd));
         start = now_ms();
         pthread_create(&thread, NULL, write_later, &fd);
-        qc_uring_wait(x->u, 5000);
+        assert_int_equal(poll(&(struct pollfd){qc_uring_fd(x->u), POLLIN, 0}, 1, 5000), 1);
         assert_true(now_ms() - start < 3000);
         pthread_join(thread, NULL);
     }
@@ -354,13 +361,14 @@ static void what_the_kernel_refuses_comes_out_as_failed(void **state)
     for (int i = 0; i < 2; i++)
         assert_true(qc_uring_prepare(x->u, &r[i], x->store[0], 0, buf, 512, 0));
     assert_int_equal(dup3(null, qc_uring_fd(x->u), O_CLOEXEC), qc_uring_fd(x->u));
-    qc_uring_wait(x->u, -1);
+    qc_uring_wait(x->u, -1, -1);
     for (int i = 0; i < 2; i++)
         assert_true(reap_one(x->u)->result < 0);
     assert_null(qc_uring_reap(x->u));
     assert_false(qc_uring_prepare(x->u, &r[2], x->store[0], 0, buf, 512, 0));
     assert_false(qc_uring_watch(x->u, null));
-    qc_uring_wait(x->u, 5);
+    qc_uring_wait(x->u, -1, 5);
+    qc_uring_wait(x->u, null, 5);
     assert_int_equal(qc_uring_unsubmitted(x->u), 0);
     close(null);
 }
