@@ -186,7 +186,7 @@ T_INTEROP = $(call progs,interop) $(foreach s,$(call scripts,interop),'$(s) $(IN
 INTEROP_ARGS  = --bin $(BUILD)/bin --hammer $(BUILD)/tests/interop/hammer
 RANDOM_CHAINS = tests/interop/random_chains.py
 T_FAULT   = $(call progs,fault) $(call progs,crash) $(call scripts,fault crash)
-T_QUEUE   = $(filter $(BUILD)/tests/fault/test_queue_%,$(PROGS))
+T_QUEUE   = $(filter %/test_queue_stress %/test_queue_seccomp,$(PROGS))
 T_ABI     = $(ABI) $(sort $(wildcard tests/abi/*.sh tests/abi/*.py))
 T_HOUSE   = $(patsubst %,tests/house/%.sh,layers size symbols man install)
 
