@@ -3,9 +3,11 @@
 #include "chain/queue_int.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <poll.h>
 #include <sched.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <time.h>
 #include <unistd.h>
@@ -25,17 +27,12 @@ static void signal_pollers(qchain_queue *q)
     eventfd_write(q->eventfd, 1);
 }
 
-/* Make the descriptor readable for what is done already. */
+/* Make the descriptor readable for what is done already, and for what the kernel did not
+ * take, which must be reaped. */
 static inline void tell_pollers(qchain_queue *q)
 {
-    if (q->done)
+    if (q->done || (q->ring && qc_uring_has_failed(q->ring)))
         signal_pollers(q);
-}
-
-static void submit(qchain_queue *q)
-{
-    if (!qc_uring_submit(q->ring))
-        signal_pollers(q); /* what the kernel did not take must be reaped */
 }
 
 /* Copy the pieces, without those that are empty. */
@@ -119,7 +116,7 @@ int qc_queue_readv(qchain_queue *q, const qchain_iov *iov, size_t n_iov, size_t 
     if (q->n_held == QC_INDEX_MANY || (q->n_held > 0 && !more))
         qc_requests_start_held(q);
     if (q->ring && q->n_held == 0)
-        submit(q);
+        qc_uring_submit(q->ring);
     tell_pollers(q);
     return 0;
 }
@@ -233,7 +230,7 @@ static void sleep_for_more(qchain_queue *q, int timeout_ms)
     atomic_store(&q->listening, true);
     if (atomic_load(&q->inbox)) {
         if (q->ring)
-            submit(q);
+            qc_uring_submit(q->ring);
     } else if (q->ring) {
         qc_uring_wait(q->ring, others ? q->eventfd : -1, timeout_ms);
     } else {
@@ -261,7 +258,7 @@ static void wait_for(qchain_queue *q, uint32_t min, uint32_t max, int timeout_ms
         left = timeout_ms < 0 ? -1 : end - now_ms();
         if (timeout_ms > 0 && left <= 0)
             return;
-        sleep_for_more(q, (int)left);
+        sleep_for_more(q, left > INT_MAX ? INT_MAX : (int)left);
         harvest(q, max);
     }
 }
@@ -334,34 +331,55 @@ int qc_queue_reap(qchain_queue *q, qchain_completion *out, uint32_t min, uint32_
     q->signalled = false;
     if (q->n_held > 0)
         qc_requests_start_held(q);
-    if (q->polled && !q->ring)
+    if (q->polled && (!q->ring || q->pollfd >= 0))
         clear_eventfd(q); /* before anything is taken that it may stand for */
     harvest(q, max);
     if (q->n_done < min)
         wait_for(q, min, max, timeout_ms);
     while (q->ring && qc_uring_unsubmitted(q->ring) > 0) {
-        submit(q);
+        qc_uring_submit(q->ring);
         harvest(q, max);
     }
     n = give_out(q, out, max);
     if (q->polled) {
         if (q->ring)
             qc_uring_watch(q->ring, q->eventfd);
+        q->signalled = false; /* it may have been taken since */
         tell_pollers(q);
     }
     return (int)n;
 }
 
+/* Where the ring would not tell of the eventfd: a descriptor that tells of both. */
+static int poll_both(qchain_queue *q)
+{
+    struct epoll_event in = {.events = EPOLLIN};
+    int fd = epoll_create1(EPOLL_CLOEXEC);
+
+    if (fd >= 0 && epoll_ctl(fd, EPOLL_CTL_ADD, q->eventfd, &in) == 0 &&
+        epoll_ctl(fd, EPOLL_CTL_ADD, qc_uring_fd(q->ring), &in) == 0)
+        return fd;
+    if (fd >= 0)
+        close(fd);
+    return -1;
+}
+
 int qc_queue_fd(qchain_queue *q)
 {
     if (!q->polled) {
+        if (q->ring && !qc_uring_watch(q->ring, q->eventfd)) {
+            q->pollfd = poll_both(q);
+            if (q->pollfd < 0)
+                return QCHAIN_E_IO;
+        }
         q->polled = true;
         atomic_store(&q->listening, true);
-        if (q->ring)
-            qc_uring_watch(q->ring, q->eventfd);
-        if (q->done || atomic_load(&q->inbox))
+        if (atomic_load(&q->inbox))
             signal_pollers(q);
+        tell_pollers(q);
     }
+    if (q->pollfd >= 0)
+        return q->pollfd;
     return q->ring ? qc_uring_fd(q->ring) : q->eventfd;
 }
 
@@ -400,6 +418,8 @@ int qc_queue_cancel(qchain_queue *q, void *user)
             n++;
         }
     }
+    if (q->ring)
+        qc_uring_submit(q->ring); /* those that were held */
     tell_pollers(q);
     return n;
 }
@@ -424,6 +444,8 @@ bool qc_queue_uses_uring(const qchain_queue *q)
 static void destroy(qchain_queue *q)
 {
     qc_uring_destroy(q->ring);
+    if (q->pollfd >= 0)
+        close(q->pollfd);
     if (q->eventfd >= 0)
         close(q->eventfd);
     qc_free(q->request);
@@ -442,6 +464,7 @@ int qc_queue_create(qchain_queue **out, qchain *c, unsigned depth, bool use_urin
     q->c = c;
     q->depth = depth;
     q->done_end = &q->done;
+    q->pollfd = -1;
     q->eventfd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (q->eventfd < 0) {
         int errnum = errno;

@@ -70,6 +70,7 @@ struct qchain_queue {
     uint32_t          n_held;    /* accepted, and not begun yet */
     struct qc_request *held[QC_INDEX_MANY];
     int               eventfd;
+    int               pollfd;    /* of both, where the ring would not watch; else -1 */
     bool              polled;    /* somebody may poll the descriptor */
     bool              signalled; /* and it is readable until the next reap */
     struct qc_text   *told;      /* texts of the last reap */

@@ -192,6 +192,11 @@ unsigned qc_uring_unsubmitted(const struct qc_uring *u)
     return io_uring_sq_ready(&u->ring);
 }
 
+bool qc_uring_has_failed(const struct qc_uring *u)
+{
+    return u->failed != NULL;
+}
+
 static struct io_uring_sqe *get_sqe(struct qc_uring *u)
 {
     struct io_uring_sqe *sqe = io_uring_get_sqe(&u->ring);

@@ -53,6 +53,9 @@ unsigned qc_uring_unsubmitted(const struct qc_uring *u);
 /* Hand over what is prepared: one system call. False if the kernel did not take all:
  * the rest comes out of the next reaps as failed. */
 bool qc_uring_submit(struct qc_uring *u);
+/* True if something comes out of the next reap as failed, of which qc_uring_fd does not
+ * tell. */
+bool qc_uring_has_failed(const struct qc_uring *u);
 /* The next read that has ended, NULL if there is none; makes a system call only if the
  * kernel asks for one. */
 struct qc_uring_read *qc_uring_reap(struct qc_uring *u);
@@ -113,6 +116,12 @@ static inline bool qc_uring_submit(struct qc_uring *u)
 {
     (void)u;
     return true;
+}
+
+static inline bool qc_uring_has_failed(const struct qc_uring *u)
+{
+    (void)u;
+    return false;
 }
 
 static inline struct qc_uring_read *qc_uring_reap(struct qc_uring *u)
