@@ -743,7 +743,7 @@ QCHAIN_API int qchain_queue_reap(qchain_queue *q, qchain_completion *out,
  * (level-triggered); the queue's. With io_uring epoll_wait may end with EINTR
  * although there was no signal: call it again. Requests with QCHAIN_REQUEST_MORE
  * may still be held back while the caller sleeps: submit the last one without.
- * Since 0.1. */
+ * Negative: INVAL, or IO (no more descriptors, where one more is needed). Since 0.1. */
 QCHAIN_API int qchain_queue_fd(qchain_queue *q);
 /* Ask that requests with this `user` end early. Advisory: each still completes
  * exactly once, with CANCELLED or as if nothing had been asked; its buffer is the
@@ -780,7 +780,9 @@ QCHAIN_API void qchain_queue_close(qchain_queue *q);
  * is not noticed; nothing that writes to images does that, but tools that set
  * times back can. A layer that was changed after the open is noticed when it is
  * first opened: from then on reads and maps of the chain fail CHANGED. Until a
- * layer is opened, no lock keeps others from writing to it.
+ * layer is opened, no lock keeps others from writing to it. A program that gives up
+ * rights after the open (chroot, another user) may not be able to open layers then;
+ * with QCHAIN_OPEN_NO_INDEX all are open from the beginning.
  *
  * No sidecar is used for internal snapshots, stores, descriptors, block devices,
  * salvaging, a given data_file, or when a resolver is set.
@@ -802,12 +804,14 @@ typedef struct qchain_index_opts {
 /* Fill o with defaults; size is sizeof(qchain_index_opts). Since 0.1. */
 QCHAIN_API void qchain_index_opts_init(qchain_index_opts *o, size_t size);
 /* Write the sidecar of an open chain, atomically (another file, fsync, rename),
- * with the image's owner (where the caller may) and permissions. Where the chain
+ * with the image's owner (where the caller may) and permissions, less those to read
+ * that not all layers give. Where the chain
  * was opened by a sidecar, only the layers above it are read; to read all of them
  * open the chain with QCHAIN_OPEN_NO_INDEX. Blocks; up to two seconds longer if a layer was changed just now. opts may be
  * NULL. Errors: UNSUPPORTED (a chain that cannot have one, see above), CHANGED (a
  * layer changed meanwhile), CORRUPT (damaged metadata), ACCESS, NOSPACE, IO,
- * CANCELLED, NOMEM. After an error an older sidecar is as it was. Since 0.1. */
+ * CANCELLED, NOMEM, INVAL (what opts->name names is no sidecar). After an error an
+ * older sidecar is as it was, but where only the last fsync failed. Since 0.1. */
 QCHAIN_API int qchain_index_build(qchain *c, const qchain_index_opts *opts,
                                   qchain_error *err);
 /* Compare a sidecar with the layers themselves, all of whose metadata is read. The

@@ -44,6 +44,7 @@ static const struct option bench_options[] = {
 };
 
 #define MAX_DEPTH 32768 /* of a queue of the library */
+#define MAX_BATCH 8     /* with so many it hands them over in any case */
 #define MAX_SECONDS 1000000
 #define WARM_EXTENTS 1024
 
@@ -186,7 +187,7 @@ static int own_option(struct tool *t, int c, struct bench_args *a)
         a->load.blocking = true;
         return 0;
     case OPT_BATCH:
-        return parse_u32(t, "batch", optarg, 1, MAX_DEPTH, &a->load.batch) ? 0 : -1;
+        return parse_u32(t, "batch", optarg, 1, MAX_BATCH, &a->load.batch) ? 0 : -1;
     case OPT_WARM:
         a->warm = true;
         return 0;

@@ -159,7 +159,7 @@ def counted(stats, what, want, several):
 
 def check_counts(b):
     """As many requests as were asked for, however they are sent."""
-    ways = [[], ["-d", "1"], ["-d", "1000"], ["--batch", "1"], ["--batch", "100"],
+    ways = [[], ["-d", "1"], ["-d", "1000"], ["--batch", "1"], ["--batch", "8"],
             ["--threads", "3"], ["--threads", "5", "-d", "7"], ["--random"], ["-i", "threads"],
             ["--random", "--allocated", "--threads", "2"], ["--latency"], ["-t", "none"],
             ["--warm"], ["-s", "100k", "-S", "1000"], ["--no-index"]]
