@@ -36,6 +36,7 @@ struct qchain {
     qchain_env       *env;
     bool              owns_env;
     bool              has_snapshot; /* of the top: opened by an internal snapshot */
+    bool              by_caller;    /* files that its names alone do not lead to */
     uint32_t          open_flags;   /* QCHAIN_OPEN_* */
     uint64_t          size;
     struct qc_layer  *layer;

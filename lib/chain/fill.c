@@ -159,12 +159,13 @@ static int fill_range(struct qchain *c, uint32_t first, uint32_t last, uint32_t 
     }
     out->n = 0;
     for (uint32_t k = first; ret == 0 && k < last && f.covered < whole; k++) {
-        if (k == known && visit_sidecar(&f, k, err) == 0)
-            break;
-        if (k == known && err->code == QCHAIN_E_NOMEM)
-            ret = err->code;
-        else /* damaged: the layers themselves tell */
-            ret = visit_layer(&f, k, err);
+        if (k == known) {
+            ret = visit_sidecar(&f, k, err);
+            if (ret == 0 || ret == QCHAIN_E_NOMEM)
+                break;
+            qc_error_init(err); /* damaged: the layers themselves tell */
+        }
+        ret = visit_layer(&f, k, err);
     }
     qc_runs_finish(&f.layer);
     qc_runs_finish(&f.prealloc);

@@ -163,10 +163,12 @@ struct qc_store *qc_source_store(qchain *c, uint32_t i, qchain_error *err)
         return NULL;
     expected = qc_sidecar_source(c->sidecar, i);
     qc_target_init(&t);
-    t.path = s->name;
+    t.path = qc_sidecar_file_path(c->sidecar, s->name);
     t.format = expected->format;
-    ret = qc_open_store(c->env, qc_sidecar_gate(c->sidecar), qc_sidecar_file_flags(c->sidecar), &t,
-                        &store, &real_path, err);
+    ret = t.path ? qc_open_store(c->env, qc_sidecar_gate(c->sidecar),
+                                 qc_sidecar_file_flags(c->sidecar), &t, &store, &real_path, err)
+                 : qc_fail_nomem(err);
+    qc_free(t.path);
     qc_free(real_path);
     if (ret == 0)
         ret = check_identity(store, expected, err);

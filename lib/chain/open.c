@@ -328,6 +328,8 @@ static int open_chain(struct opener *o, const char *name)
     pthread_mutex_init(&o->c->late_lock, NULL);
     o->c->open_flags = o->opts->flags;
     o->c->has_snapshot = o->opts->snapshot != NULL;
+    o->c->by_caller = o->opts->store || o->opts->resolver || o->opts->data_file ||
+                      o->opts->flags & QCHAIN_OPEN_FD;
     ret = open_top(o, name);
     if (ret == 0 && !o->no_backing)
         ret = open_below(o);

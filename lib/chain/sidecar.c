@@ -20,6 +20,7 @@ struct qc_sidecar {
     struct qc_ixf    x;
     struct qc_store *store;
     char            *path;
+    char            *cwd;  /* names that are relative are so to this; NULL: not known */
     struct qc_gate   gate;
     uint32_t         file_flags;
     uint32_t         first_layer, first_source; /* of the chain: what its numbers begin at */
@@ -300,12 +301,14 @@ static int add_layer(const struct attempt *a, const struct qc_ixf_source *s)
     qchain *c = a->c;
     uint32_t k = c->n_layers;
     const struct qc_layer *from = &c->layer[k - 1];
+    const struct qc_image *above = from->img; /* the tip's, else not open */
+    const char *format = s->flags & QC_IXF_UNRECORDED ? NULL : s->format;
     struct qc_target t;
     struct qc_layer *l;
     int ret;
 
     ret = qc_gate_decide(a->gate, from, k - 1, QCHAIN_REF_BACKING, s->name,
-                         s->flags & QC_IXF_UNRECORDED ? NULL : s->format, &t, a->err);
+                         above ? above->backing_format : format, &t, a->err);
     if (ret == 0)
         ret = qc_chain_add_layer(c, t.path, a->err);
     if (ret != 0)
@@ -355,6 +358,17 @@ static int believe(const struct attempt *a, uint32_t max_layers)
     return ret;
 }
 
+/* Layers are opened later, when the program may have gone elsewhere. */
+static int keep_directory(const struct attempt *a)
+{
+    char cwd[PATH_MAX];
+
+    if (!getcwd(cwd, sizeof(cwd)))
+        return 0;
+    a->sc->cwd = qc_strdup(cwd);
+    return a->sc->cwd ? 0 : qc_fail_nomem(a->err);
+}
+
 static void not_used(qchain *c, const char *path, bool top, const qchain_error *why)
 {
     struct qc_escaped shown;
@@ -393,6 +407,8 @@ int qc_sidecar_attach(qchain *c, struct qc_gate *gate, uint32_t file_flags, uint
     ret = qc_sidecar_load(&sc->x, &sc->store, c->env, sc->path, tip, &why);
     if (ret == 0)
         ret = believe(&a, max_layers);
+    if (ret == 0)
+        ret = keep_directory(&a);
     if (ret == 0) {
         sc->gate = *gate;
         memset(gate, 0, sizeof(*gate));
@@ -423,6 +439,7 @@ void qc_sidecar_destroy(struct qc_sidecar *sc)
     qc_ixf_finish(&sc->x);
     qc_gate_finish(&sc->gate);
     qc_free(sc->path);
+    qc_free(sc->cwd);
     qc_free(sc);
 }
 
@@ -524,6 +541,22 @@ struct qc_store *qc_sidecar_store(const struct qc_sidecar *sc)
 const struct qc_ixf_source *qc_sidecar_source(const struct qc_sidecar *sc, uint32_t i)
 {
     return &sc->x.source[i - sc->first_source];
+}
+
+char *qc_sidecar_file_path(const struct qc_sidecar *sc, const char *name)
+{
+    size_t dir = sc->cwd && name[0] != '/' ? strlen(sc->cwd) : 0, len = strlen(name);
+    char *path;
+
+    if (dir == 0)
+        return qc_strdup(name);
+    path = qc_malloc(dir + 1 + len + 1);
+    if (!path)
+        return NULL;
+    memcpy(path, sc->cwd, dir);
+    path[dir] = '/';
+    memcpy(path + dir + 1, name, len + 1);
+    return path;
 }
 
 struct qc_gate *qc_sidecar_gate(struct qc_sidecar *sc)

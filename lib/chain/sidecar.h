@@ -50,6 +50,9 @@ uint64_t qc_sidecar_next_used(const qchain *c, uint64_t guest);
 const struct qc_ixf *qc_sidecar_content(const struct qc_sidecar *sc);
 struct qc_store *qc_sidecar_store(const struct qc_sidecar *sc);
 const struct qc_ixf_source *qc_sidecar_source(const struct qc_sidecar *sc, uint32_t i);
+/* Where a file of that name is, wherever the program went since; to be freed with qc_free.
+ * NULL: no memory. */
+char *qc_sidecar_file_path(const struct qc_sidecar *sc, const char *name);
 /* To open these files with. */
 struct qc_gate *qc_sidecar_gate(struct qc_sidecar *sc);
 uint32_t        qc_sidecar_file_flags(const struct qc_sidecar *sc);

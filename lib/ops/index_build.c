@@ -40,6 +40,7 @@ struct builder {
     uint64_t                 done_bytes;
     int                      spill;    /* an unnamed file, -1: none yet */
     uint64_t                 spilled;
+    mode_t                   readers;  /* permission bits to read that all files have */
     qchain_error            *err;
 };
 
@@ -53,6 +54,24 @@ static uint64_t now_ns(void)
 
 /* -------------------------------------------------------------------- pages --- */
 
+/* A file without a name; not all file systems make one at once. */
+static int open_unnamed(const char *dir)
+{
+    int fd = open(dir, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+    char *path;
+
+    if (fd >= 0 || (errno != EOPNOTSUPP && errno != EISDIR && errno != EINVAL))
+        return fd;
+    path = qc_asprintf("%s/.qci.XXXXXX", dir);
+    if (!path)
+        return -1;
+    fd = mkostemp(path, O_CLOEXEC);
+    if (fd >= 0)
+        unlink(path);
+    qc_free(path);
+    return fd;
+}
+
 /* Ended pages wait in memory, and in a file without a name where they are too many: how
  * long the directory before them will be is known only at the end. */
 static int spill(struct builder *b, const char *path)
@@ -64,7 +83,7 @@ static int spill(struct builder *b, const char *path)
         dir = qc_name_directory(path);
         if (!dir)
             return qc_fail_nomem(b->err);
-        b->spill = open(dir, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+        b->spill = open_unnamed(dir);
         qc_free(dir);
         if (b->spill < 0)
             return qc_fail_errno(b->err, errno, "cannot make a temporary file beside the index");
@@ -125,14 +144,19 @@ static int end_page(struct builder *b)
 static int add_runs(struct builder *b, const struct qc_run *run, size_t n, uint64_t start)
 {
     struct qc_ixf_encoder before = b->encoder;
-    size_t bytes = b->page.n;
+    size_t bytes = b->page.n, last = before.grows ? bytes - before.at : 0;
     uint32_t n_sources = b->c->n_sources;
+    uint8_t grown[32]; /* a record that may grow has two numbers at most */
 
     if (bytes == 0)
         b->page_start = start;
+    if (last > 0)
+        memcpy(grown, b->page.p + before.at, last);
     if (qc_ixf_put_runs(&b->page, &b->encoder, run, n, n_sources) != 0)
         return qc_fail_nomem(b->err);
     if (bytes > 0 && b->page.n > QC_IXF_WIDE_PAGE_MAX) {
+        if (last > 0)
+            memcpy(b->page.p + before.at, grown, last); /* its last record was written anew */
         b->page.n = bytes;
         b->encoder = before;
         if (end_page(b) != 0)
@@ -217,19 +241,24 @@ static int is_untouched(const struct builder *b, uint32_t first, uint64_t start,
     return ret;
 }
 
-/* Take over a page as it is: sources are numbered from the bottom. */
-static int take_page(struct builder *b, uint32_t i)
+/* Take over a page as it is: sources are numbered from the bottom. One that is damaged is
+ * not taken: the layers tell. */
+static int take_page(struct builder *b, uint32_t i, bool *taken)
 {
     const struct qc_ixf *old = qc_sidecar_content(b->c->sidecar);
     uint8_t *p = qc_malloc(old->page[i].bytes);
+    struct qc_runs none = {0};
     int ret = p ? end_page(b) : qc_fail_nomem(b->err);
 
-    if (ret == 0)
-        ret = qc_sidecar_read_page(old, qc_sidecar_store(b->c->sidecar), i, p, b->err);
-    if (ret == 0)
+    *taken = ret == 0 &&
+             qc_sidecar_read_page(old, qc_sidecar_store(b->c->sidecar), i, p, NULL) == 0 &&
+             qc_ixf_decode_page(old, i, p, 0, 0, 0, &none, NULL) == 0;
+    if (*taken) {
         ret = add_page(b, old->page[i], p);
+        qc_job_add(b->opts->job, qc_ixf_page_end(old, i) - old->page[i].start);
+    }
+    qc_runs_finish(&none);
     qc_free(p);
-    qc_job_add(b->opts->job, qc_ixf_page_end(old, i) - old->page[i].start);
     return ret;
 }
 
@@ -250,9 +279,9 @@ static int make_pages(struct builder *b)
     for (uint32_t i = 0; ret == 0 && old && i < old->header.n_pages && at < size; i++) {
         end = qc_ixf_page_end(old, i);
         ret = is_untouched(b, first, at, end, &untouched);
-        if (ret == 0 && untouched) {
-            ret = take_page(b, i);
-        } else if (ret == 0) {
+        if (ret == 0 && untouched)
+            ret = take_page(b, i, &untouched);
+        if (ret == 0 && !untouched) {
             /* The old disk's end may lie within a window of a larger one. */
             end = end % QC_IXF_WINDOW == 0 ? end : size;
             ret = walk(b, &w, at, qc_min64(end, size));
@@ -274,10 +303,13 @@ static int refuse(struct builder *b, uint32_t layer, const char *why)
     return QCHAIN_E_UNSUPPORTED;
 }
 
-/* A name that leads to source i: the top's may have been given from another directory. */
+/* A name that leads to source i; that which it was opened by may be relative to another
+ * directory than that which we are in now. */
 static const char *source_path(const qchain *c, uint32_t i)
 {
-    return i == 0 ? c->layer[0].real_path : c->source[i].name;
+    const struct qc_layer *l = &c->layer[c->source[i].layer];
+
+    return i == l->source && l->real_path ? l->real_path : c->source[i].name;
 }
 
 /* Shall holes be looked for in source i? And at which space on the medium was that found
@@ -398,7 +430,6 @@ static int look_again(struct builder *b)
 {
     struct stat st;
 
-    b->x.header.built_ns = now_ns();
     for (uint32_t i = 0; i < b->c->n_sources; i++) {
         struct qc_ixf_source *s = &b->x.source[i];
 
@@ -407,6 +438,7 @@ static int look_again(struct builder *b)
         } else if ((uint64_t)st.st_size == s->size && st.st_mtim.tv_sec >= 0 &&
                    (uint64_t)st.st_mtim.tv_sec * 1000000000u + (uint64_t)st.st_mtim.tv_nsec ==
                        s->mtime_ns) {
+            b->readers &= st.st_mode;
             if (s->mtime_ns + QC_SIDECAR_RACY_NS > b->x.header.built_ns)
                 s->flags |= QC_IXF_RACY;
             continue;
@@ -491,6 +523,8 @@ static int write_file(struct builder *b)
 
     if (stat(b->c->layer[0].real_path, &like) != 0)
         return qc_fail_errno(b->err, errno, "cannot look at the image");
+    /* Who may not read a layer shall not learn from the index what it holds. */
+    like.st_mode &= ~(mode_t)0444 | b->readers;
     ret = make_head(b, &head);
     if (ret == 0)
         ret = qc_newfile_create(&f, b->opts->name, &like, b->err);
@@ -518,6 +552,8 @@ static int check_chain(struct builder *b)
 
     if (c->has_snapshot)
         return refuse(b, 0, "the chain was opened by an internal snapshot");
+    if (c->by_caller)
+        return refuse(b, 0, "files of the chain were chosen by the program, not by their names");
     if (flags & (QCHAIN_OPEN_NO_BACKING | QCHAIN_OPEN_SALVAGE))
         return refuse(b, 0, "the chain was opened without its layers, or salvaging");
     if (flags & QCHAIN_OPEN_FORCE_SHARE)
@@ -528,6 +564,24 @@ static int check_chain(struct builder *b)
     return qc_chain_check(c, b->err);
 }
 
+/* A name that the caller chose may be an image's by mistake: only a sidecar, or an empty
+ * file, is replaced. */
+static int check_name(struct builder *b)
+{
+    char magic[8] = {0};
+    struct stat st;
+    ssize_t n;
+    int fd = open(b->opts->name, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+
+    if (fd < 0)
+        return errno == ENOENT ? 0 : qc_fail_errno(b->err, errno, "cannot look at what is there");
+    n = fstat(fd, &st) == 0 && S_ISREG(st.st_mode) ? pread(fd, magic, sizeof(magic), 0) : -1;
+    close(fd);
+    if (n == 0 || (n == (ssize_t)sizeof(magic) && memcmp(magic, "QCHAINIX", sizeof(magic)) == 0))
+        return 0;
+    return qc_fail(b->err, QCHAIN_E_INVAL, "what is there is no sidecar index; it is left alone");
+}
+
 static int build(struct builder *b)
 {
     int ret = check_chain(b);
@@ -536,6 +590,7 @@ static int build(struct builder *b)
         ret = make_table(b);
     if (ret == 0)
         ret = wait_for_age(b);
+    b->x.header.built_ns = now_ns(); /* not later: a walk may take long */
     qc_job_begin(b->opts->job, b->c->size);
     if (ret == 0)
         ret = make_pages(b);
@@ -547,7 +602,8 @@ static int build(struct builder *b)
 int qc_index_build(qchain *c, const qchain_index_opts *opts, qchain_error *err)
 {
     qchain_index_opts o = *opts;
-    struct builder b = {.c = c, .opts = &o, .spill = -1, .began_ns = qc_now_ns(), .err = err};
+    struct builder b = {.c = c, .opts = &o, .spill = -1, .readers = 0444,
+                        .began_ns = qc_now_ns(), .err = err};
     char *path = NULL;
     int ret = 0;
 
@@ -555,6 +611,8 @@ int qc_index_build(qchain *c, const qchain_index_opts *opts, qchain_error *err)
         o.name = path = qc_sidecar_path(c->layer[0].real_path);
     if (!o.name && c->layer[0].real_path)
         ret = qc_fail_nomem(err);
+    if (ret == 0 && opts->name)
+        ret = check_name(&b);
     if (ret == 0)
         ret = build(&b);
     if (b.spill >= 0)

@@ -42,6 +42,8 @@ static int check_source(struct verifier *v, uint32_t i)
 {
     const struct qc_store *store = qc_source_opened(v->c, i);
     const struct qc_ixf_source *s = &v->x.source[i];
+    const struct qc_layer *l = &v->c->layer[v->c->source[i].layer];
+    const struct qc_image *img = l->img;
     const char *name = recorded_name(v->c, i);
 
     if (s->layer != v->c->source[i].layer || (name && strcmp(name, s->name) != 0))
@@ -52,6 +54,12 @@ static int check_source(struct verifier *v, uint32_t i)
     if (s->mtime_ns > UINT64_MAX - QC_SIDECAR_RACY_NS ||
         s->mtime_ns + QC_SIDECAR_RACY_NS > v->x.header.built_ns)
         return is_changed(v, i, "was modified less than two seconds before the index was built");
+    if (i == l->source ? s->virtual_size != l->virtual_size ||
+                             s->cluster_size != l->cluster_size ||
+                             s->decoder_kind != img->decoder_kind ||
+                             strcmp(s->format, l->format->name) != 0
+                       : !(s->flags & QC_IXF_DATA_FILE))
+        return is_changed(v, i, "is another image than the index tells of");
     return 0;
 }
 
