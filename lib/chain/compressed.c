@@ -72,13 +72,6 @@ static int plan_stretches(struct decode_job *job, qchain_error *err)
         store = qc_source_store(job->c, r->source, err);
         if (!store)
             return err->code;
-        /* A format looks itself; a sidecar says what it likes. */
-        if (qc_run_host(r) >= store->size) {
-            qc_fail(err, QCHAIN_E_CORRUPT, "compressed data past the end of the file");
-            qc_error_at(err, qc_run_host(r));
-            qc_layer_prefix(job->c, job->c->source[r->source].layer, err);
-            return QCHAIN_E_CORRUPT;
-        }
         stream_extent(r, store->size, &start, &end);
         if (s && l->piece[s->first].run.source == r->source && start >= s->start &&
             start <= s->end + 4096 && qc_max64(end, s->end) - s->start <= STRETCH_MAX) {

@@ -112,6 +112,8 @@ static inline const char *read_stream(const struct qc_ixf *x, struct place *at, 
                              sectors);
     if (wrong)
         return wrong;
+    if (host >= x->source[x->header.n_sources - 1 - at->source].size)
+        return "has a compressed stream past the end of its file";
     at->host_end = qc_align_down(host, 512) + (sectors << 9);
     r->host_kind |= host << 8;
     r->sectors = (uint16_t)sectors;

@@ -303,13 +303,20 @@ static int refuse(struct builder *b, uint32_t layer, const char *why)
     return QCHAIN_E_UNSUPPORTED;
 }
 
-/* A name that leads to source i; that which it was opened by may be relative to another
- * directory than that which we are in now. */
-static const char *source_path(const qchain *c, uint32_t i)
+/* Look at source i, by a name that leads to it wherever the program went since the open. */
+static int stat_source(const qchain *c, uint32_t i, struct stat *st)
 {
     const struct qc_layer *l = &c->layer[c->source[i].layer];
+    char *path = NULL;
+    int ret;
 
-    return i == l->source && l->real_path ? l->real_path : c->source[i].name;
+    if (i == l->source && l->real_path)
+        return stat(l->real_path, st);
+    if (c->sidecar)
+        path = qc_sidecar_file_path(c->sidecar, c->source[i].name);
+    ret = stat(path ? path : c->source[i].name, st);
+    qc_free(path);
+    return ret;
 }
 
 /* Shall holes be looked for in source i? And at which space on the medium was that found
@@ -326,7 +333,7 @@ static int find_holes(struct builder *b, uint32_t i, bool *holes, uint64_t *allo
         *allocated = qc_sidecar_source(b->c->sidecar, i)->allocated;
         return 0;
     }
-    if (stat(source_path(b->c, i), &st) == 0)
+    if (stat_source(b->c, i, &st) == 0)
         *allocated = (uint64_t)st.st_blocks * 512;
     img = qc_layer_image(b->c, s->layer, b->err);
     if (!img)
@@ -433,7 +440,7 @@ static int look_again(struct builder *b)
     for (uint32_t i = 0; i < b->c->n_sources; i++) {
         struct qc_ixf_source *s = &b->x.source[i];
 
-        if (stat(source_path(b->c, i), &st) != 0) {
+        if (stat_source(b->c, i, &st) != 0) {
             qc_fail_errno(b->err, errno, "cannot look at it again");
         } else if ((uint64_t)st.st_size == s->size && st.st_mtim.tv_sec >= 0 &&
                    (uint64_t)st.st_mtim.tv_sec * 1000000000u + (uint64_t)st.st_mtim.tv_nsec ==

@@ -233,6 +233,12 @@ def forge_runs(good):
             runs[i + 1][0] += 512
 
     yield run("a compressed run over two clusters", longer)
+    for past in (0, 512, 4000, 1 << 30):
+        def beyond(runs, past=past):
+            for r in [r for r in runs if r[2] == codec.COMPRESSED][1:]:
+                r[4:6] = [good.sources[r[3]]["size"] + past, 1]
+
+        yield run(f"compressed runs {past} bytes past their file's end", beyond)
     yield raw("a byte behind the runs", lambda p: p + b"\0")
     yield raw("a byte less", lambda p: p[:-1])
     yield raw("half of it", lambda p: p[:len(p) // 2])

@@ -150,7 +150,7 @@ static inline int swallow(const uint8_t *p, size_t size, qchain_error *err)
 static inline struct qc_ixf_source source_make(uint32_t layer, uint32_t cluster, uint64_t disk)
 {
     return (struct qc_ixf_source){
-        .layer = layer, .size = 1000 + layer, .mtime_ns = UINT64_C(1700000000000000000) + layer,
+        .layer = layer, .size = INT64_MAX - layer, .mtime_ns = UINT64_C(1700000000000000000) + layer,
         .allocated = 512, .virtual_size = disk, .cluster_size = cluster, .name = "name",
         .location = "/some/where", .format = cluster ? "qcow2" : "raw"};
 }

@@ -531,7 +531,7 @@ static void long_run(uint32_t from_bottom, uint64_t size, const char *words)
     qchain_error err;
 
     make_table(source, disk);
-    source[4 - from_bottom].size = size;
+    source[from_bottom == 2 ? 1 : 4 - from_bottom].size = size;
     head(&page, QC_ZERO, disk);
     diff(&page, from_bottom);
     assert_int_equal(plan_build(&plan, &file), 0);
@@ -551,11 +551,43 @@ static void too_long(void **unused)
     (void)unused;
     long_run(4, 8 * 4096, NULL);
     long_run(4, 8 * 4096 - 1, words);
-    long_run(2, 1, words); /* a data file: its layer's own file counts */
+    long_run(2, 8 * 4096 - 1, words); /* a data file: its layer's own file counts */
+    long_run(2, 8 * 4096, NULL);
     long_run(1, 2 * QC_IXF_WINDOW - 511, NULL);
     long_run(1, 2 * QC_IXF_WINDOW - 512, words);
     long_run(0, 8 * 524288 - 8, words);
     long_run(0, 8 * 524288, NULL);
+}
+
+/* A compressed stream begins within its file. */
+static void past_the_end(void **unused)
+{
+    struct qc_ixf_encoder e = {.n_runs = 2, .something = true};
+    struct qc_ixf_source source[5];
+    struct qc_ixf_buf page = {0}, file;
+    uint64_t start = 0;
+    struct plan plan = {.virtual_size = DISK, .source = source, .n_sources = 5, .n_layers = 4,
+                        .n_pages = 1, .start = &start, .page = &page, .encoder = &e};
+    qchain_error err;
+
+    (void)unused;
+    for (uint64_t size = 70000; size < 70002; size++) {
+        make_table(source, DISK);
+        source[0].size = size;
+        page.n = 0;
+        head(&page, QC_COMPRESSED, 65536);
+        diff(&page, 4);
+        diff(&page, 70000);
+        num(&page, 1);
+        head(&page, QC_END, DISK - 65536);
+        assert_int_equal(plan_build(&plan, &file), 0);
+        qc_error_init(&err);
+        assert_int_equal(swallow(file.p, file.n, &err), size == 70000 ? QCHAIN_E_CORRUPT : 0);
+        if (size == 70000)
+            assert_non_null(strstr(err.text, "past the end of its file"));
+        qc_ixf_buf_finish(&file);
+    }
+    qc_ixf_buf_finish(&page);
 }
 
 int main(void)
@@ -565,7 +597,7 @@ int main(void)
         cmocka_unit_test(sources),    cmocka_unit_test(hosts),   cmocka_unit_test(compressed),
         cmocka_unit_test(nothing),    cmocka_unit_test(rules),   cmocka_unit_test(page_sizes),
         cmocka_unit_test(no_bytes),   cmocka_unit_test(two_data_files),
-        cmocka_unit_test(too_long),
+        cmocka_unit_test(too_long),   cmocka_unit_test(past_the_end),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -51,7 +51,7 @@ static void random_table(struct plan *plan, uint32_t n_layers, unsigned data_per
 
         plan->source[n] = source_make(layer, data ? 65536 : cluster, disk);
         plan->source[n].flags = random_next(seed) & QC_IXF_FLAGS & ~1u;
-        plan->source[n].size = random_next(seed) >> 1;
+        plan->source[n].size = random_next(seed) >> 1 | UINT64_C(1) << 60;
         plan->source[n].decoder_kind = random_next(seed) % 2;
         plan->source[n].mtime_ns = random_next(seed);
         plan->source[n].allocated = random_next(seed);

@@ -443,6 +443,72 @@ static void pages_are_taken_over(void **unused)
     }
 }
 
+/* A page that grew too long is cut back to what it was before. */
+static void pages_are_cut_back_whole(void **unused)
+{
+    struct mem_chain *m = mem_chain_create(1);
+
+    (void)unused;
+    mem_layer_init(m, 0, UINT64_C(260) << 20, 10);
+    for (uint64_t i = 0; i < 64; i++)
+        mem_layer_set(m, 0, i, MEM_DATA);
+    for (uint64_t i = 0; i < 60000; i += 2)
+        mem_layer_set(m, 0, (UINT64_C(128) << 10) + i, MEM_ZERO);
+    write_layers(m);
+    build(layer_path(0), 0, 0);
+    assert_int_equal(verify(layer_path(0)), 0);
+    mem_chain_destroy(m);
+}
+
+/* Layers are found wherever the program goes after the open. */
+static void directories_may_change(void **unused)
+{
+    uint64_t seed = mem_seed(22);
+    struct mem_chain *m = layers(4, &seed);
+    char *here = getcwd(NULL, 0);
+    qchain *c;
+
+    (void)unused;
+    assert_non_null(here);
+    build(layer_path(0), 0, 0);
+    assert_int_equal(chdir(dir), 0);
+    c = open_chain("layer0", 0);
+    assert_int_equal(qchain_index_layers(c), 4);
+    assert_int_equal(chdir("/"), 0);
+    assert_int_equal(read_failures(m, c), 0);
+    assert_int_equal(qchain_index_build(c, NULL, err), 0);
+    qchain_close(c);
+    assert_int_equal(chdir(here), 0);
+    free(here);
+    mem_chain_destroy(m);
+}
+
+/* Only a sidecar is replaced; only who may read all layers may read it. */
+static void builds_harm_nobody(void **unused)
+{
+    uint64_t seed = mem_seed(23);
+    struct mem_chain *m = layers(3, &seed);
+    qchain *c = open_chain(layer_path(0), 0);
+    qchain_index_opts o;
+    char path[160];
+    struct stat st;
+
+    (void)unused;
+    qchain_index_opts_init(&o, sizeof(o));
+    o.name = layer_path(2);
+    assert_int_equal(qchain_index_build(c, &o, err), QCHAIN_E_INVAL);
+    assert_int_equal(read_failures(m, c), 0);
+    assert_int_equal(chmod(layer_path(1), 0640), 0);
+    snprintf(path, sizeof(path), "%s.qci", layer_path(0));
+    o.name = path;
+    assert_int_equal(qchain_index_build(c, &o, err), 0);
+    assert_int_equal(qchain_index_build(c, &o, err), 0);
+    assert_int_equal(stat(path, &st), 0);
+    assert_int_equal(st.st_mode & 0044, 0040);
+    qchain_close(c);
+    mem_chain_destroy(m);
+}
+
 static void youth_is_not_believed(void **unused)
 {
     uint64_t seed = mem_seed(16);
@@ -654,6 +720,9 @@ int main(void)
         cmocka_unit_test(a_layer_changed_later_is_noticed),
         cmocka_unit_test(a_wrong_index_is_found_by_verify),
         cmocka_unit_test(pages_are_taken_over),
+        cmocka_unit_test(pages_are_cut_back_whole),
+        cmocka_unit_test(directories_may_change),
+        cmocka_unit_test(builds_harm_nobody),
         cmocka_unit_test(youth_is_not_believed),
         cmocka_unit_test(damage_is_no_harm),
         cmocka_unit_test(huge_disks_are_small),
