@@ -58,7 +58,7 @@ def run(length, kind, source=None, host=None, sectors=None):
 
 def source(layer, cluster, size, flags=0):
     names = b'name', b'/dir/name', b'qcow2' if cluster else b'raw'
-    return struct.pack('<2I4Q2I4H', layer, flags, 1 << 20, 1700000000 << 30, 1 << 19, size,
+    return struct.pack('<2I4Q2I4H', layer, flags, 1 << 33, 1700000000 << 30, 1 << 19, size,
                        cluster, 0, *map(len, names), 0) + b''.join(names)
 
 
