@@ -1,14 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /* Building a sidecar: the layers are walked, or their own sidecar's pages taken over. */
-#include "ops/index_build.h"
+#include "ops/index_build_int.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "chain/chain.h"
@@ -26,31 +24,6 @@
 #define PAGE_TARGET_MANY (60u << 10) /* once there are many: the directory is kept in memory */
 #define MANY_PAGES 4096u
 #define SPILL_BYTES (32u << 20)      /* pages kept in memory */
-
-struct builder {
-    qchain                  *c;
-    const qchain_index_opts *opts;
-    uint64_t                 began_ns;
-    struct qc_ixf            x;        /* what will be written; pages: offsets from the first */
-    size_t                   cap_pages;
-    struct qc_ixf_buf        page;     /* the open page */
-    uint64_t                 page_start;
-    struct qc_ixf_encoder    encoder;
-    struct qc_ixf_buf        done;     /* ended pages that are not in the spill file */
-    uint64_t                 done_bytes;
-    int                      spill;    /* an unnamed file, -1: none yet */
-    uint64_t                 spilled;
-    mode_t                   readers;  /* permission bits to read that all files have */
-    qchain_error            *err;
-};
-
-static uint64_t now_ns(void)
-{
-    struct timespec t;
-
-    clock_gettime(CLOCK_REALTIME, &t);
-    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
-}
 
 /* -------------------------------------------------------------------- pages --- */
 
@@ -74,7 +47,7 @@ static int open_unnamed(const char *dir)
 
 /* Ended pages wait in memory, and in a file without a name where they are too many: how
  * long the directory before them will be is known only at the end. */
-static int spill(struct builder *b, const char *path)
+static int spill(struct qc_builder *b, const char *path)
 {
     char *dir;
     size_t at = 0;
@@ -101,7 +74,7 @@ static int spill(struct builder *b, const char *path)
 }
 
 /* Add a page's bytes, and its entry, whose offset follows. */
-static int add_page(struct builder *b, struct qc_ixf_page page, const uint8_t *p)
+static int add_page(struct qc_builder *b, struct qc_ixf_page page, const uint8_t *p)
 {
     uint32_t n = b->x.header.n_pages;
 
@@ -120,7 +93,7 @@ static int add_page(struct builder *b, struct qc_ixf_page page, const uint8_t *p
     return b->done.n < SPILL_BYTES ? 0 : spill(b, b->opts->name);
 }
 
-static int end_page(struct builder *b)
+static int end_page(struct qc_builder *b)
 {
     struct qc_ixf_page page = {.start = b->page_start, .bytes = (uint32_t)b->page.n};
     int ret = 0;
@@ -141,7 +114,7 @@ static int end_page(struct builder *b)
 
 /* Add the runs of [start, ...), which begin at a multiple of 128 MiB and are one window's,
  * or few. */
-static int add_runs(struct builder *b, const struct qc_run *run, size_t n, uint64_t start)
+static int add_runs(struct qc_builder *b, const struct qc_run *run, size_t n, uint64_t start)
 {
     struct qc_ixf_encoder before = b->encoder;
     size_t bytes = b->page.n, last = before.grows ? bytes - before.at : 0;
@@ -168,7 +141,7 @@ static int add_runs(struct builder *b, const struct qc_run *run, size_t n, uint6
 }
 
 /* Add a stretch, window by window; what continues over windows is cut. */
-static int add_stretch(struct builder *b, struct qc_runs *runs, uint64_t start, uint64_t end)
+static int add_stretch(struct qc_builder *b, struct qc_runs *runs, uint64_t start, uint64_t end)
 {
     size_t i = 0;
     int ret = 0;
@@ -203,7 +176,7 @@ static int add_stretch(struct builder *b, struct qc_runs *runs, uint64_t start, 
     return ret;
 }
 
-static int walk(struct builder *b, struct qc_walk *w, uint64_t start, uint64_t end)
+static int walk(struct qc_builder *b, struct qc_walk *w, uint64_t start, uint64_t end)
 {
     uint64_t from, to;
     int ret = 0;
@@ -227,7 +200,7 @@ static int walk(struct builder *b, struct qc_walk *w, uint64_t start, uint64_t e
 }
 
 /* Do the layers above the sidecar leave [start, end) as it is? */
-static int is_untouched(const struct builder *b, uint32_t first, uint64_t start, uint64_t end,
+static int is_untouched(const struct qc_builder *b, uint32_t first, uint64_t start, uint64_t end,
                         bool *yes)
 {
     uint64_t used;
@@ -243,7 +216,7 @@ static int is_untouched(const struct builder *b, uint32_t first, uint64_t start,
 
 /* Take over a page as it is: sources are numbered from the bottom. One that is damaged is
  * not taken: the layers tell. */
-static int take_page(struct builder *b, uint32_t i, bool *taken)
+static int take_page(struct qc_builder *b, uint32_t i, bool *taken)
 {
     const struct qc_ixf *old = qc_sidecar_content(b->c->sidecar);
     uint8_t *p = qc_malloc(old->page[i].bytes);
@@ -263,7 +236,7 @@ static int take_page(struct builder *b, uint32_t i, bool *taken)
 }
 
 /* The pages of the disk; where a sidecar knows the lower layers, page by page of it. */
-static int make_pages(struct builder *b)
+static int make_pages(struct qc_builder *b)
 {
     uint32_t first = qc_sidecar_first(b->c);
     uint64_t size = b->c->size, at = 0, end;
@@ -294,199 +267,10 @@ static int make_pages(struct builder *b)
     return ret == 0 ? end_page(b) : ret;
 }
 
-/* -------------------------------------------------------------------- table --- */
-
-static int refuse(struct builder *b, uint32_t layer, const char *why)
-{
-    qc_fail(b->err, QCHAIN_E_UNSUPPORTED, "cannot have a sidecar index: %s", why);
-    qc_layer_prefix(b->c, layer, b->err);
-    return QCHAIN_E_UNSUPPORTED;
-}
-
-/* Look at source i, by a name that leads to it wherever the program went since the open. */
-static int stat_source(const qchain *c, uint32_t i, struct stat *st)
-{
-    const struct qc_layer *l = &c->layer[c->source[i].layer];
-    char *path = NULL;
-    int ret;
-
-    if (i == l->source && l->real_path)
-        return stat(l->real_path, st);
-    if (c->sidecar)
-        path = qc_sidecar_file_path(c->sidecar, c->source[i].name);
-    ret = stat(path ? path : c->source[i].name, st);
-    qc_free(path);
-    return ret;
-}
-
-/* Shall holes be looked for in source i? And at which space on the medium was that found
- * out: looked at first, so that a file whose space changes meanwhile is asked again. */
-static int find_holes(struct builder *b, uint32_t i, bool *holes, uint64_t *allocated)
-{
-    struct qc_source *s = &b->c->source[i];
-    int known = qc_source_opened(b->c, i) ? -1 : atomic_load(&s->holes), ret = 0;
-    struct qc_image *img;
-    struct stat st;
-
-    *holes = known > 0;
-    if (known >= 0) {
-        *allocated = qc_sidecar_source(b->c->sidecar, i)->allocated;
-        return 0;
-    }
-    if (stat_source(b->c, i, &st) == 0)
-        *allocated = (uint64_t)st.st_blocks * 512;
-    img = qc_layer_image(b->c, s->layer, b->err);
-    if (!img)
-        return b->err->code;
-    ret = img->format->may_have_holes(img, holes, b->err);
-    if (ret != 0)
-        qc_layer_prefix(b->c, s->layer, b->err);
-    return ret;
-}
-
-/* Names as recorded, and what else is known of a layer without opening it. */
-static void describe_source(const qchain *c, uint32_t i, struct qc_ixf_source *s,
-                            const char **name)
-{
-    const struct qc_layer *l = &c->layer[c->source[i].layer];
-    const struct qc_image *img = l->img, *above = s->layer ? (l - 1)->img : NULL;
-    const struct qc_ixf_source *old = NULL;
-    const char *slash;
-
-    if (!above || (i != l->source && !img))
-        old = s->layer ? qc_sidecar_source(c->sidecar, i) : NULL;
-    if (old) {
-        *name = old->name;
-        s->flags = old->flags & QC_IXF_UNRECORDED;
-    } else if (i != l->source) {
-        *name = img->data_file_name;
-    } else if (s->layer > 0) {
-        *name = above->backing_name;
-        s->flags = above->backing_format ? 0 : QC_IXF_UNRECORDED;
-    } else {
-        slash = strrchr(l->real_path, '/');
-        *name = slash ? slash + 1 : l->real_path;
-    }
-    if (i != l->source) {
-        s->flags = QC_IXF_DATA_FILE;
-        return;
-    }
-    s->virtual_size = l->virtual_size;
-    s->cluster_size = l->cluster_size;
-    s->decoder_kind = img ? img->decoder_kind : qc_sidecar_source(c->sidecar, i)->decoder_kind;
-}
-
-/* Where a file lies, for people; to be freed. */
-static char *location_of(const qchain *c, uint32_t i)
-{
-    const struct qc_layer *l = &c->layer[c->source[i].layer];
-    char real[PATH_MAX];
-
-    if (i == l->source && l->real_path)
-        return qc_strdup(l->real_path);
-    return qc_strdup(realpath(c->source[i].name, real) ? real : c->source[i].name);
-}
-
-static int add_source(struct builder *b, uint32_t i)
-{
-    qchain *c = b->c;
-    struct qc_ixf_source *s = &b->x.source[i];
-    const struct qc_store *store = qc_source_opened(c, i);
-    const struct qc_layer *l = &c->layer[c->source[i].layer];
-    const char *name;
-    bool holes;
-    int ret;
-
-    if (store && (!qc_file_is_local(store) || qc_file_is_block_device(store) ||
-                  !(store->identity.flags & QCHAIN_IDENTITY_HAS_MTIME)))
-        return refuse(b, c->source[i].layer, "it is no regular file");
-    s->layer = c->source[i].layer;
-    s->size = store ? store->size : qc_sidecar_source(c->sidecar, i)->size;
-    s->mtime_ns = store ? store->identity.mtime_ns : qc_sidecar_source(c->sidecar, i)->mtime_ns;
-    describe_source(c, i, s, &name);
-    ret = find_holes(b, i, &holes, &s->allocated);
-    if (ret != 0)
-        return ret;
-    s->flags |= holes ? QC_IXF_HOLES : 0;
-    if (!name) /* given by the caller, not recorded */
-        return refuse(b, s->layer, "its external data file is not named in the image");
-    s->name = qc_strdup(name);
-    s->location = location_of(c, i);
-    s->format = qc_strdup(i == l->source ? l->format->name : "raw");
-    return s->name && s->location && s->format ? 0 : qc_fail_nomem(b->err);
-}
-
-static int make_table(struct builder *b)
-{
-    const qchain *c = b->c;
-    int ret = 0;
-
-    b->x.source = qc_calloc(c->n_sources, sizeof(*b->x.source));
-    if (!b->x.source)
-        return qc_fail_nomem(b->err);
-    b->x.header.n_sources = c->n_sources;
-    b->x.header.n_layers = c->n_layers;
-    b->x.header.virtual_size = c->size;
-    for (uint32_t i = 0; ret == 0 && i < c->n_sources; i++)
-        ret = add_source(b, i);
-    return ret;
-}
-
-/* Are the files what they were when they were opened? */
-static int look_again(struct builder *b)
-{
-    struct stat st;
-
-    for (uint32_t i = 0; i < b->c->n_sources; i++) {
-        struct qc_ixf_source *s = &b->x.source[i];
-
-        if (stat_source(b->c, i, &st) != 0) {
-            qc_fail_errno(b->err, errno, "cannot look at it again");
-        } else if ((uint64_t)st.st_size == s->size && st.st_mtim.tv_sec >= 0 &&
-                   (uint64_t)st.st_mtim.tv_sec * 1000000000u + (uint64_t)st.st_mtim.tv_nsec ==
-                       s->mtime_ns) {
-            b->readers &= st.st_mode;
-            if (s->mtime_ns + QC_SIDECAR_RACY_NS > b->x.header.built_ns)
-                s->flags |= QC_IXF_RACY;
-            continue;
-        } else {
-            qc_fail(b->err, QCHAIN_E_CHANGED, "was changed while its index was built");
-        }
-        qc_layer_prefix(b->c, s->layer, b->err);
-        return b->err->code;
-    }
-    return 0;
-}
-
-/* Wait until no change could leave a modification time as it is. */
-static int wait_for_age(struct builder *b)
-{
-    struct timespec nap = {0, 10 * 1000 * 1000};
-    uint64_t now = now_ns(), newest = 0;
-    int ret = 0;
-
-    for (uint32_t i = 0; i < b->c->n_sources; i++) {
-        const struct qc_ixf_source *s = &b->x.source[i];
-
-        if (s->mtime_ns > now + QC_SIDECAR_RACY_NS && !(b->opts->flags & QCHAIN_INDEX_NO_WAIT)) {
-            return refuse(b, s->layer, "its modification time lies in the future; set it right "
-                          "with touch(1)");
-        }
-        newest = qc_max64(newest, s->mtime_ns);
-    }
-    if (b->opts->flags & QCHAIN_INDEX_NO_WAIT)
-        return 0;
-    while (ret == 0 && now_ns() < newest + QC_SIDECAR_RACY_NS) {
-        nanosleep(&nap, NULL);
-        ret = qc_job_check(b->opts->job, b->began_ns, b->err);
-    }
-    return ret;
-}
-
 /* ------------------------------------------------------------------ writing --- */
 
 /* The parts before the pages into one buffer. */
-static int make_head(struct builder *b, struct qc_ixf_buf *head)
+static int make_head(struct qc_builder *b, struct qc_ixf_buf *head)
 {
     struct qc_ixf_header *h = &b->x.header;
     uint8_t first[QC_IXF_HEADER_BYTES] = {0};
@@ -521,7 +305,7 @@ static int make_head(struct builder *b, struct qc_ixf_buf *head)
     return 0;
 }
 
-static int write_file(struct builder *b)
+static int write_file(struct qc_builder *b)
 {
     struct qc_newfile *f = NULL;
     struct qc_ixf_buf head = {0};
@@ -552,28 +336,28 @@ static int write_file(struct builder *b)
 
 /* ------------------------------------------------------------------- builds --- */
 
-static int check_chain(struct builder *b)
+static int check_chain(struct qc_builder *b)
 {
     const qchain *c = b->c;
     uint32_t flags = c->open_flags;
 
     if (c->has_snapshot)
-        return refuse(b, 0, "the chain was opened by an internal snapshot");
+        return qc_build_refuse(b, 0, "the chain was opened by an internal snapshot");
     if (c->by_caller)
-        return refuse(b, 0, "files of the chain were chosen by the program, not by their names");
+        return qc_build_refuse(b, 0, "files of the chain were chosen by the program, not by names");
     if (flags & (QCHAIN_OPEN_NO_BACKING | QCHAIN_OPEN_SALVAGE))
-        return refuse(b, 0, "the chain was opened without its layers, or salvaging");
+        return qc_build_refuse(b, 0, "the chain was opened without its layers, or salvaging");
     if (flags & QCHAIN_OPEN_FORCE_SHARE)
-        return refuse(b, 0, "the chain was opened without locks (force-share), so it may change "
+        return qc_build_refuse(b, 0, "the chain was opened without locks (force-share), so it may change "
                       "while it is walked");
     if (!c->layer[0].real_path || c->layer[0].cluster_size == 0)
-        return refuse(b, 0, "it is no qcow2 image in a file");
+        return qc_build_refuse(b, 0, "it is no qcow2 image in a file");
     return qc_chain_check(c, b->err);
 }
 
 /* A name that the caller chose may be an image's by mistake: only a sidecar, or an empty
  * file, is replaced. */
-static int check_name(struct builder *b)
+static int check_name(struct qc_builder *b)
 {
     char magic[8] = {0};
     struct stat st;
@@ -589,27 +373,27 @@ static int check_name(struct builder *b)
     return qc_fail(b->err, QCHAIN_E_INVAL, "what is there is no sidecar index; it is left alone");
 }
 
-static int build(struct builder *b)
+static int build(struct qc_builder *b)
 {
     int ret = check_chain(b);
 
     if (ret == 0)
-        ret = make_table(b);
+        ret = qc_build_table(b);
     if (ret == 0)
-        ret = wait_for_age(b);
-    b->x.header.built_ns = now_ns(); /* not later: a walk may take long */
+        ret = qc_build_wait(b);
+    b->x.header.built_ns = qc_build_now(); /* not later: a walk may take long */
     qc_job_begin(b->opts->job, b->c->size);
     if (ret == 0)
         ret = make_pages(b);
     if (ret == 0)
-        ret = look_again(b);
+        ret = qc_build_look_again(b);
     return ret == 0 ? write_file(b) : ret;
 }
 
 int qc_index_build(qchain *c, const qchain_index_opts *opts, qchain_error *err)
 {
     qchain_index_opts o = *opts;
-    struct builder b = {.c = c, .opts = &o, .spill = -1, .readers = 0444,
+    struct qc_builder b = {.c = c, .opts = &o, .spill = -1, .readers = 0444,
                         .began_ns = qc_now_ns(), .err = err};
     char *path = NULL;
     int ret = 0;

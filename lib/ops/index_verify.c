@@ -50,7 +50,8 @@ static int check_source(struct verifier *v, uint32_t i)
         return is_changed(v, i, "is another file than the index tells of");
     if (store->size != s->size || !(store->identity.flags & QCHAIN_IDENTITY_HAS_MTIME) ||
         store->identity.mtime_ns != s->mtime_ns)
-        return is_changed(v, i, "was changed since the index was built (size or modification time)");
+        return is_changed(v, i, "was changed since the index was built (size or modification "
+                          "time)");
     if (s->mtime_ns > UINT64_MAX - QC_SIDECAR_RACY_NS ||
         s->mtime_ns + QC_SIDECAR_RACY_NS > v->x.header.built_ns)
         return is_changed(v, i, "was modified less than two seconds before the index was built");
