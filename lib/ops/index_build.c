@@ -348,8 +348,8 @@ static int check_chain(struct qc_builder *b)
     if (flags & (QCHAIN_OPEN_NO_BACKING | QCHAIN_OPEN_SALVAGE))
         return qc_build_refuse(b, 0, "the chain was opened without its layers, or salvaging");
     if (flags & QCHAIN_OPEN_FORCE_SHARE)
-        return qc_build_refuse(b, 0, "the chain was opened without locks (force-share), so it may change "
-                      "while it is walked");
+        return qc_build_refuse(b, 0, "the chain was opened without locks (force-share), so it "
+                               "may change while it is walked");
     if (!c->layer[0].real_path || c->layer[0].cluster_size == 0)
         return qc_build_refuse(b, 0, "it is no qcow2 image in a file");
     return qc_chain_check(c, b->err);

@@ -193,8 +193,8 @@ int qc_build_wait(struct qc_builder *b)
         const struct qc_ixf_source *s = &b->x.source[i];
 
         if (s->mtime_ns > now + QC_SIDECAR_RACY_NS && !(b->opts->flags & QCHAIN_INDEX_NO_WAIT)) {
-            return qc_build_refuse(b, s->layer, "its modification time lies in the future; set it right "
-                          "with touch(1)");
+            return qc_build_refuse(b, s->layer, "its modification time lies in the future; set "
+                                   "it right with touch(1)");
         }
         newest = qc_max64(newest, s->mtime_ns);
     }
