@@ -804,14 +804,15 @@ typedef struct qchain_index_opts {
 /* Fill o with defaults; size is sizeof(qchain_index_opts). Since 0.1. */
 QCHAIN_API void qchain_index_opts_init(qchain_index_opts *o, size_t size);
 /* Write the sidecar of an open chain, atomically (another file, fsync, rename),
- * with the image's owner (where the caller may) and permissions, less those to read
- * that not all layers give. Where the chain
- * was opened by a sidecar, only the layers above it are read; to read all of them
- * open the chain with QCHAIN_OPEN_NO_INDEX. Blocks; up to two seconds longer if a layer was changed just now. opts may be
- * NULL. Errors: UNSUPPORTED (a chain that cannot have one, see above), CHANGED (a
- * layer changed meanwhile), CORRUPT (damaged metadata), ACCESS, NOSPACE, IO,
- * CANCELLED, NOMEM, INVAL (what opts->name names is no sidecar). After an error an
- * older sidecar is as it was, but where only the last fsync failed. Since 0.1. */
+ * with the image's owner (where the caller may) and permissions, less those to
+ * read that not all layers give. Where the chain was opened by a sidecar, only the
+ * layers above it are read; to read all of them open the chain with
+ * QCHAIN_OPEN_NO_INDEX. Blocks; up to two seconds longer if a layer was changed
+ * just now. opts may be NULL. Errors: UNSUPPORTED (a chain that cannot have one,
+ * see above), CHANGED (a layer changed meanwhile), CORRUPT (damaged metadata),
+ * ACCESS, NOSPACE, IO, CANCELLED, NOMEM, INVAL (what opts->name names is no
+ * sidecar). After an error an older sidecar is as it was, but where only the last
+ * fsync failed. Since 0.1. */
 QCHAIN_API int qchain_index_build(qchain *c, const qchain_index_opts *opts,
                                   qchain_error *err);
 /* Compare a sidecar with the layers themselves, all of whose metadata is read. The
