@@ -46,6 +46,7 @@ HAVE_LIBDEFLATE = $(call once,HAVE_LIBDEFLATE,$(if $(NO_LIBDEFLATE),:,$(PKG) --e
 HAVE_LIBURING = $(call once,HAVE_LIBURING,$(if $(NO_LIBURING),:,$(PKG) --exists 'liburing >= 2.2' 2>/dev/null && echo liburing))
 PACKAGES   = zlib libzstd $(HAVE_LIBDEFLATE) $(HAVE_LIBURING)
 PKG_CFLAGS = $(call once,PKG_CFLAGS,$(PKG) --cflags $(PACKAGES))
+CURL_CFLAGS = $(call once,CURL_CFLAGS,$(PKG) --cflags libcurl)
 PKG_LIBS   = $(call once,PKG_LIBS,$(PKG) --libs $(PACKAGES))
 CMOCKA_LIBS = $(call once,CMOCKA_LIBS,$(PKG) --libs cmocka)
 
@@ -56,7 +57,8 @@ ALL_CFLAGS = -std=c11 -D_GNU_SOURCE -D_FILE_OFFSET_BITS=64 -pthread -MMD -MP $(C
 # Both libraries are made of the same, position-independent objects: the cost is
 # below what the bench can see, and the static library can then become part of
 # somebody's plugin. The lower parts of the tree are the only ones to see lib/.
-LIB_CFLAGS = -fvisibility=hidden $(PKG_CFLAGS) -fPIC -Iinclude -Ilib \
+# libcurl is loaded when the first URL is opened, so only its headers are needed here.
+LIB_CFLAGS = -fvisibility=hidden $(PKG_CFLAGS) $(CURL_CFLAGS) -fPIC -Iinclude -Ilib \
 	$(if $(HAVE_LIBDEFLATE),-DQC_HAVE_LIBDEFLATE=1) $(if $(HAVE_LIBURING),-DQC_HAVE_LIBURING=1)
 ALL_LDFLAGS = -pthread $(SAN_FLAGS) -Wl,--as-needed $(LDFLAGS)
 # Sanitizers leave their symbols to the program, so they cannot have -z defs.
@@ -65,7 +67,7 @@ SO_LDFLAGS = -shared -Wl,-soname,libqchain.so.$(SOMAJOR) \
 
 # ------------------------------------------------------------------- files ---
 
-ROOMS      := util cache io format qcow2 raw chain ops api
+ROOMS      := util cache io remote format qcow2 raw chain ops api
 LIB_SRC    := $(sort $(foreach r,$(ROOMS),$(wildcard lib/$(r)/*.c)))
 TOOL_SRC   := $(sort $(wildcard examples/tools/*.c))
 EXAMPLE_SRC := $(sort $(wildcard examples/*.c))

@@ -63,7 +63,27 @@ typedef struct qchain_store_limits {
     uint32_t align_memory; /* alignment of buffers for direct transfers; 1 = none */
     uint32_t align_offset; /* the same for offsets and lengths; 1 = none */
     uint64_t max_transfer; /* bytes a call; 0 = no limit */
+    uint32_t parallel;     /* the store is far away: so many reads are best under way at
+                              once; 0 or 1 = no more than there are processors */
+    uint32_t reserved0;
 } qchain_store_limits;
+
+/* Flags of pread, preadv and submit. 0 but for stores whose limits set `parallel`. */
+#define QCHAIN_STORE_META 0x1u /* metadata: waited for, and not worth widening */
+
+/* One asynchronous read. The library's memory; nothing of it changes until done is called. */
+typedef struct qchain_store_read {
+    size_t        struct_size;
+    void         *buf;
+    size_t        length;   /* at least 1 */
+    uint64_t      offset;
+    uint32_t      flags;    /* QCHAIN_STORE_* */
+    uint32_t      reserved0;
+    qchain_error *err;      /* describe a failure here before done; may be NULL */
+    /* Call it once, from any thread, also within submit: 0 or a negative QCHAIN_E_*. It does not
+     * block; when it has returned the struct may be gone. */
+    void        (*done)(struct qchain_store_read *r, int result);
+} qchain_store_read;
 
 /* One stretch of a store: bytes present, or a hole that reads as zeros. */
 typedef struct qchain_store_extent {
@@ -88,7 +108,7 @@ typedef struct qchain_store_ops {
      * store that shrinks makes pread fail. At most INT64_MAX. */
     int (*size)(void *obj, uint64_t *size, qchain_error *err);
 
-    /* Fill buf with length bytes from offset. May block. flags must be 0. */
+    /* Fill buf with length bytes from offset. May block. flags: QCHAIN_STORE_*. */
     int (*pread)(void *obj, void *buf, size_t length, uint64_t offset,
                  uint32_t flags, qchain_error *err);
 
@@ -129,6 +149,10 @@ typedef struct qchain_store_ops {
 
     /* Bytes of space the store takes on its medium (du, not ls). */
     int (*allocated)(void *obj, uint64_t *bytes, qchain_error *err);
+
+    /* Begin a read and return without waiting. Without it, reads that must not block
+     * are pread's, on a thread of the library. */
+    void (*submit)(void *obj, qchain_store_read *r);
 } qchain_store_ops;
 
 /* One open store: its slots and its object. The struct is copied; ops must

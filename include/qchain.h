@@ -77,6 +77,7 @@ typedef struct qchain_env    qchain_env;    /* threads, budgets, policy, log    
 typedef struct qchain_error  qchain_error;  /* why a call failed                 */
 typedef struct qchain_policy qchain_policy; /* what images may refer to          */
 typedef struct qchain_job    qchain_job;    /* watch and cancel a long call      */
+typedef struct qchain_remote qchain_remote; /* how URLs are reached: <qchain-remote.h> */
 struct qchain_store;                        /* see <qchain-backend.h>            */
 struct qchain_iov;                          /* see <qchain-backend.h>; as iovec  */
 
@@ -269,6 +270,7 @@ typedef struct qchain_env_opts {
     uint32_t walkers;        /* threads that read metadata for queues; 0 = 4, at
                                 most 64                                         */
     uint32_t reserved0;
+    const qchain_remote *remote; /* copied; NULL = the defaults                 */
 } qchain_env_opts;
 
 /* Fill o with defaults; size is sizeof(qchain_env_opts). Since 0.1. */
@@ -884,4 +886,6 @@ QCHAIN_API void qchain_index_info_free(qchain_index_info *info);
 #ifdef __cplusplus
 }
 #endif
+
+#include <qchain-remote.h>
 #endif

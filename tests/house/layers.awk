@@ -2,7 +2,7 @@
 # Who may include whom in lib/: a file sees its own room and lower ones, never
 # higher, never sideways; x_int.h stays in its room.
 BEGIN {
-    n = split("util cache io format qcow2|raw chain ops api", level, " ")
+    n = split("util cache io remote format qcow2|raw chain ops api", level, " ")
     for (i = 1; i <= n; i++) {
         m = split(level[i], room, "|")
         for (j = 1; j <= m; j++)
@@ -33,7 +33,7 @@ FNR == 1 {
     else if (there != here && part[2] ~ /_int\.h$/)
         refuse(part[2] " is private to " there)
 }
-/^[ \t]*#[ \t]*include[ \t]*</ && /(qchain|\/qc)/ && !/<qchain(-backend)?\.h>/ {
+/^[ \t]*#[ \t]*include[ \t]*</ && /(qchain|\/qc)/ && !/<qchain(-backend|-remote)?\.h>/ {
     refuse("the public headers are <qchain.h> and <qchain-backend.h>")
 }
 END { exit bad }

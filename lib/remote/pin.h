@@ -1,0 +1,40 @@
+/* SPDX-License-Identifier: MIT */
+/* What an object is: the validators that its first answer gave, and later ones must give. */
+#ifndef QC_REMOTE_PIN_H
+#define QC_REMOTE_PIN_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <string.h>
+
+struct qc_pin {
+    uint64_t size;          /* bytes */
+    uint64_t mtime_s;       /* Last-Modified, s since the epoch; 0: none */
+    char     etag[128];     /* with its quotes and W/; "": none (or longer than this) */
+    char     version[128];  /* x-amz-version-id; "": none */
+};
+
+static inline bool qc_pin_is_weak(const struct qc_pin *p)
+{
+    return strncmp(p->etag, "W/", 2) == 0;
+}
+
+/* Can a later answer be told from one of another generation? */
+static inline bool qc_pin_is_set(const struct qc_pin *p)
+{
+    return p->etag[0] || p->version[0] || p->mtime_s;
+}
+
+/* The same object, as far as both can tell. */
+static inline bool qc_pin_same(const struct qc_pin *a, const struct qc_pin *b)
+{
+    if (a->size != b->size)
+        return false;
+    if (a->version[0] && b->version[0])
+        return strcmp(a->version, b->version) == 0;
+    if (a->etag[0] && b->etag[0])
+        return strcmp(a->etag, b->etag) == 0;
+    return !a->mtime_s || !b->mtime_s || a->mtime_s == b->mtime_s;
+}
+
+#endif
