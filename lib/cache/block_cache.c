@@ -2,6 +2,8 @@
 #include "cache/block_cache.h"
 
 #include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
 
 #include "util/alloc.h"
 
@@ -12,12 +14,15 @@ struct shard {
     pthread_mutex_t  lock;
     struct qc_block *bucket[N_BUCKETS];
     struct qc_block *newest, *oldest; /* all cached blocks of the shard */
-    uint64_t         bytes;
 };
 
+/* One budget for all shards: blocks may be as large as a shard's part of it would be. */
 struct qc_block_cache {
-    uint64_t     budget; /* a shard */
-    struct shard shard[N_SHARDS];
+    uint64_t             budget;
+    atomic_uint_fast64_t bytes;    /* of cached blocks */
+    atomic_uint_fast64_t reserved; /* of others that count, too */
+    atomic_uint          victim;   /* the shard that gives next */
+    struct shard         shard[N_SHARDS];
 };
 
 static uint64_t hash_key(uint64_t owner, uint64_t offset)
@@ -43,7 +48,7 @@ struct qc_block_cache *qc_block_cache_create(uint64_t budget)
 
     if (!c)
         return NULL;
-    c->budget = budget / N_SHARDS;
+    c->budget = budget;
     for (int i = 0; i < N_SHARDS; i++)
         pthread_mutex_init(&c->shard[i].lock, NULL);
     return c;
@@ -64,7 +69,7 @@ static void list_push(struct shard *s, struct qc_block *b)
 }
 
 /* Take b out of the shard; it is freed now, or by the last unpin. */
-static void remove_block(struct shard *s, struct qc_block *b)
+static void remove_block(struct qc_block_cache *c, struct shard *s, struct qc_block *b)
 {
     struct qc_block **at = bucket_of(s, hash_key(b->owner, b->offset));
 
@@ -72,7 +77,7 @@ static void remove_block(struct shard *s, struct qc_block *b)
         at = &(*at)->hash_next;
     *at = b->hash_next;
     list_remove(s, b);
-    s->bytes -= b->size;
+    atomic_fetch_sub_explicit(&c->bytes, b->size, memory_order_relaxed);
     b->cached = 0;
     if (b->pins == 0)
         qc_free(b);
@@ -84,7 +89,7 @@ void qc_block_cache_destroy(struct qc_block_cache *c)
         return;
     for (int i = 0; i < N_SHARDS; i++) {
         while (c->shard[i].oldest)
-            remove_block(&c->shard[i], c->shard[i].oldest);
+            remove_block(c, &c->shard[i], c->shard[i].oldest);
         pthread_mutex_destroy(&c->shard[i].lock);
     }
     qc_free(c);
@@ -129,28 +134,57 @@ struct qc_block *qc_block_new(size_t size)
     return b;
 }
 
+static bool over_budget(struct qc_block_cache *c)
+{
+    return atomic_load_explicit(&c->bytes, memory_order_relaxed) +
+               atomic_load_explicit(&c->reserved, memory_order_relaxed) > c->budget;
+}
+
+/* Take the least recently used block out of a shard, but not `but`; false if all are in use. */
+static bool evict_from(struct qc_block_cache *c, struct shard *s, const struct qc_block *but)
+{
+    struct qc_block *b;
+
+    pthread_mutex_lock(&s->lock);
+    for (b = s->oldest; b && (b->pins > 0 || b == but); b = b->newer)
+        continue;
+    if (b)
+        remove_block(c, s, b);
+    pthread_mutex_unlock(&s->lock);
+    return b != NULL;
+}
+
+/* The shards give in turn, so that one with large blocks does not keep them for long. */
+static void evict(struct qc_block_cache *c, const struct qc_block *but)
+{
+    unsigned in_vain = 0, at;
+
+    while (in_vain < N_SHARDS && over_budget(c)) {
+        at = atomic_fetch_add_explicit(&c->victim, 1, memory_order_relaxed) % N_SHARDS;
+        in_vain = evict_from(c, &c->shard[at], but) ? 0 : in_vain + 1;
+    }
+}
+
 void qc_block_insert(struct qc_block_cache *c, struct qc_block *b, uint64_t owner, uint64_t offset)
 {
     uint64_t hash = hash_key(owner, offset);
     struct shard *s = shard_of(c, hash);
-    struct qc_block *older, *next;
+    bool added = false;
 
     b->owner = owner;
     b->offset = offset;
     pthread_mutex_lock(&s->lock);
-    if (!find(s, hash, owner, offset)) {
+    if (b->size <= c->budget && !find(s, hash, owner, offset)) {
         b->hash_next = *bucket_of(s, hash);
         *bucket_of(s, hash) = b;
         list_push(s, b);
-        s->bytes += b->size;
+        atomic_fetch_add_explicit(&c->bytes, b->size, memory_order_relaxed);
         b->cached = 1;
-        for (older = s->oldest; older && s->bytes > c->budget; older = next) {
-            next = older->newer;
-            if (older->pins == 0)
-                remove_block(s, older);
-        }
+        added = true;
     }
     pthread_mutex_unlock(&s->lock);
+    if (added)
+        evict(c, b);
 }
 
 void qc_block_unpin(struct qc_block_cache *c, struct qc_block *b)
@@ -162,8 +196,8 @@ void qc_block_unpin(struct qc_block_cache *c, struct qc_block *b)
     s = shard_of(c, hash_key(b->owner, b->offset));
     pthread_mutex_lock(&s->lock);
     b->pins--;
-    if (b->pins == 0 && b->cached && s->bytes > c->budget)
-        remove_block(s, b);
+    if (b->pins == 0 && b->cached && over_budget(c))
+        remove_block(c, s, b);
     else if (b->pins == 0 && !b->cached)
         qc_free(b);
     pthread_mutex_unlock(&s->lock);
@@ -178,7 +212,7 @@ void qc_block_drop_owner(struct qc_block_cache *c, uint64_t owner)
         for (b = c->shard[i].oldest; b; b = next) {
             next = b->newer;
             if (b->owner == owner)
-                remove_block(&c->shard[i], b);
+                remove_block(c, &c->shard[i], b);
         }
         pthread_mutex_unlock(&c->shard[i].lock);
     }
@@ -186,12 +220,21 @@ void qc_block_drop_owner(struct qc_block_cache *c, uint64_t owner)
 
 uint64_t qc_block_cache_bytes(struct qc_block_cache *c)
 {
-    uint64_t sum = 0;
+    return atomic_load_explicit(&c->bytes, memory_order_relaxed);
+}
 
-    for (int i = 0; i < N_SHARDS; i++) {
-        pthread_mutex_lock(&c->shard[i].lock);
-        sum += c->shard[i].bytes;
-        pthread_mutex_unlock(&c->shard[i].lock);
-    }
-    return sum;
+void qc_block_cache_reserve(struct qc_block_cache *c, uint64_t bytes)
+{
+    atomic_fetch_add_explicit(&c->reserved, bytes, memory_order_relaxed);
+    evict(c, NULL);
+}
+
+void qc_block_cache_release(struct qc_block_cache *c, uint64_t bytes)
+{
+    atomic_fetch_sub_explicit(&c->reserved, bytes, memory_order_relaxed);
+}
+
+uint64_t qc_block_cache_budget(const struct qc_block_cache *c)
+{
+    return c->budget;
 }

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Decoded clusters in memory: pinned blocks under a byte budget, least recently
+ * Decoded clusters and ranges of remote objects in memory: pinned blocks under a byte budget, least recently
  * used first out. Does no I/O. Any thread.
  */
 #ifndef QC_CACHE_BLOCK_CACHE_H
@@ -14,7 +14,7 @@ struct qc_block_cache;
 struct qc_block {
     struct qc_block *hash_next;
     struct qc_block *newer, *older;
-    uint64_t owner, offset; /* the key: a layer's number for life, a host offset */
+    uint64_t owner, offset; /* the key: a layer's number for life; mostly a host offset */
     uint32_t pins;          /* under the shard's lock */
     uint32_t cached;        /* in the table; under the shard's lock */
     size_t   size;
@@ -38,5 +38,10 @@ void qc_block_unpin(struct qc_block_cache *c, struct qc_block *b);
 /* Forget all blocks of an owner; none may be pinned. */
 void qc_block_drop_owner(struct qc_block_cache *c, uint64_t owner);
 uint64_t qc_block_cache_bytes(struct qc_block_cache *c);
+/* Blocks that are being filled, or kept elsewhere, count as well: make room for so many bytes, and
+ * give it back. */
+void qc_block_cache_reserve(struct qc_block_cache *c, uint64_t bytes);
+void qc_block_cache_release(struct qc_block_cache *c, uint64_t bytes);
+uint64_t qc_block_cache_budget(const struct qc_block_cache *c);
 
 #endif

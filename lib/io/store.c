@@ -13,6 +13,7 @@
 #define PIECES_A_CALL 256        /* of one that had to be cut; bounds the stack */
 #define BOUNCE_BYTES (1u << 20)
 #define MAX_ALIGN (1u << 20)
+#define MAX_PARALLEL 4096
 
 /* ------------------------------------------------------------------ create --- */
 
@@ -131,6 +132,9 @@ static int ask_limits(struct qc_store *s, qchain_error *err)
         return 0;
     if (rc != 0)
         return optional_failed(s, rc, "limits", &said, err);
+    if (l.parallel > MAX_PARALLEL || l.reserved0)
+        return qc_fail(err, QCHAIN_E_INVAL, "%s: the store wants %" PRIu32 " reads at once: at most "
+                       "%d; reserved fields must be 0", s->name, l.parallel, MAX_PARALLEL);
     if (!is_alignment(l.align_memory) || !is_alignment(l.align_offset))
         return qc_fail(err, QCHAIN_E_INVAL, "%s: the store asks for alignments %" PRIu32
                        " and %" PRIu32 ": must be powers of two up to 1 MiB", s->name,
@@ -207,13 +211,19 @@ static inline void count_read(struct qc_store *s, size_t length, uint32_t flags)
     qc_count_bytes(s->slots, meta ? QC_CNT_META_READS : QC_CNT_STORE_READS, length);
 }
 
+/* Only far stores are told what a read is for. */
+static inline uint32_t slot_flags(const struct qc_store *s, uint32_t flags)
+{
+    return __builtin_expect(qc_store_is_far(s), 0) && flags & QC_READ_META ? QCHAIN_STORE_META : 0;
+}
+
 static inline int call_pread(struct qc_store *s, void *buf, size_t length, uint64_t offset,
                              uint32_t flags, qchain_error *err)
 {
     int rc;
 
     count_read(s, length, flags);
-    rc = s->ops.pread(s->obj, buf, length, offset, 0, err);
+    rc = s->ops.pread(s->obj, buf, length, offset, slot_flags(s, flags), err);
     return __builtin_expect(rc == 0, 1) ? 0 : slot_failed(s, rc, "pread", err);
 }
 
@@ -224,7 +234,7 @@ static int call_preadv(struct qc_store *s, const qchain_iov *iov, size_t n_iov, 
 
     if (s->ops.preadv) {
         count_read(s, length, flags);
-        rc = s->ops.preadv(s->obj, iov, n_iov, length, offset, 0, err);
+        rc = s->ops.preadv(s->obj, iov, n_iov, length, offset, slot_flags(s, flags), err);
         return __builtin_expect(rc == 0, 1) ? 0 : slot_failed(s, rc, "preadv", err);
     }
     for (size_t i = 0; rc == 0 && i < n_iov; i++) {

@@ -63,6 +63,31 @@ void qc_store_hot_init(struct qc_store_hot *h, struct qc_store *s);
 int qc_store_read_hot(const struct qc_store_hot *h, struct qc_slots *slots, void *buf,
                       size_t length, uint64_t offset, qchain_error *err);
 
+/* Is it far away: reads are waited for, and best many at once? */
+static inline bool qc_store_is_far(const struct qc_store *s)
+{
+    return s->limits.parallel > 1;
+}
+
+/* ---- several reads at once (store_many.c) ---- */
+
+/* One of them; the store may be another one each time. */
+struct qc_store_piece {
+    struct qc_store *store;
+    void            *buf;
+    size_t           length;
+    uint64_t         offset;
+};
+
+/* Read all pieces, whole or failed: those of far stores at once, and the caller waits. flags:
+ * enum qc_read_flags. On failure *failed (may be NULL) receives the number of a piece that did. */
+int qc_store_read_many(const struct qc_store_piece *piece, size_t n, uint32_t flags, size_t *failed,
+                       qchain_error *err);
+
+/* Begin a read without waiting; the range lies within the store, which has a submit slot. r is
+ * filled in but for struct_size. */
+void qc_store_submit(struct qc_store *s, qchain_store_read *r);
+
 /* The stretch at offset, clipped to [offset, offset + length): data or hole. */
 int qc_store_extent(struct qc_store *s, qchain_store_extent *out, uint64_t length,
                     uint64_t offset, qchain_error *err);
