@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include "chain/codec.h"
+#include "remote/remote.h"
 #include "util/alloc.h"
 #include "util/error.h"
 #include "util/tasks.h"
@@ -12,6 +13,7 @@
 #define DEFAULT_BYTES (UINT64_C(32) << 20)
 #define MAX_DEFAULT_THREADS 16
 #define DEFAULT_WALKERS 4
+#define FAR_THREADS 128
 
 static uint32_t default_threads(void)
 {
@@ -32,6 +34,15 @@ static atomic_uint *map_alive_page(void)
     return p;
 }
 
+static int make_remote(qchain_env *env, const qchain_remote *conf, qchain_error *err)
+{
+    struct qc_remote_deps deps = {.leaves = env->leaves, .blocks = env->blocks,
+                                  .next_owner = &env->next_owner, .slots = env->slots,
+                                  .log = &env->log};
+
+    return qc_remote_create(&env->remote, conf, &deps, err);
+}
+
 int qc_env_create(qchain_env **out, const qchain_env_opts *opts, qchain_error *err)
 {
     qchain_env *env = qc_calloc(1, sizeof(*env));
@@ -46,14 +57,15 @@ int qc_env_create(qchain_env **out, const qchain_env_opts *opts, qchain_error *e
     qc_ring_init(&env->windows, opts->index_bytes ? opts->index_bytes : DEFAULT_BYTES);
     env->slots = qc_slots_create();
     env->pool = qc_pool_create(threads);
+    env->far = qc_pool_create(FAR_THREADS);
     env->leaves = qc_tasks_create(threads);
     env->walkers = qc_tasks_create(opts->walkers ? opts->walkers : DEFAULT_WALKERS);
     env->fds = env->slots ? qc_fdpool_create(opts->max_open_files, env->slots) : NULL;
     env->blocks = qc_block_cache_create(opts->block_bytes ? opts->block_bytes : DEFAULT_BYTES);
     env->policy = opts->policy ? qc_policy_copy(opts->policy) : qc_policy_new();
     env->alive = map_alive_page();
-    if (!env->slots || !env->pool || !env->leaves || !env->walkers || !env->fds || !env->blocks ||
-        !env->policy || !env->alive) {
+    if (!env->slots || !env->pool || !env->far || !env->leaves || !env->walkers || !env->fds || !env->blocks ||
+        !env->policy || !env->alive || make_remote(env, opts->remote, NULL) != 0) {
         qc_env_destroy(env);
         return qc_fail_nomem(err);
     }
@@ -70,7 +82,10 @@ void qc_env_destroy(qchain_env *env)
     if (env->alive && atomic_load(&env->in_use) && qc_env_forked(env))
         return;
     qc_tasks_destroy(env->walkers);
+    qc_remote_stop(env->remote);
     qc_tasks_destroy(env->leaves);
+    qc_remote_destroy(env->remote);
+    qc_pool_destroy(env->far);
     qc_pool_destroy(env->pool);
     qc_codecs_destroy(env->codecs);
     qc_block_cache_destroy(env->blocks);

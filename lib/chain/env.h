@@ -16,6 +16,7 @@
 #include "util/slots.h"
 
 struct qc_codec;
+struct qc_remote;
 struct qc_tasks;
 
 struct qchain_env {
@@ -23,6 +24,8 @@ struct qchain_env {
     void                 (*log_free)(void *data);
     struct qc_slots       *slots;
     struct qc_pool        *pool;
+    struct qc_pool        *far;     /* for metadata of far stores: threads that mostly wait */
+    struct qc_remote      *remote;  /* layers behind URLs */
     struct qc_tasks       *leaves;  /* for queues: tasks that wait for nothing queued */
     struct qc_tasks       *walkers; /* and those that read metadata */
     struct qc_fdpool      *fds;

@@ -5,14 +5,6 @@
 
 #include "util/error.h"
 
-uint64_t qc_now_ns(void)
-{
-    struct timespec t;
-
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
-}
-
 void qc_job_begin(qchain_job *job, uint64_t total)
 {
     if (!job)

@@ -6,6 +6,8 @@
 #include <stdatomic.h>
 #include <qchain.h>
 
+#include "util/clock.h"
+
 struct qchain_job {
     atomic_int           cancelled;
     atomic_int           paused;
@@ -19,6 +21,5 @@ void qc_job_add(qchain_job *job, uint64_t bytes);
 /* Hold while paused or ahead of the rate (started_ns: when the call began);
  * CANCELLED when asked to end. */
 int qc_job_check(qchain_job *job, uint64_t started_ns, qchain_error *err);
-uint64_t qc_now_ns(void);
 
 #endif

@@ -27,7 +27,10 @@ struct qc_remote_deps {
 /* conf is copied, NULL: the defaults. Does no I/O, starts nothing. */
 int  qc_remote_create(struct qc_remote **out, const qchain_remote *conf,
                       const struct qc_remote_deps *deps, qchain_error *err);
-void qc_remote_destroy(struct qc_remote *r); /* all stores are closed; NULL is fine */
+/* All stores are closed: end what is under way (leaf tasks may be begun by that), and, when no leaf task
+ * is left, free all. NULL is fine. */
+void qc_remote_stop(struct qc_remote *r);
+void qc_remote_destroy(struct qc_remote *r);
 
 /* Does the name begin with a scheme that is ours: http, https, s3, az, gs? */
 bool qc_remote_name(const char *name);
@@ -46,8 +49,12 @@ void qc_remote_abandon(struct qc_opening *opening); /* NULL is fine */
 int qc_remote_open_pinned(struct qc_store **out, struct qc_remote *r, const char *name,
                           const struct qc_pin *pin, qchain_error *err);
 
+/* The rest of this header: s is any store. True if it was made here. */
+bool qc_remote_is(const struct qc_store *s);
 /* Of a store made here, else NULL. */
 const struct qc_pin *qc_remote_pin(const struct qc_store *s);
+/* Metadata that is read from now on is wanted again soon (or no more): keep it in memory. */
+void qc_remote_keep(const struct qc_store *s, bool keep);
 /* The name of an object beside it, see qc_place_sibling; to be freed. NULL: none, or no memory. */
 char *qc_remote_sibling(const struct qc_store *s, const char *suffix);
 /* Write an object whole. if_absent: BUSY if there is one. */
