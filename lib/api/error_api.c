@@ -6,6 +6,7 @@
 #include "api/api.h"
 #include "util/alloc.h"
 #include "util/bytes.h"
+#include "remote/http.h"
 #include "util/escape.h"
 
 qchain_error *qchain_error_create(void)
@@ -109,7 +110,8 @@ int qchain_has(const char *feature)
     for (size_t i = 0; feature && i < sizeof(has) / sizeof(has[0]); i++)
         if (strcmp(has[i], feature) == 0)
             return 1;
-    return 0;
+    /* Only who asks for it has libcurl loaded. */
+    return feature && strcmp(feature, "http") == 0 && qc_http_available(NULL) == 0;
 }
 
 void qchain_free(void *p)
