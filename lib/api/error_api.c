@@ -4,9 +4,9 @@
 #include <qchain-backend.h>
 
 #include "api/api.h"
+#include "remote/http.h"
 #include "util/alloc.h"
 #include "util/bytes.h"
-#include "remote/http.h"
 #include "util/escape.h"
 
 qchain_error *qchain_error_create(void)
@@ -147,4 +147,15 @@ int qc_opts_copy(void *to, size_t to_size, const void *from, qchain_error *err)
         return qc_fail(err, QCHAIN_E_UNSUPPORTED,
                        "an option struct uses fields that this version of the library lacks");
     return 0;
+}
+
+void qc_stats_out(void *out, const void *from, size_t size)
+{
+    size_t theirs;
+
+    memcpy(&theirs, out, sizeof(theirs));
+    if (theirs > size)
+        memset((char *)out + size, 0, theirs - size);
+    memcpy(out, from, theirs < size ? theirs : size);
+    memcpy(out, &theirs, sizeof(theirs));
 }
