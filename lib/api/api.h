@@ -16,6 +16,13 @@ int qc_opts_copy(void *to, size_t to_size, const void *from, qchain_error *err);
 /* Fill a caller's struct of size bytes with zeros and its size. */
 void qc_opts_init(void *o, size_t size);
 
+/* Fill a caller's struct, which begins with its size, from ours of size bytes, as far as it goes; what a
+ * newer caller has beyond is zeroed. */
+void qc_stats_out(void *out, const void *from, size_t size);
+
+/* The whole of a file that is text of less than 1 MiB; *text is to be freed. IO, INVAL, NOMEM. */
+int qc_read_text(int fd, char **text, qchain_error *err);
+
 /* QC_ERR(err): err, or a local object where the caller passed NULL, so that the
  * rooms below can always look at what failed. */
 #define QC_ERR(err)                                                                                \

@@ -11,7 +11,7 @@
 #include "util/alloc.h"
 #include "util/escape.h"
 
-#define POLICY_FILE_MAX (1 << 20)
+#define TEXT_MAX (1 << 20)
 #define KNOWN_POLICY (QCHAIN_POLICY_TRUST | QCHAIN_POLICY_DATA_FILE | QCHAIN_POLICY_BLOCK_DEVICE)
 
 void qchain_env_opts_init(qchain_env_opts *o, size_t size)
@@ -63,12 +63,10 @@ int qchain_env_stats(qchain_env *env, qchain_stats *out)
 {
     const struct qc_slots *s;
     qchain_stats stats = {0};
-    size_t size;
 
     if (!env || !out || out->struct_size < sizeof(size_t))
         return QCHAIN_E_INVAL;
     s = env->slots;
-    size = out->struct_size;
     stats.reads = qc_counter_sum(s, QC_CNT_READS);
     stats.read_bytes = qc_counter_sum(s, QC_CNT_READ_BYTES);
     stats.store_reads = qc_counter_sum(s, QC_CNT_STORE_READS);
@@ -89,13 +87,7 @@ int qchain_env_stats(qchain_env *env, qchain_stats *out)
     stats.queue_uring = qc_counter_sum(s, QC_CNT_QUEUE_URING);
     stats.queue_leaf = qc_counter_sum(s, QC_CNT_QUEUE_LEAF);
     stats.queue_walks = qc_counter_sum(s, QC_CNT_QUEUE_WALKS);
-    if (size > sizeof(stats)) { /* a newer caller: what we lack is zero */
-        memset(out, 0, size);
-        memcpy(out, &stats, sizeof(stats));
-    } else {
-        memcpy(out, &stats, size);
-    }
-    out->struct_size = size;
+    qc_stats_out(out, &stats, sizeof(stats));
     return 0;
 }
 
@@ -141,31 +133,32 @@ int qchain_policy_parse(qchain_policy *p, const char *text, qchain_error *err)
     return qc_policy_read(p, text, "policy", err);
 }
 
-/* The whole of a small regular file, as a string. */
-static int read_text(int fd, char **text, qchain_error *err)
+int qc_read_text(int fd, char **text, qchain_error *err)
 {
     size_t used = 0;
     ssize_t n;
-    char *buf = qc_malloc(POLICY_FILE_MAX + 1);
+    int ret = 0;
+    char *buf = qc_malloc(TEXT_MAX + 1);
 
     if (!buf)
         return qc_fail_nomem(err);
-    while (used < POLICY_FILE_MAX) {
-        n = read(fd, buf + used, POLICY_FILE_MAX - used);
+    while (used < TEXT_MAX) {
+        n = read(fd, buf + used, TEXT_MAX - used);
         if (n < 0 && errno == EINTR)
             continue;
-        if (n < 0) {
-            qc_free(buf);
-            return qc_fail_errno(err, errno, "cannot be read");
-        }
-        if (n == 0)
+        if (n <= 0) {
+            ret = n < 0 ? qc_fail_errno(err, errno, "cannot be read") : 0;
             break;
+        }
         used += (size_t)n;
     }
     buf[used] = '\0';
-    if (used == POLICY_FILE_MAX || strlen(buf) != used) {
+    if (ret == 0 && (used == TEXT_MAX || strlen(buf) != used))
+        ret = qc_fail(err, QCHAIN_E_INVAL, "is no text of less than 1 MiB");
+    if (ret != 0) {
+        explicit_bzero(buf, used); /* it may hold secrets */
         qc_free(buf);
-        return qc_fail(err, QCHAIN_E_INVAL, "is no text of less than 1 MiB");
+        return ret;
     }
     *text = buf;
     return 0;
@@ -188,7 +181,7 @@ int qchain_policy_load(qchain_policy *p, const char *path, qchain_error *err)
     if (fstat(fd, &st) != 0 || !S_ISREG(st.st_mode))
         ret = qc_fail(err, QCHAIN_E_ACCESS, "is not a regular file");
     else
-        ret = read_text(fd, &text, err);
+        ret = qc_read_text(fd, &text, err);
     close(fd);
     if (ret != 0)
         qc_error_prefix(err, -1, "policy '%s': ", shown.text);

@@ -4,6 +4,7 @@
 #include <qchain-backend.h>
 
 #include "api/api.h"
+#include "remote/http.h"
 #include "util/alloc.h"
 #include "util/bytes.h"
 #include "util/escape.h"
@@ -109,7 +110,8 @@ int qchain_has(const char *feature)
     for (size_t i = 0; feature && i < sizeof(has) / sizeof(has[0]); i++)
         if (strcmp(has[i], feature) == 0)
             return 1;
-    return 0;
+    /* Only who asks for it has libcurl loaded. */
+    return feature && strcmp(feature, "http") == 0 && qc_http_available(NULL) == 0;
 }
 
 void qchain_free(void *p)
@@ -145,4 +147,15 @@ int qc_opts_copy(void *to, size_t to_size, const void *from, qchain_error *err)
         return qc_fail(err, QCHAIN_E_UNSUPPORTED,
                        "an option struct uses fields that this version of the library lacks");
     return 0;
+}
+
+void qc_stats_out(void *out, const void *from, size_t size)
+{
+    size_t theirs;
+
+    memcpy(&theirs, out, sizeof(theirs));
+    if (theirs > size)
+        memset((char *)out + size, 0, theirs - size);
+    memcpy(out, from, theirs < size ? theirs : size);
+    memcpy(out, &theirs, sizeof(theirs));
 }

@@ -32,6 +32,7 @@ struct qchain_env {
     struct qc_block_cache *blocks;
     struct qc_ring         windows; /* all chains' windows under one budget */
     qchain_policy         *policy;
+    struct qc_remote      *remote;  /* or NULL: no URLs */
     pthread_mutex_t        codec_lock;
     struct qc_codec       *codecs;  /* idle decoders; under codec_lock */
     atomic_uint_fast64_t   next_owner;

@@ -66,6 +66,9 @@ struct qc_conf_callback {
 qchain_remote *qc_conf_new(void);                        /* defaults; NULL: no memory */
 qchain_remote *qc_conf_copy(const qchain_remote *from);  /* NULL: no memory */
 void qc_conf_free(qchain_remote *c);                     /* NULL is fine; wipes secrets */
+/* Ask fn for credentials from now on, and let data go with the last copy. NOMEM: it has not. */
+int qc_conf_set_credentials(qchain_remote *c, qchain_credentials_fn fn, void *data,
+                            void (*free_fn)(void *data));
 
 /* Read rules, one a line, '#' begins a comment at a line's start or after a blank. where: how
  * messages call the text. Messages never show a value of a secret. */
