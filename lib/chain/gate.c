@@ -6,6 +6,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "remote/url.h"
 #include "util/alloc.h"
 #include "util/escape.h"
 
@@ -37,6 +38,7 @@ void qc_gate_finish(struct qc_gate *g)
 {
     qc_policy_free(g->policy);
     qc_free(g->top_dir);
+    qc_free(g->top_url);
 }
 
 /* Allow the directory of a file, unless it is not there, or the root of all: who
@@ -55,9 +57,36 @@ static int allow_directory_of(struct qc_gate *g, const char *path, qchain_error 
     return ret;
 }
 
+/* Allow the directory of a URL. One with dots in its path that cannot be taken out has none
+ * that could be compared with. */
+static int allow_directory_of_url(struct qc_gate *g, const char *url, qchain_error *err)
+{
+    struct qc_url u = {0};
+    char *bare = NULL;
+    int ret;
+
+    qc_free(g->top_url);
+    g->top_url = qc_name_resolve(url, "./");
+    if (!g->top_url)
+        return qc_fail_nomem(err);
+    ret = qc_url_parse(&u, g->top_url, err);
+    if (ret != 0)
+        return ret;
+    qc_free(u.userinfo);
+    u.userinfo = NULL;
+    bare = qc_url_text(&u);
+    ret = bare ? qc_policy_add_url(g->policy, bare, NULL) : QCHAIN_E_NOMEM;
+    qc_free(bare);
+    qc_url_finish(&u);
+    return ret == QCHAIN_E_NOMEM ? qc_fail_nomem(err) : 0;
+}
+
 int qc_gate_add_name(struct qc_gate *g, const char *name, qchain_error *err)
 {
     qc_free(g->top_dir);
+    g->top_dir = NULL;
+    if (qc_name_is_url(name))
+        return allow_directory_of_url(g, name, err);
     g->top_dir = qc_name_directory(name);
     return g->top_dir ? allow_directory_of(g, name, err) : qc_fail_nomem(err);
 }
@@ -90,6 +119,43 @@ int qc_gate_check_path(void *data, const char *real_path, qchain_error *err)
                    "'%s' lies outside the top image's directory; allow its directory with "
                    "--allow-path DIR (qchain_policy_allow_path)",
                    qc_escape_str(&shown, real_path));
+}
+
+/* Is it the user whom the caller named for the top, and the top's server? */
+static bool is_tops_user(const struct qc_gate *g, const struct qc_url *u)
+{
+    struct qc_url top = {0};
+    bool is;
+
+    if (!g->top_url || qc_url_parse(&top, g->top_url, NULL) != 0)
+        return false;
+    is = top.userinfo && strcmp(top.userinfo, u->userinfo) == 0 && qc_url_same_origin(&top, u);
+    qc_url_finish(&top);
+    return is;
+}
+
+int qc_gate_check_url(const struct qc_gate *g, const char *url, qchain_error *err)
+{
+    struct qc_escaped shown;
+    struct qc_url u = {0};
+    int ret = qc_url_parse(&u, url, err);
+
+    qc_name_shown(&shown, url);
+    if (ret != 0 || g->policy->flags & QCHAIN_POLICY_TRUST)
+        goto out;
+    if (u.userinfo && !is_tops_user(g, &u))
+        ret = qc_fail(err, QCHAIN_E_ACCESS,
+                      "'%s' is recorded with a user, and users named by an image are not taken; "
+                      "allow it with --trust (QCHAIN_POLICY_TRUST)", shown.text);
+    else if (!qc_policy_beneath_urls(g->policy, url))
+        ret = qc_fail(err, QCHAIN_E_ACCESS,
+                      "'%s' does not lie beneath %s; allow what it lies beneath with "
+                      "--allow-url URL (qchain_policy_allow_url)", shown.text,
+                      g->top_url ? "the top image's URL" : "an allowed URL");
+
+out:
+    qc_url_finish(&u);
+    return ret;
 }
 
 /* Is path a plain name in the top's own directory? So nearly every layer is. */
@@ -144,7 +210,7 @@ static int read_reference(struct qc_gate *g, const char *resolved, uint32_t kind
         return qc_fail(err, QCHAIN_E_ACCESS,
                        "json: names are not followed; allow them with --trust "
                        "(QCHAIN_POLICY_TRUST)");
-    if (!trust && strncmp(resolved, "file:/", 6) != 0)
+    if (!trust && strncmp(resolved, "file:/", 6) != 0 && !qc_name_is_url(resolved))
         return qc_fail(err, QCHAIN_E_ACCESS,
                        "'%.*s:' names are not followed; allow them with --trust "
                        "(QCHAIN_POLICY_TRUST)", (int)scheme, resolved);
@@ -152,6 +218,7 @@ static int read_reference(struct qc_gate *g, const char *resolved, uint32_t kind
     if (ret != 0)
         return ret;
     out->path = name.path;
+    out->is_url = name.is_url;
     if (kind == QCHAIN_REF_BACKING && name.format) {
         out->format = name.format;
         name.format = NULL;
@@ -183,22 +250,36 @@ static int decide_format(struct qc_gate *g, uint32_t kind, const char *recorded,
     return out->format ? 0 : qc_fail_nomem(err);
 }
 
-static int decide_by_policy(struct qc_gate *g, uint32_t kind, const char *resolved,
-                            const char *format, struct qc_target *out, qchain_error *err)
+/* Is the place allowed? An image behind a URL knows nothing of the files of this host, so
+ * what it names is none of them, whatever directories are allowed. */
+static int check_place(struct qc_gate *g, const char *from, const struct qc_target *t,
+                       qchain_error *err)
+{
+    if (t->is_url)
+        return qc_gate_check_url(g, t->path, err);
+    if (qc_name_is_url(from))
+        return qc_fail(err, QCHAIN_E_ACCESS,
+                       "an image behind a URL does not lead to local files; allow it with "
+                       "--trust (QCHAIN_POLICY_TRUST)");
+    return check_name(g, t->path, err);
+}
+
+static int decide_by_policy(struct qc_gate *g, const qchain_reference *ref, struct qc_target *out,
+                            qchain_error *err)
 {
     uint32_t flags = g->policy->flags;
     int ret;
 
-    if (kind == QCHAIN_REF_DATA_FILE &&
+    if (ref->kind == QCHAIN_REF_DATA_FILE &&
         !(flags & (QCHAIN_POLICY_DATA_FILE | QCHAIN_POLICY_TRUST)))
         return qc_fail(err, QCHAIN_E_ACCESS,
                        "data files named by an image are not opened; allow them with --trust, "
                        "or with 'allow data-file' in the policy (QCHAIN_POLICY_DATA_FILE)");
-    ret = read_reference(g, resolved, kind, out, err);
+    ret = read_reference(g, ref->resolved, ref->kind, out, err);
     if (ret == 0)
-        ret = decide_format(g, kind, format, out, err);
+        ret = decide_format(g, ref->kind, ref->format, out, err);
     if (ret == 0 && !(flags & QCHAIN_POLICY_TRUST))
-        ret = check_name(g, out->path, err);
+        ret = check_place(g, ref->from, out, err);
     out->block_device = flags & (QCHAIN_POLICY_BLOCK_DEVICE | QCHAIN_POLICY_TRUST);
     return ret;
 }
@@ -212,6 +293,7 @@ static int take_name(const char *name, struct qc_target *out, qchain_error *err)
     if (ret != 0)
         return ret;
     out->path = parsed.path;
+    out->is_url = parsed.is_url;
     out->format = parsed.format;
     return 0;
 }
@@ -262,7 +344,7 @@ static int decide(struct qc_gate *g, const qchain_reference *ref, struct qc_targ
         verdict = g->resolver(g->resolver_data, ref, &res);
     switch (verdict) {
     case QCHAIN_RESOLVE_DEFAULT:
-        return decide_by_policy(g, ref->kind, ref->resolved, ref->format, out, err);
+        return decide_by_policy(g, ref, out, err);
     case QCHAIN_RESOLVE_ALLOW:
     case QCHAIN_RESOLVE_FD:
     case QCHAIN_RESOLVE_STORE:
@@ -289,8 +371,8 @@ int qc_gate_decide(struct qc_gate *g, const struct qc_layer *from, uint32_t laye
     if (ret != 0) {
         qc_target_finish(out);
         qc_error_prefix(err, layer, "layer #%u '%s': %s '%s': ", layer,
-                        qc_escape_str(&shown_from, from->name), kind_name(kind),
-                        qc_escape_str(&shown, name));
+                        qc_name_shown(&shown_from, from->name), kind_name(kind),
+                        qc_name_shown(&shown, name));
     }
     qc_free(resolved);
     return ret;

@@ -11,15 +11,17 @@ struct qc_gate {
     qchain_policy  *policy;   /* its own copy, with the top's directories added */
     qchain_resolver resolver; /* may be NULL */
     void           *resolver_data;
-    char           *top_dir; /* of the top's name as given; NULL: none */
+    char           *top_dir; /* of the top's name as given; NULL: none, or a URL */
+    char           *top_url; /* its directory, with a user if it has one; NULL: no URL */
 };
 
 /* One thing to open. */
 struct qc_target {
-    char       *path;     /* a local file; also the layer's name */
+    char       *path;     /* a local file, or a URL; also the layer's name */
     char       *format;   /* NULL: to be probed */
     int         fd;       /* -1, or a descriptor to duplicate (borrowed) */
     bool        is_store; /* use `store` (owned until it is used) */
+    bool        is_url;
     bool        vetted;   /* chosen by the user or the resolver: not checked */
     bool        block_device; /* one is welcome */
     qchain_store store;
@@ -32,7 +34,7 @@ int  qc_gate_init(struct qc_gate *g, qchain_env *env, const qchain_open_opts *op
                   qchain_error *err);
 void qc_gate_finish(struct qc_gate *g);
 
-/* Allow the directory of the top's name as given. */
+/* Allow the directory of the top's name as given; of a URL what lies beneath it. */
 int qc_gate_add_name(struct qc_gate *g, const char *name, qchain_error *err);
 /* Allow the directory of its real path, if that is where the file is that was
  * opened (id). */
@@ -47,5 +49,9 @@ int qc_gate_decide(struct qc_gate *g, const struct qc_layer *from, uint32_t laye
 
 /* For qc_file_opts.gate: data is a qc_gate. */
 int qc_gate_check_path(void *data, const char *real_path, qchain_error *err);
+
+/* May an image refer to this URL? Anywhere if trusted, else beneath the top's, or what the
+ * policy allows. For URLs that are opened later, too. INVAL, ACCESS, NOMEM. */
+int qc_gate_check_url(const struct qc_gate *g, const char *url, qchain_error *err);
 
 #endif

@@ -2,12 +2,15 @@
 /*
  * "json:{...}" names, as QEMU writes them: an object of strings, booleans,
  * numbers, null and objects of the same; {"file": {"filename": "x"}} and
- * {"file.filename": "x"} mean the same. Only what says where a local image lies
- * and how to open it is known; anything else is refused rather than ignored.
+ * {"file.filename": "x"} mean the same. Only what says where an image lies (a file,
+ * or "url" with the drivers http and https) and how to open it is known; anything
+ * else is refused rather than ignored. What QEMU takes here to log in to servers is
+ * refused with the setting that is for it.
  */
 #include <ctype.h>
 #include <stdio.h>
 #include <string.h>
+#include <strings.h>
 
 #include "chain/names.h"
 #include "util/alloc.h"
@@ -19,17 +22,22 @@
 #define KEY_MAX 128
 
 struct reader {
-    const char     *at;
+    const char     *at, *begin;
+    bool            secret; /* the text may hold what is not for messages */
     struct qc_name *name;
     qchain_error   *err;
     char            text[MAX_TEXT]; /* the last string read */
     char            driver[32], file_driver[32];
+    char           *filename, *url; /* owned */
 };
 
 static int bad_json(struct reader *r, const char *what)
 {
     struct qc_escaped shown;
 
+    if (r->secret)
+        return qc_fail(r->err, QCHAIN_E_INVAL, "json: name: %s at byte %zu", what,
+                       (size_t)(r->at - r->begin));
     return qc_fail(r->err, QCHAIN_E_INVAL, "json: name: %s at '%s'", what,
                    qc_escape(&shown, r->at, strnlen(r->at, 20)));
 }
@@ -116,55 +124,88 @@ static int keep(char **to, const char *text, qchain_error *err)
     return *to ? 0 : qc_fail_nomem(err);
 }
 
-/* True for options whose value is text, whatever it looks like. */
-static bool takes_text(const char *key)
+/* The option's name without "file.", which is where options of QEMU's curl driver stand. */
+static const char *bare(const char *key)
 {
-    static const char *const known[] = {"filename", "file.filename", "node-name",
-                                        "file.node-name", "file.locking"};
+    return strncmp(key, "file.", 5) == 0 ? key + 5 : key;
+}
 
-    for (size_t i = 0; i < sizeof(known) / sizeof(known[0]); i++)
-        if (strcmp(key, known[i]) == 0)
+static bool is_one_of(const char *key, const char *const *known)
+{
+    for (; *known; known++)
+        if (strcmp(key, *known) == 0)
             return true;
     return false;
 }
 
-static int set_string(struct reader *r, const char *key)
+static const char *const passwords[] = {"username", "password-secret", NULL};
+static const char *const proxies[] = {"proxy-username", "proxy-password-secret", NULL};
+static const char *const cookies[] = {"cookie", "cookie-secret", NULL};
+/* How QEMU reads; this library does it its own way. */
+static const char *const ignored[] = {"readahead", "timeout", "node-name", NULL};
+
+/* True for options whose value is text, whatever it looks like. */
+static bool takes_text(const char *key)
+{
+    static const char *const known[] = {"filename", "url", "node-name", NULL};
+
+    key = bare(key);
+    return is_one_of(key, known) || is_one_of(key, passwords) || is_one_of(key, proxies) ||
+           is_one_of(key, cookies);
+}
+
+static int is_unknown(struct reader *r, const char *key)
 {
     struct qc_escaped shown;
+    const char *instead = NULL, *name = bare(key);
 
-    if (strcmp(key, "driver") == 0) {
+    if (is_one_of(name, passwords))
+        instead = "set 'basic ORIGIN USER PASSWORD' instead";
+    else if (is_one_of(name, cookies))
+        instead = "cookies are not sent; set 'basic ORIGIN USER PASSWORD' or 'bearer ORIGIN TOKEN' "
+                  "instead";
+    else if (is_one_of(name, proxies))
+        instead = "set 'proxy URL' instead";
+    else if (strcmp(name, "sslverify") == 0)
+        instead = "set 'insecure on' instead";
+    if (!instead)
+        return qc_fail(r->err, QCHAIN_E_UNSUPPORTED, "json: name: option '%s' is not known",
+                       qc_escape_str(&shown, key));
+    return qc_fail(r->err, QCHAIN_E_UNSUPPORTED,
+                   "json: name: option '%s' is not taken from names: %s (qchain_remote_parse)",
+                   qc_escape_str(&shown, key), instead);
+}
+
+static int set_string(struct reader *r, const char *key)
+{
+    const char *name = bare(key);
+
+    if (strcmp(key, "driver") == 0)
         snprintf(r->driver, sizeof(r->driver), "%.31s", r->text);
-        return 0;
-    }
-    if (strcmp(key, "file.driver") == 0) {
+    else if (strcmp(key, "file.driver") == 0)
         snprintf(r->file_driver, sizeof(r->file_driver), "%.31s", r->text);
-        return 0;
-    }
-    if (strcmp(key, "file.filename") == 0 || strcmp(key, "filename") == 0)
-        return keep(&r->name->path, r->text, r->err);
-    if (strcmp(key, "node-name") == 0 || strcmp(key, "file.node-name") == 0 ||
-        strcmp(key, "file.aio") == 0 || strcmp(key, "file.locking") == 0)
-        return 0;
-    if (strcmp(key, "backing") == 0 && !*r->text) { /* as in image options */
+    else if (strcmp(name, "filename") == 0)
+        return keep(&r->filename, r->text, r->err);
+    else if (strcmp(name, "url") == 0)
+        return keep(&r->url, r->text, r->err);
+    else if (strcmp(key, "backing") == 0 && !*r->text) /* as in image options */
         r->name->no_backing = true;
-        return 0;
-    }
-    return qc_fail(r->err, QCHAIN_E_UNSUPPORTED, "json: name: option '%s' is not known",
-                   qc_escape_str(&shown, key));
+    else if (!is_one_of(name, ignored) && strcmp(key, "file.aio") != 0 &&
+             strcmp(key, "file.locking") != 0)
+        return is_unknown(r, key);
+    return 0;
 }
 
 static int set_flag(struct reader *r, const char *key, bool on)
 {
-    struct qc_escaped shown;
-
     if (strcmp(key, "force-share") == 0)
         r->name->force_share = on;
     else if (strcmp(key, "cache.direct") == 0 || strcmp(key, "file.cache.direct") == 0)
         r->name->direct = on;
     else if (strcmp(key, "read-only") != 0 && strcmp(key, "file.read-only") != 0 &&
-             strcmp(key, "cache.no-flush") != 0 && strcmp(key, "file.cache.no-flush") != 0)
-        return qc_fail(r->err, QCHAIN_E_UNSUPPORTED, "json: name: option '%s' is not known",
-                       qc_escape_str(&shown, key));
+             strcmp(key, "cache.no-flush") != 0 && strcmp(key, "file.cache.no-flush") != 0 &&
+             !(on && strcmp(bare(key), "sslverify") == 0))
+        return is_unknown(r, key);
     return 0;
 }
 
@@ -173,6 +214,17 @@ static bool take_word(struct reader *r, const char *word)
     size_t len = strlen(word);
 
     if (strncmp(r->at, word, len) != 0 || isalnum((unsigned char)r->at[len]))
+        return false;
+    r->at += len;
+    return true;
+}
+
+/* A number goes with options that are not looked at. */
+static bool take_number(struct reader *r, const char *key)
+{
+    size_t len = strspn(r->at, "0123456789");
+
+    if (len == 0 || isalnum((unsigned char)r->at[len]) || !is_one_of(bare(key), ignored))
         return false;
     r->at += len;
     return true;
@@ -207,6 +259,8 @@ static int read_value(struct reader *r, const char *key, int depth)
         r->name->no_backing = true;
         return 0;
     }
+    if (take_number(r, key))
+        return 0;
     return bad_json(r, "a value that means nothing here");
 }
 
@@ -248,26 +302,57 @@ static int read_object(struct reader *r, const char *prefix, int depth)
     return 0;
 }
 
-/* The drivers make sense together: a format over a file, or a file alone. */
+static bool is_file(const char *driver)
+{
+    return strcmp(driver, "file") == 0 || strcmp(driver, "host_device") == 0;
+}
+
+static bool is_web(const char *driver)
+{
+    return strcmp(driver, "http") == 0 || strcmp(driver, "https") == 0;
+}
+
+/* driver: of a server, or "". */
+static int settle_url(struct reader *r, const char *driver)
+{
+    const char *url = r->url ? r->url : r->filename;
+    size_t len = strlen(driver);
+
+    if (r->url && !*driver)
+        return qc_fail(r->err, QCHAIN_E_INVAL,
+                       "json: name: 'url' goes with the drivers http and https only");
+    if (!url || !*url)
+        return qc_fail(r->err, QCHAIN_E_INVAL, "json: name: 'file.url' is missing");
+    if (*driver && (strncasecmp(url, driver, len) != 0 || strncmp(url + len, "://", 3) != 0))
+        return qc_fail(r->err, QCHAIN_E_INVAL,
+                       "json: name: with the driver %s the URL begins with %s://", driver, driver);
+    return qc_name_set_url(r->name, url, r->err);
+}
+
+/* The drivers make sense together: a format over a file or a URL, or one of these alone. */
 static int settle_drivers(struct reader *r)
 {
     struct qc_escaped shown;
     const char *file = r->file_driver;
 
-    if (strcmp(r->driver, "file") == 0 || strcmp(r->driver, "host_device") == 0) {
+    if (is_file(r->driver) || is_web(r->driver)) {
         file = r->driver;
         if (keep(&r->name->format, "raw", r->err) != 0)
             return QCHAIN_E_NOMEM;
     } else if (*r->driver && keep(&r->name->format, r->driver, r->err) != 0) {
         return QCHAIN_E_NOMEM;
     }
-    if (*file && strcmp(file, "file") != 0 && strcmp(file, "host_device") != 0)
+    if (*file && !is_file(file) && !is_web(file))
         return qc_fail(r->err, QCHAIN_E_UNSUPPORTED,
-                       "json: name: driver '%s' is not known; this version opens local files only",
-                       qc_escape_str(&shown, file));
-    if (!r->name->path || !*r->name->path)
+                       "json: name: driver '%s' is not known; there are file, host_device, http "
+                       "and https", qc_escape_str(&shown, file));
+    if (is_web(file))
+        return settle_url(r, file);
+    if (r->url || (!*file && r->filename && qc_name_is_url(r->filename)))
+        return settle_url(r, "");
+    if (!r->filename || !*r->filename)
         return qc_fail(r->err, QCHAIN_E_INVAL, "json: name: 'file.filename' is missing");
-    return 0;
+    return qc_name_set_path(r->name, r->filename, r->err);
 }
 
 int qc_name_parse_json(struct qc_name *n, const char *json, qchain_error *err)
@@ -278,7 +363,8 @@ int qc_name_parse_json(struct qc_name *n, const char *json, qchain_error *err)
     memset(n, 0, sizeof(*n));
     if (!r)
         return qc_fail_nomem(err);
-    r->at = json;
+    r->at = r->begin = json;
+    r->secret = strstr(json, "://") || strstr(json, "cookie") || strstr(json, ":\\/\\/");
     r->name = n;
     r->err = err;
     ret = read_object(r, "", 0);
@@ -289,6 +375,8 @@ int qc_name_parse_json(struct qc_name *n, const char *json, qchain_error *err)
     }
     if (ret == 0)
         ret = settle_drivers(r);
+    qc_free(r->filename);
+    qc_free(r->url);
     qc_free(r);
     if (ret != 0)
         qc_name_finish(n);
