@@ -380,7 +380,7 @@ static int print_json(struct tool *t, const struct bench_args *a)
         return -1;
     }
     tool_out_str(&out, "{\n    \"filename\": ");
-    tool_out_json_str(&out, a->name);
+    tool_out_json_str(&out, tool_shown_name(t, a->name));
     if (tool_out_finish(t, &out) != 0)
         return -1;
     printf(",\n    \"engine\": \"%s\",\n", l->engine);
@@ -434,7 +434,7 @@ static int bench(struct tool *t, qchain *c, struct bench_args *a)
     a->load.chain = c;
     a->load.places = &a->places;
     if (a->places.size == 0) {
-        tool_complain(t, "%s: the disk has no bytes to read", a->name);
+        tool_complain(t, "%s: the disk has no bytes to read", tool_shown_name(t, a->name));
         return -1;
     }
     if (tool_places_find(t, &a->places, c) != 0 || (a->warm && warm_up(t, c) != 0))

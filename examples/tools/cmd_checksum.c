@@ -31,7 +31,7 @@ static int checksum(struct tool *t, const char *name)
         return r < 0 ? 1 : r;
     for (i = 0; i < sizeof(digest); i++)
         printf("%02x", digest[i]);
-    printf("  %s\n", name);
+    printf("  %s\n", tool_shown_name(t, name));
     return 0;
 }
 

@@ -85,14 +85,14 @@ static bool find_layer(struct tool *t, qchain *c, const char *text, uint32_t max
             tool_complain_error(t);
             return false;
         }
-        found = is_named(info->name, text);
+        found = is_named(info->name, tool_is_url(text) ? tool_shown_name(t, text) : text);
         qchain_image_info_free(info);
         if (found) {
             *out = i;
             return true;
         }
     }
-    tool_complain(t, "layer %s: the chain has none of that name", text);
+    tool_complain(t, "layer %s: the chain has none of that name", tool_shown_name(t, text));
     return false;
 }
 

@@ -291,9 +291,12 @@ static int drop(struct tool *t, struct index_args *a)
             return 1;
     }
     set_index_opts(t, a, &o);
-    r = qchain_index_drop(NULL, name, &o, t->err);
-    if (r)
-        tool_complain_error(t);
+    r = 1;
+    if (tool_make_env(t) == 0) {
+        r = qchain_index_drop(t->env, name, &o, t->err);
+        if (r)
+            tool_complain_error(t);
+    }
     free(owned);
     return status_of(r);
 }

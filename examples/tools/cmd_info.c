@@ -134,7 +134,8 @@ static void put_json(struct tool_json *j, const qchain_image_info *i, const char
     if (i->cluster_size)
         tool_json_u64(j, "cluster-size", i->cluster_size);
     tool_json_str(j, "format", i->format);
-    tool_json_u64(j, "actual-size", i->allocated_size);
+    if (!tool_is_url(i->name))
+        tool_json_u64(j, "actual-size", i->allocated_size);
     if (qcow2) {
         tool_json_open(j, "format-specific", false);
         tool_json_str(j, "type", "qcow2");
@@ -221,7 +222,7 @@ static void put_human(struct tool_out *o, const qchain_image_info *i, const char
     snprintf(line, sizeof(line), "%s (%" PRIu64 " bytes)", size, i->virtual_size);
     put_line(o, "virtual size: ", line);
     tool_size_text(size, sizeof(size), i->allocated_size);
-    put_line(o, "disk size: ", size);
+    put_line(o, "disk size: ", tool_is_url(i->name) ? "unavailable" : size);
     if (has(i, QCHAIN_IMAGE_ENCRYPTED))
         put_line(o, "encrypted: ", "yes");
     if (i->cluster_size) {
@@ -276,12 +277,12 @@ static int list_chain(struct tool *t, qchain *c, struct info_list *l)
     return 0;
 }
 
-/* A path among the forms that a name can have, or NULL. */
-static const char *plain_path(const struct tool *t, const char *name)
+/* A path or URL among the forms that a name can have, or NULL. */
+static const char *plain_path(struct tool *t, const char *name)
 {
     if (t->image_opts || strncmp(name, "json:", 5) == 0)
         return NULL;
-    return strncmp(name, "file:", 5) == 0 ? name + 5 : name;
+    return strncmp(name, "file:", 5) == 0 ? name + 5 : tool_shown_name(t, name);
 }
 
 static int make_list(struct tool *t, const char *name, bool chain, struct info_list *l)

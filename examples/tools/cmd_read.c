@@ -104,8 +104,8 @@ static int run_read(struct tool *t, int argc, char **argv)
     if (!a.has_length && a.offset <= size)
         a.length = size - a.offset;
     if (a.offset > size || a.length > size - a.offset) {
-        tool_complain(t, "%s: the range ends beyond the disk, which has %" PRIu64 " bytes", a.name,
-                      size);
+        tool_complain(t, "%s: the range ends beyond the disk, which has %" PRIu64 " bytes",
+                      tool_shown_name(t, a.name), size);
         status = 1;
     } else {
         status = copy(t, c, &a);

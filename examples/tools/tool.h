@@ -45,6 +45,8 @@ struct tool {
     enum tool_progress progress;
     uint32_t threads;
     qchain_policy *policy;
+    qchain_remote *remote;
+    char *shown;           /* what tool_shown_name answered last */
     qchain_env *env;
     qchain_error *err;
 };
@@ -109,6 +111,22 @@ int tool_index_info(struct tool *t, const char *name, qchain_index_info **out);
 /* "driver=raw,file.filename=x" as a json: name; flags receives QCHAIN_OPEN_* that the
  * options ask for. NULL after a complaint. */
 char *tool_image_opts(struct tool *t, const char *text, uint32_t *flags);
+
+/* ---- URLs (tool_remote.c) ---- */
+
+/* Read the settings of the file that is for all runs; 0 or an exit code. */
+int tool_load_remote(struct tool *t);
+/* Take a directory as the disk cache; 0, or -1 after a complaint. */
+int tool_remote_dir(struct tool *t, const char *dir);
+/* Does a name (no list of options) lie behind a URL? */
+bool tool_is_url(const char *name);
+/* A name the user gave, for people to see: without passwords and queries of URLs. Valid until the next
+ * call. */
+const char *tool_shown_name(struct tool *t, const char *name);
+
+/* ---- statistics (tool_stats.c) ---- */
+
+void tool_print_stats(const struct tool *t);
 
 /* ---- output (tool_out.c) ---- */
 

@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: MIT */
 /* tool_env.c - the policy, the environment, opening, and complaints. */
-#include <inttypes.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -58,16 +57,21 @@ static int load_policy(struct tool *t)
 
 int tool_start(struct tool *t, const struct tool_verb *verb)
 {
+    int status;
+
     memset(t, 0, sizeof(*t));
     t->verb = verb;
     snprintf(t->prog, sizeof(t->prog), "qchain-%s", verb->name);
     raise_file_limit();
     t->err = qchain_error_create();
     t->policy = qchain_policy_create();
-    if (t->err && t->policy)
-        return load_policy(t);
-    tool_complain(t, "out of memory");
-    return verb->usage_exit;
+    t->remote = qchain_remote_create();
+    if (!t->err || !t->policy || !t->remote) {
+        tool_complain(t, "out of memory");
+        return verb->usage_exit;
+    }
+    status = load_policy(t);
+    return status ? status : tool_load_remote(t);
 }
 
 /* The library's log, on request. */
@@ -87,6 +91,7 @@ int tool_make_env(struct tool *t)
     qchain_env_opts_init(&o, sizeof(o));
     o.threads = t->threads;
     o.policy = t->policy;
+    o.remote = t->remote;
     if (debug && strcmp(debug, "1") == 0) {
         o.log = log_line;
         o.log_data = t->prog;
@@ -169,53 +174,13 @@ int tool_index_info(struct tool *t, const char *name, qchain_index_info **out)
     return r;
 }
 
-/* --------------------------------------------------------- statistics --- */
-
-static void print_stats(struct tool *t)
-{
-    qchain_stats s = {.struct_size = sizeof(s)};
-    bool json = t->stats == TOOL_STATS_JSON;
-    size_t i;
-
-    if (qchain_env_stats(t->env, &s) != 0)
-        return;
-    const struct {
-        const char *name;
-        uint64_t value;
-    } facts[] = {
-        {"reads", s.reads},
-        {"read-bytes", s.read_bytes},
-        {"store-reads", s.store_reads},
-        {"store-bytes", s.store_bytes},
-        {"meta-reads", s.meta_reads},
-        {"meta-bytes", s.meta_bytes},
-        {"decoded-clusters", s.decoded_clusters},
-        {"decoded-hits", s.decoded_hits},
-        {"index-fills", s.index_fills},
-        {"index-evictions", s.index_evictions},
-        {"index-bytes", s.index_bytes},
-        {"block-bytes", s.block_bytes},
-        {"open-files", s.open_files},
-        {"file-opens", s.file_opens},
-        {"sidecar-reads", s.sidecar_reads},
-        {"sidecar-bytes", s.sidecar_bytes},
-        {"queue-requests", s.queue_requests},
-        {"queue-uring", s.queue_uring},
-        {"queue-leaf", s.queue_leaf},
-        {"queue-walks", s.queue_walks},
-    };
-    for (i = 0; i < sizeof(facts) / sizeof(facts[0]); i++)
-        fprintf(stderr, json ? "%s\"%s\": %" PRIu64 : "%s%s: %" PRIu64 "\n",
-                !json ? "" : i ? ", " : "{", facts[i].name, facts[i].value);
-    if (json)
-        fputs("}\n", stderr);
-}
-
 void tool_finish(struct tool *t)
 {
     if (t->env && t->stats)
-        print_stats(t);
+        tool_print_stats(t);
     qchain_env_destroy(t->env);
     qchain_policy_destroy(t->policy);
+    qchain_remote_destroy(t->remote);
+    free(t->shown);
     qchain_error_destroy(t->err);
 }

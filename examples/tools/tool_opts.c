@@ -16,7 +16,11 @@ enum shared_option {
     OPT_IMAGE_OPTS,
     OPT_OBJECT,
     OPT_NO_INDEX,
-    OPT_INDEX
+    OPT_INDEX,
+    OPT_REMOTE,
+    OPT_REMOTE_CONFIG,
+    OPT_CACHE_DIR,
+    OPT_ALLOW_URL
 };
 
 static const struct option shared_options[] = {
@@ -32,23 +36,32 @@ static const struct option shared_options[] = {
     {"force-share", no_argument, NULL, 'U'},
     {"no-index", no_argument, NULL, OPT_NO_INDEX},
     {"index", required_argument, NULL, OPT_INDEX},
+    {"remote", required_argument, NULL, OPT_REMOTE},
+    {"remote-config", required_argument, NULL, OPT_REMOTE_CONFIG},
+    {"cache-dir", required_argument, NULL, OPT_CACHE_DIR},
+    {"allow-url", required_argument, NULL, OPT_ALLOW_URL},
 };
 
 #define N_SHARED (sizeof(shared_options) / sizeof(shared_options[0]))
-#define MAX_OPTIONS 40
+#define MAX_OPTIONS 48
 
 static const char shared_help[] =
     "  --image-opts            IMG is driver=...,file.filename=...\n"
     "  -U, --force-share       take no locks, and mind none\n"
     "  --allow-path DIR        allow layers beneath DIR (repeatable)\n"
+    "  --allow-url URL         allow layers beneath URL (repeatable)\n"
     "  --backing-format FMT    the format of backing files that record none\n"
     "  --trust                 follow every reference that an image makes\n"
     "  --index FILE            the sidecar index of IMG (default: IMG.qci)\n"
     "  --no-index              use no sidecar index\n"
+    "  --remote RULE           how URLs are reached, see qchain-remote(5) (repeatable)\n"
+    "  --remote-config FILE    rules from a file\n"
+    "  --cache-dir DIR         keep what was read from URLs in DIR\n"
     "  --threads N             use N threads (default: one a processor)\n"
     "  --stats[=text|json]     print what was done to standard error\n"
     "  -h, --help              print this\n"
-    "Allowed layers are also taken from the file QCHAIN_POLICY names, or /etc/qchain/policy.\n";
+    "Allowed layers are also taken from the file QCHAIN_POLICY names, or /etc/qchain/policy;\n"
+    "rules for URLs from QCHAIN_REMOTE, ~/.config/qchain/remote or /etc/qchain/remote.\n";
 
 void tool_print_help(const struct tool_verb *v)
 {
@@ -74,8 +87,8 @@ static int stop(struct tool *t, int status)
     return TOOL_STOP;
 }
 
-/* A call on the policy: goes on, or stops with the library's complaint. */
-static int policy_result(struct tool *t, int r)
+/* A call on the policy or the settings: goes on, or stops with the library's complaint. */
+static int call_result(struct tool *t, int r)
 {
     if (r == 0)
         return 0;
@@ -121,11 +134,19 @@ static int shared_option(struct tool *t, int c, const char *value)
         t->image_opts = true;
         return 0;
     case OPT_ALLOW_PATH:
-        return policy_result(t, qchain_policy_allow_path(t->policy, value, t->err));
+        return call_result(t, qchain_policy_allow_path(t->policy, value, t->err));
     case OPT_BACKING_FORMAT:
-        return policy_result(t, qchain_policy_backing_format(t->policy, value, t->err));
+        return call_result(t, qchain_policy_backing_format(t->policy, value, t->err));
     case OPT_TRUST:
-        return policy_result(t, qchain_policy_allow(t->policy, QCHAIN_POLICY_TRUST, t->err));
+        return call_result(t, qchain_policy_allow(t->policy, QCHAIN_POLICY_TRUST, t->err));
+    case OPT_ALLOW_URL:
+        return call_result(t, qchain_policy_allow_url(t->policy, value, t->err));
+    case OPT_REMOTE:
+        return call_result(t, qchain_remote_parse(t->remote, value, t->err));
+    case OPT_REMOTE_CONFIG:
+        return call_result(t, qchain_remote_load(t->remote, value, t->err));
+    case OPT_CACHE_DIR:
+        return tool_remote_dir(t, value) == 0 ? 0 : stop(t, t->verb->usage_exit);
     case OPT_THREADS:
         if (!tool_parse_number(t, "number of threads", value, 1, 256, &n))
             return stop(t, t->verb->usage_exit);

@@ -23,7 +23,7 @@ static bool is_layer(qchain *c, const struct stat *target)
     uint32_t i;
 
     for (i = 0; (name = qchain_source_name(c, i)) != NULL; i++)
-        if (stat(name, &st) == 0 && st.st_dev == target->st_dev && st.st_ino == target->st_ino)
+        if (!tool_is_url(name) && stat(name, &st) == 0 && st.st_dev == target->st_dev && st.st_ino == target->st_ino)
             return true;
     return false;
 }
@@ -104,6 +104,12 @@ int tool_sink_open(struct tool *t, struct tool_sink *s, const char *name, qchain
     if (strcmp(name, "-") == 0) {
         take_stdout(s);
         return 0;
+    }
+    if (tool_is_url(name)) {
+        tool_complain(t, "%s: the target must be a file, a device or '-'; images behind URLs are only "
+                         "read",
+                      tool_shown_name(t, name));
+        return -1;
     }
     if (!(flags & TOOL_SINK_EXISTING)) {
         s->fd = open(name, mode | O_CREAT | O_EXCL, 0644);

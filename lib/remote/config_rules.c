@@ -9,7 +9,6 @@
 
 #include "util/alloc.h"
 #include "util/error.h"
-#include "util/escape.h"
 
 #define MAX_WORDS 5        /* of a rule, and one more to see that there are too many */
 #define MAX_VALUE 16384u   /* bytes of a word; tokens are long */
@@ -488,20 +487,18 @@ static int split_line(char *line, char *word[MAX_WORDS], qchain_error *err)
     return n;
 }
 
-/* Shows of it what can be a rule's name: it may be a secret that slipped to a line's begin. */
+/* Shows it only if it can be a rule's name: it may be a secret that slipped to a line's begin. */
 static int fail_unknown(const char *name, qchain_error *err)
 {
-    struct qc_escaped shown;
     size_t len = strspn(name, "abcdefghijklmnopqrstuvwxyz0123456789-");
 
-    if (len == 0 || len > SHOWN_NAME)
-        return qc_fail(err, QCHAIN_E_INVAL, "does not begin with a rule's name");
     for (size_t i = 0; i < N_RULES; i++)
         if (strlen(rules[i].name) == len && strncmp(rules[i].name, name, len) == 0)
             return qc_fail(err, QCHAIN_E_INVAL, "between %s and its value stands a blank, nothing else",
                            rules[i].name);
-    return qc_fail(err, QCHAIN_E_INVAL, "'%s%s' is not a rule", qc_escape(&shown, name, len),
-                   name[len] ? "..." : "");
+    if (len == 0 || len > SHOWN_NAME || name[len])
+        return qc_fail(err, QCHAIN_E_INVAL, "does not begin with a rule's name");
+    return qc_fail(err, QCHAIN_E_INVAL, "'%s' is not a rule", name);
 }
 
 static int read_line(qchain_remote *c, char *line, qchain_error *err)

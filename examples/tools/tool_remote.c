@@ -1,0 +1,143 @@
+/* SPDX-License-Identifier: MIT */
+/* tool_remote.c - how URLs are reached, and names of them that people may see. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+#include <unistd.h>
+
+#include "tool.h"
+
+#define SYSTEM_FILE "/etc/qchain/remote"
+
+/* --------------------------------------------------------------- settings --- */
+
+static int load(struct tool *t, const char *path)
+{
+    if (qchain_remote_load(t->remote, path, t->err) == 0)
+        return 0;
+    tool_complain_error(t);
+    return t->verb->usage_exit;
+}
+
+/* QCHAIN_REMOTE set but empty means: no file. */
+int tool_load_remote(struct tool *t)
+{
+    const char *path = getenv("QCHAIN_REMOTE"), *home = getenv("HOME");
+    char *own = NULL;
+    int r = 0;
+
+    if (!path && home && home[0] == '/' && asprintf(&own, "%s/.config/qchain/remote", home) < 0)
+        own = NULL;
+    if (path)
+        r = *path ? load(t, path) : 0;
+    else if (own && access(own, F_OK) == 0)
+        r = load(t, own);
+    else if (access(SYSTEM_FILE, F_OK) == 0)
+        r = load(t, SYSTEM_FILE);
+    free(own);
+    return r;
+}
+
+int tool_remote_dir(struct tool *t, const char *dir)
+{
+    static const char rule[] = "cache-dir \"";
+    char *text = malloc(sizeof(rule) + 2 * strlen(dir) + 2), *to;
+    int r;
+
+    if (!text) {
+        tool_complain(t, "out of memory");
+        return -1;
+    }
+    to = stpcpy(text, rule);
+    for (; *dir; dir++) {
+        if (*dir == '"' || *dir == '\\')
+            *to++ = '\\';
+        *to++ = *dir;
+    }
+    strcpy(to, "\"");
+    r = qchain_remote_parse(t->remote, text, t->err);
+    if (r)
+        tool_complain_error(t);
+    free(text);
+    return r ? -1 : 0;
+}
+
+/* ------------------------------------------------------------------ names --- */
+
+bool tool_is_url(const char *name)
+{
+    static const char *const schemes[] = {"http://", "https://", "s3://", "az://", "gs://"};
+    size_t i;
+
+    for (i = 0; i < sizeof(schemes) / sizeof(schemes[0]); i++)
+        if (strncasecmp(name, schemes[i], strlen(schemes[i])) == 0)
+            return true;
+    return false;
+}
+
+/* The length of "//", each of which may be "\/" as in JSON, or 0. */
+static size_t two_slashes(const char *p)
+{
+    size_t n = 0;
+    int i;
+
+    for (i = 0; i < 2; i++) {
+        if (p[n] == '\\')
+            n++;
+        if (p[n++] != '/')
+            return 0;
+    }
+    return n;
+}
+
+/* If an http URL begins at p: how long its scheme and slashes are. */
+static size_t web_scheme(const char *p)
+{
+    size_t n = strncasecmp(p, "https:", 6) == 0 ? 6 : strncasecmp(p, "http:", 5) == 0 ? 5 : 0;
+    size_t slashes = n ? two_slashes(p + n) : 0;
+
+    return slashes ? n + slashes : 0;
+}
+
+/* Copy a name without user names, passwords, queries and fragments of the URLs in it. Of a name that is
+ * a list of options or JSON, a URL ends at a comma or quote. */
+static char *cut_secrets(const char *name, bool plain)
+{
+    char *shown = malloc(strlen(name) + 1), *to = shown;
+
+    while (shown && *name) {
+        size_t n = web_scheme(name), end = strcspn(name + n, plain ? "" : "\","), host, i;
+
+        if (!n) {
+            *to++ = *name++;
+            continue;
+        }
+        memcpy(to, name, n);
+        to += n;
+        name += n;
+        host = strcspn(name, "/\\?#");
+        host = host < end ? host : end;
+        for (i = host; i > 0 && name[i - 1] != '@'; i--)
+            ;
+        n = strcspn(name, "?#");
+        n = n < end ? n : end;
+        memcpy(to, name + i, n - i);
+        to += n - i;
+        name += end;
+    }
+    if (shown)
+        *to = '\0';
+    return shown;
+}
+
+const char *tool_shown_name(struct tool *t, const char *name)
+{
+    bool options = t->image_opts || strncmp(name, "json:", 5) == 0;
+
+    if (!options && !web_scheme(name))
+        return name;
+    free(t->shown);
+    t->shown = cut_secrets(name, !options);
+    return t->shown ? t->shown : "?";
+}
