@@ -36,6 +36,7 @@ struct qchain {
     qchain_env       *env;
     bool              owns_env;
     bool              has_snapshot; /* of the top: opened by an internal snapshot */
+    bool              far;          /* a layer lies far away: reads are many at once */
     bool              by_caller;    /* files that its names alone do not lead to */
     uint32_t          open_flags;   /* QCHAIN_OPEN_* */
     uint64_t          size;
@@ -50,6 +51,9 @@ struct qchain {
     struct qc_sidecar *sidecar; /* knows the lower layers; NULL if there is none */
     char             *why_not;  /* why the top's sidecar is not used; NULL: it is, or there is none */
     pthread_mutex_t   late_lock; /* guards what is opened late, while it is put in its place */
+    pthread_cond_t    warmed;   /* n_warm, under late_lock, fell */
+    struct qc_warm   *warm;     /* metadata being read ahead, see warm.h */
+    uint32_t          n_warm;
     struct qc_index   index;
 };
 

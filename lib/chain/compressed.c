@@ -12,6 +12,7 @@
 /* Neighbours in the file are fetched by one call, up to this many bytes; it is
  * also what one task decodes. */
 #define STRETCH_MAX (256u << 10)
+#define FAR_WIDTH 32 /* stretches of one read, at once */
 
 void qc_decode_init(struct qc_decode_list *l)
 {
@@ -179,7 +180,8 @@ static int decode_stretch(void *ctx, uint64_t i)
 int qc_decode_run(qchain *c, struct qc_decode_list *l, bool serial, qchain_error *err)
 {
     struct decode_job job = {.c = c, .list = l};
-    unsigned width = serial ? 1 : qc_pool_threads(c->env->pool);
+    struct qc_pool *pool = c->far ? c->env->far : c->env->pool;
+    unsigned width = serial && !c->far ? 1 : qc_pool_threads(pool);
     int ret;
 
     ret = plan_stretches(&job, err);
@@ -190,7 +192,7 @@ int qc_decode_run(qchain *c, struct qc_decode_list *l, bool serial, qchain_error
         ret = qc_fail_nomem(err);
         goto out;
     }
-    ret = qc_pool_run(c->env->pool, width, job.n, decode_stretch, &job);
+    ret = qc_pool_run(pool, width < FAR_WIDTH ? width : FAR_WIDTH, job.n, decode_stretch, &job);
     for (size_t i = 0; ret != 0 && i < job.n; i++) {
         if (job.errs[i].code) {
             qc_error_copy(err, &job.errs[i]);

@@ -24,7 +24,8 @@ struct qchain_env {
     void                 (*log_free)(void *data);
     struct qc_slots       *slots;
     struct qc_pool        *pool;
-    struct qc_pool        *far;     /* for metadata of far stores: threads that mostly wait */
+    struct qc_pool        *far;     /* for what is far away: threads that mostly wait, */
+    struct qc_tasks       *far_tasks; /* and their queued tasks, which may wait for walkers */
     struct qc_remote      *remote;  /* layers behind URLs */
     struct qc_tasks       *leaves;  /* for queues: tasks that wait for nothing queued */
     struct qc_tasks       *walkers; /* and those that read metadata */
@@ -32,7 +33,6 @@ struct qchain_env {
     struct qc_block_cache *blocks;
     struct qc_ring         windows; /* all chains' windows under one budget */
     qchain_policy         *policy;
-    struct qc_remote      *remote;  /* or NULL: no URLs */
     pthread_mutex_t        codec_lock;
     struct qc_codec       *codecs;  /* idle decoders; under codec_lock */
     atomic_uint_fast64_t   next_owner;

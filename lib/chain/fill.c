@@ -8,6 +8,8 @@
 
 /* Layers that one task of a parallel fill visits. */
 #define GROUP_LAYERS 32
+/* Groups of a far chain: each layer's metadata takes some round trips. */
+#define FAR_GROUPS 128
 /* The longest run of nothing: lengths are 32 bits of sectors. */
 #define GAP_MAX (UINT64_C(1) << 40)
 
@@ -182,6 +184,7 @@ struct group_fill {
     struct qchain  *c;
     uint64_t        start, end;
     uint32_t        n;     /* groups; what a sidecar knows is part of the last */
+    uint32_t        layers; /* in a group */
     struct qc_runs *runs;  /* one list a group */
     qchain_error   *errs;  /* one a group */
 };
@@ -189,19 +192,19 @@ struct group_fill {
 static int fill_group(void *ctx, uint64_t i)
 {
     struct group_fill *g = ctx;
-    uint32_t first = (uint32_t)i * GROUP_LAYERS, n = g->c->n_layers;
-    uint32_t last = i + 1 < g->n ? first + GROUP_LAYERS : n;
+    uint32_t first = (uint32_t)i * g->layers, n = g->c->n_layers;
+    uint32_t last = i + 1 < g->n ? first + g->layers : n;
 
     return fill_range(g->c, first, last, n, g->c->layer[first].limit, g->start, g->end,
                       &g->runs[i], &g->errs[i]);
 }
 
 /* Groups of layers on several threads, then one merge. */
-static int fill_in_groups(struct qchain *c, uint64_t start, uint64_t end, struct qc_runs *out,
-                          qchain_error *err)
+static int fill_in_groups(struct qchain *c, struct qc_pool *pool, uint32_t layers, uint64_t start,
+                          uint64_t end, struct qc_runs *out, qchain_error *err)
 {
-    uint32_t n = (qc_sidecar_first(c) + GROUP_LAYERS - 1) / GROUP_LAYERS;
-    struct group_fill g = {c, start, end, n, NULL, NULL};
+    uint32_t n = (qc_sidecar_first(c) + layers - 1) / layers;
+    struct group_fill g = {c, start, end, n, layers, NULL, NULL};
     uint64_t covered = 0;
     int ret;
 
@@ -212,7 +215,7 @@ static int fill_in_groups(struct qchain *c, uint64_t start, uint64_t end, struct
         ret = qc_fail_nomem(err);
         goto out;
     }
-    ret = qc_pool_run(c->env->pool, qc_pool_threads(c->env->pool), n, fill_group, &g);
+    ret = qc_pool_run(pool, qc_pool_threads(pool), n, fill_group, &g);
     for (uint32_t i = 0; ret != 0 && i < n; i++) {
         if (g.errs[i].code) {
             qc_error_copy(err, &g.errs[i]);
@@ -235,8 +238,13 @@ out:
 int qc_fill_all(struct qchain *c, uint64_t start, uint64_t end, struct qc_runs *out,
                 qchain_error *err)
 {
-    if (qc_sidecar_first(c) >= 2 * GROUP_LAYERS && qc_pool_threads(c->env->pool) > 1)
-        return fill_in_groups(c, start, end, out, err);
+    uint32_t layers = qc_sidecar_first(c);
+
+    if (c->far && layers > 1)
+        return fill_in_groups(c, c->env->far, (layers + FAR_GROUPS - 1) / FAR_GROUPS, start, end, out,
+                              err);
+    if (layers >= 2 * GROUP_LAYERS && qc_pool_threads(c->env->pool) > 1)
+        return fill_in_groups(c, c->env->pool, GROUP_LAYERS, start, end, out, err);
     return qc_fill_layers(c, 0, c->n_layers, start, end, out, err);
 }
 

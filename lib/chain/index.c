@@ -11,6 +11,8 @@
 #define MAX_PAGES 65536
 /* Spans that a map fills at a time, for each thread. */
 #define SPANS_A_THREAD 32
+/* The same of a far chain, filled at once. */
+#define FAR_SPANS 32
 /* A span brings at most this much disk into one merge. */
 #define SPAN_MAX (UINT64_C(1) << 33)
 /* Runs in one window of a disk so large that its windows are: 24 MiB. */
@@ -227,11 +229,17 @@ static int fill_windows(struct qchain *c, uint64_t first, uint64_t last, uint64_
 {
     struct qc_index *ix = &c->index;
     const struct qc_window *newest;
+    uint64_t start = first << ix->window_bits, end = qc_min64(last << ix->window_bits, c->size);
     struct qc_runs runs = {0};
+    qchain_error err;
     int ret;
 
-    ret = qc_fill_layers(c, 0, c->n_layers, first << ix->window_bits,
-                         qc_min64(last << ix->window_bits, c->size), &runs, NULL);
+    qc_error_init(&err);
+    /* A far chain's layers are waited for together; else spans keep all threads busy. */
+    if (c->far)
+        ret = qc_fill_all(c, start, end, &runs, &err);
+    else
+        ret = qc_fill_layers(c, 0, c->n_layers, start, end, &runs, &err);
     if (ret == 0) {
         qc_runs_join(&runs);
         *bytes = runs.n * sizeof(runs.run[0]);
@@ -577,9 +585,10 @@ static int fill_span(void *ctx, uint64_t i)
 void qc_index_fill_ahead(struct qchain *c, uint64_t offset, uint64_t end)
 {
     struct qc_index *ix = &c->index;
-    unsigned width = qc_pool_threads(c->env->pool);
+    struct qc_pool *pool = c->far ? c->env->far : c->env->pool;
+    unsigned width = c->far ? FAR_SPANS : qc_pool_threads(pool);
     struct ahead a = {.c = c, .first = offset >> ix->window_bits};
-    uint64_t spans = width > 1 ? SPANS_A_THREAD * (uint64_t)width : 1;
+    uint64_t spans = width > 1 ? SPANS_A_THREAD * (uint64_t)qc_pool_threads(c->env->pool) : 1;
 
     if (ix->window_bits != QC_WINDOW_BITS)
         return; /* a window of such a disk is a span by itself */
@@ -587,5 +596,5 @@ void qc_index_fill_ahead(struct qchain *c, uint64_t offset, uint64_t end)
     a.last = (a.first / ix->span + spans) * ix->span;
     a.last = qc_min64(a.last, qc_div_up(end, qc_window_size(ix)));
     spans = qc_div_up(a.last, ix->span) - a.first / ix->span;
-    qc_pool_run(c->env->pool, width, spans, fill_span, &a);
+    qc_pool_run(pool, width, spans, fill_span, &a);
 }

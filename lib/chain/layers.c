@@ -6,6 +6,7 @@
 #include "chain/names.h"
 #include "chain/open.h"
 #include "chain/sidecar.h"
+#include "chain/warm.h"
 #include "util/alloc.h"
 #include "util/escape.h"
 #include "util/vec.h"
@@ -113,6 +114,7 @@ void qc_chain_close(qchain *c)
 {
     if (!c)
         return;
+    qc_warm_end(c);
     qc_index_finish(c);
     qc_chain_truncate(c, 0, 0);
     qc_sidecar_destroy(c->sidecar);
@@ -120,6 +122,7 @@ void qc_chain_close(qchain *c)
     qc_free(c->source);
     qc_free(c->hot);
     qc_free(c->why_not);
+    pthread_cond_destroy(&c->warmed);
     pthread_mutex_destroy(&c->late_lock);
     qc_free(c);
 }
@@ -141,6 +144,8 @@ static int check_identity(const struct qc_store *store, const struct qc_ixf_sour
 {
     const qchain_store_identity *id = &store->identity;
 
+    if (expected->flags & QC_IXF_REMOTE)
+        return 0; /* each request asks for that object alone */
     if (store->size == expected->size && id->flags & QCHAIN_IDENTITY_HAS_MTIME &&
         id->mtime_ns == expected->mtime_ns)
         return 0;
@@ -165,9 +170,13 @@ struct qc_store *qc_source_store(qchain *c, uint32_t i, qchain_error *err)
     qc_target_init(&t);
     t.path = qc_sidecar_file_path(c->sidecar, s->name);
     t.format = expected->format;
-    ret = t.path ? qc_open_store(c->env, qc_sidecar_gate(c->sidecar),
-                                 qc_sidecar_file_flags(c->sidecar), &t, &store, &real_path, err)
-                 : qc_fail_nomem(err);
+    if (!t.path)
+        ret = qc_fail_nomem(err);
+    else if (expected->flags & QC_IXF_REMOTE)
+        ret = qc_sidecar_open_remote(c, i, t.path, &store, err);
+    else
+        ret = qc_open_store(c->env, qc_sidecar_gate(c->sidecar), qc_sidecar_file_flags(c->sidecar),
+                            &t, &store, &real_path, err);
     qc_free(t.path);
     qc_free(real_path);
     if (ret == 0)

@@ -7,8 +7,10 @@
 #include "chain/names.h"
 #include "chain/open.h"
 #include "chain/sidecar.h"
+#include "chain/warm.h"
 #include "qcow2/qcow2.h"
 #include "raw/raw_image.h"
+#include "remote/remote.h"
 #include "util/alloc.h"
 #include "util/bytes.h"
 #include "util/escape.h"
@@ -32,6 +34,8 @@ struct opener {
     uint32_t                file_flags;
     bool                    no_backing;
     bool                    describe; /* the top alone, to be described */
+    struct qc_opening      *side;     /* on its way: the sidecar of the last layer, which lies
+                                         behind a URL */
     qchain_error           *err;
 };
 
@@ -40,6 +44,8 @@ int qc_open_store(qchain_env *env, struct qc_gate *gate, uint32_t file_flags, st
 {
     struct qc_file_opts fo = {.fds = env->fds, .slots = env->slots, .log = &env->log,
                               .flags = file_flags, .fd = t->fd, .name = t->path};
+    struct qc_opening *head;
+    int ret;
 
     *real_path = NULL;
     if (t->is_store) {
@@ -47,6 +53,12 @@ int qc_open_store(qchain_env *env, struct qc_gate *gate, uint32_t file_flags, st
             t->store.name = t->path;
         t->is_store = false; /* closed by the store from here on */
         return qc_store_create(out, &t->store, env->slots, err);
+    }
+    if (t->is_url) {
+        ret = t->vetted ? 0 : qc_gate_check_url(gate, t->path, err);
+        if (ret == 0)
+            ret = qc_remote_begin(&head, env->remote, t->path, 0, err);
+        return ret == 0 ? qc_remote_finish(head, out, err) : ret;
     }
     if (t->block_device)
         fo.flags |= QC_FILE_BLOCK_DEVICE;
@@ -59,6 +71,47 @@ int qc_open_store(qchain_env *env, struct qc_gate *gate, uint32_t file_flags, st
     return qc_file_open(out, t->path, &fo, real_path, err);
 }
 
+/* May there be a sidecar of the layer that is about to be opened? */
+static bool wants_any_sidecar(const struct opener *o)
+{
+    const qchain_open_opts *opts = o->opts;
+
+    return !o->no_backing &&
+           !(opts->flags & (QCHAIN_OPEN_NO_INDEX | QCHAIN_OPEN_SALVAGE | QCHAIN_OPEN_FD)) &&
+           !opts->store && !opts->resolver && !opts->snapshot && !opts->data_file;
+}
+
+/* Ask for the sidecar of layer k, which lies behind a URL, while its own first bytes are on
+ * their way. Whether it may be believed is seen later. */
+static void ask_for_sidecar(struct opener *o, const struct qc_opening *head, uint32_t k)
+{
+    const char *given = k == 0 ? o->opts->index : NULL;
+    char *name;
+
+    if (!wants_any_sidecar(o) || (given && !qc_name_is_url(given)))
+        return;
+    name = given ? qc_strdup(given) : qc_remote_opening_sibling(head, QC_SIDECAR_SUFFIX);
+    if (name && qc_remote_begin(&o->side, o->env->remote, name,
+                                QC_REMOTE_WHOLE | (given ? 0 : QC_REMOTE_MISSING_OK), NULL) != 0)
+        o->side = NULL;
+    qc_free(name);
+}
+
+/* Open a layer behind a URL. */
+static int open_remote(struct opener *o, struct qc_target *t, uint32_t k, struct qc_store **out)
+{
+    struct qc_opening *head;
+    int ret = t->vetted ? 0 : qc_gate_check_url(&o->gate, t->path, o->err);
+
+    if (ret == 0)
+        ret = qc_remote_begin(&head, o->env->remote, t->path, 0, o->err);
+    if (ret != 0)
+        return ret;
+    if (!t->format || strcmp(t->format, "raw") != 0)
+        ask_for_sidecar(o, head, k);
+    return qc_remote_finish(head, out, o->err);
+}
+
 /* Open what the target says as the next file of a layer. */
 static int open_source(struct opener *o, struct qc_target *t, uint32_t layer, uint16_t *number,
                        char **real_path)
@@ -66,9 +119,14 @@ static int open_source(struct opener *o, struct qc_target *t, uint32_t layer, ui
     struct qc_store *store = NULL;
     int ret;
 
-    ret = qc_open_store(o->env, &o->gate, o->file_flags, t, &store, real_path, o->err);
+    *real_path = NULL;
+    if (t->is_url && layer == o->c->n_layers - 1 && o->c->layer[layer].img == NULL)
+        ret = open_remote(o, t, layer, &store);
+    else
+        ret = qc_open_store(o->env, &o->gate, o->file_flags, t, &store, real_path, o->err);
     if (ret != 0)
         return ret;
+    o->c->far |= qc_store_is_far(store);
     ret = qc_chain_add_source(o->c, store, layer, t->path, number, o->err);
     if (ret != 0) {
         qc_store_destroy(store);
@@ -219,6 +277,7 @@ static int target_of_top(struct opener *o, const char *name, struct qc_target *t
         if (parsed.direct)
             o->file_flags |= QC_FILE_DIRECT;
         o->no_backing |= parsed.no_backing;
+        t->is_url = parsed.is_url;
     }
     if (ret == 0 && format)
         t->format = qc_strdup(format);
@@ -266,12 +325,12 @@ static int open_top(struct opener *o, const char *name)
  * it lies in its file, found by its name. */
 static bool wants_sidecar(const struct opener *o, const struct qc_layer *l)
 {
-    const qchain_open_opts *opts = o->opts;
+    const struct qc_store *store = qc_source_opened(o->c, l->source);
 
-    return !(opts->flags & (QCHAIN_OPEN_NO_INDEX | QCHAIN_OPEN_SALVAGE | QCHAIN_OPEN_FD)) &&
-           !opts->store && !opts->resolver && !opts->snapshot && !opts->data_file &&
-           l->real_path && l->cluster_size > 0 &&
-           !qc_file_is_block_device(qc_source_opened(o->c, l->source));
+    if (!wants_any_sidecar(o) || l->cluster_size == 0)
+        return false;
+    return qc_remote_is(store) ? o->side != NULL
+                               : l->real_path && !qc_file_is_block_device(store);
 }
 
 static int open_below(struct opener *o)
@@ -288,11 +347,15 @@ static int open_below(struct opener *o)
         last = &c->layer[c->n_layers - 1];
         if (wants_sidecar(o, last)) {
             ret = qc_sidecar_attach(c, &o->gate, o->file_flags, max,
-                                    c->n_layers == 1 ? o->opts->index : NULL, o->err);
+                                    c->n_layers == 1 ? o->opts->index : NULL, o->side, o->err);
+            o->side = NULL;
             if (ret != 0 || c->sidecar)
                 return ret;
             last = &c->layer[c->n_layers - 1]; /* the attempt may have moved it */
         }
+        qc_remote_abandon(o->side);
+        o->side = NULL;
+        qc_warm_layer(c, c->n_layers - 1);
         if (!last->img->backing_name)
             return 0;
         if (c->n_layers >= max)
@@ -326,6 +389,7 @@ static int open_chain(struct opener *o, const char *name)
     }
     o->c->env = o->env;
     pthread_mutex_init(&o->c->late_lock, NULL);
+    pthread_cond_init(&o->c->warmed, NULL);
     o->c->open_flags = o->opts->flags;
     o->c->has_snapshot = o->opts->snapshot != NULL;
     o->c->by_caller = o->opts->store || o->opts->resolver || o->opts->data_file ||
@@ -333,6 +397,7 @@ static int open_chain(struct opener *o, const char *name)
     ret = open_top(o, name);
     if (ret == 0 && !o->no_backing)
         ret = open_below(o);
+    qc_remote_abandon(o->side);
     qc_gate_finish(&o->gate);
     return ret;
 }

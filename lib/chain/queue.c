@@ -387,16 +387,13 @@ int qc_queue_fd(qchain_queue *q)
 
 static void cancel_one(qchain_queue *q, struct qc_request *r)
 {
-    qchain_env *env = q->c->env;
-    bool leaf = r->elsewhere == QC_LEAF;
-
     r->cancelled = true;
     for (uint32_t i = 0; i < QC_RING_PIECES; i++)
         if (r->in_ring >> i & 1)
             qc_uring_cancel(q->ring, r->pieces ? &r->pieces->read[i] : &r->read);
     /* One that is parked, or has begun, is handed back by whoever has it. */
-    if ((leaf || r->elsewhere == QC_WHOLE) &&
-        qc_tasks_withdraw(leaf ? env->leaves : env->walkers, &r->task)) {
+    if ((r->elsewhere == QC_LEAF || r->elsewhere == QC_WHOLE) &&
+        qc_tasks_withdraw(qc_request_tasks(q, r->elsewhere), &r->task)) {
         q->n_elsewhere--;
         r->elsewhere = QC_NOTHING;
         r->result = QCHAIN_E_CANCELLED;

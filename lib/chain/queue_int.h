@@ -29,7 +29,7 @@ struct qc_pieces {
 };
 
 /* What another thread has of a request. */
-enum qc_elsewhere { QC_NOTHING, QC_LEAF, QC_WHOLE, QC_PARKED };
+enum qc_elsewhere { QC_NOTHING, QC_LEAF, QC_WHOLE, QC_PARKED, QC_FAR };
 
 /* In the order in which a warm read looks at it. */
 struct qc_request {
@@ -90,6 +90,8 @@ void qc_requests_start_held(qchain_queue *q);
 /* Hand a request to a leaf (what is to do) or a walker (all of it). False if no thread
  * can be had; r->elsewhere says all the same what for. */
 bool qc_request_send(qchain_queue *q, struct qc_request *r, enum qc_elsewhere where);
+/* Who has or had a task of a request: leaves or walkers, or those that wait for far stores. */
+struct qc_tasks *qc_request_tasks(const qchain_queue *q, enum qc_elsewhere where);
 /* The work of that leaf or walker, on this thread. */
 void qc_request_work(struct qc_request *r);
 /* Free what a request has besides its place. */

@@ -116,6 +116,15 @@ void qc_request_drop_parts(struct qc_request *r)
     }
 }
 
+struct qc_tasks *qc_request_tasks(const qchain_queue *q, enum qc_elsewhere where)
+{
+    const qchain_env *env = q->c->env;
+
+    if (q->c->far)
+        return env->far_tasks;
+    return where == QC_LEAF ? env->leaves : env->walkers;
+}
+
 bool qc_request_send(qchain_queue *q, struct qc_request *r, enum qc_elsewhere where)
 {
     qchain_env *env = q->c->env;
@@ -127,7 +136,7 @@ bool qc_request_send(qchain_queue *q, struct qc_request *r, enum qc_elsewhere wh
         r->todo = 0;
     }
     q->n_elsewhere++;
-    if (qc_tasks_submit(where == QC_LEAF ? env->leaves : env->walkers, &r->task)) {
+    if (qc_tasks_submit(qc_request_tasks(q, where), &r->task)) {
         qc_count(env->slots, where == QC_LEAF ? QC_CNT_QUEUE_LEAF : QC_CNT_QUEUE_WALKS, 1);
         return true;
     }
@@ -173,6 +182,51 @@ static inline bool into_ring(qchain_queue *q, struct qc_request *r, struct qc_ur
     return taken;
 }
 
+/* A read that a far store does without being waited for. */
+struct far_part {
+    qchain_store_read  read; /* first */
+    qchain_error       err;
+    struct qc_request *r;
+};
+
+static void far_done(qchain_store_read *read, int result)
+{
+    struct far_part *p = (struct far_part *)(void *)read;
+    struct qc_request *r = p->r;
+    const qchain *c = r->q->c;
+
+    r->ret = result;
+    if (result != 0) {
+        qc_layer_prefix(c, c->source[r->run.source].layer, &p->err);
+        r->text = qc_text_of(&p->err);
+    }
+    qc_free(p);
+    hand_back(r);
+}
+
+/* The whole of a request, within one run, to a far store. */
+static bool into_far(qchain_queue *q, struct qc_request *r)
+{
+    struct qc_store *store = qc_source_opened(q->c, r->run.source);
+    uint64_t host = qc_run_host(&r->run) + (r->offset - r->run.guest);
+    struct far_part *p;
+
+    if (!qc_store_is_far(store) || !store->ops.submit || r->n_iov > 1 ||
+        host > store->size || r->length > store->size - host)
+        return false;
+    p = qc_malloc(sizeof(*p));
+    if (!p)
+        return false;
+    qc_error_init(&p->err);
+    p->r = r;
+    p->read = (qchain_store_read){.buf = r->one.base, .length = r->length, .offset = host,
+                                  .err = &p->err, .done = far_done};
+    r->elsewhere = QC_FAR;
+    q->n_elsewhere++;
+    qc_store_submit(store, &p->read);
+    return true;
+}
+
 /* A request within one run. How many reads went to the ring, or NOMEM. */
 static inline int start_one(qchain_queue *q, struct qc_request *r)
 {
@@ -181,6 +235,8 @@ static inline int start_one(qchain_queue *q, struct qc_request *r)
             r->in_ring = 1;
             return 1;
         }
+        if (q->c->far && into_far(q, r))
+            return 0;
     } else if (qc_run_kind(&r->run) != QC_COMPRESSED && r->length <= ZEROS_AT_ONCE) {
         zero_all(r);
         qc_request_finish(q, r);

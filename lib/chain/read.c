@@ -4,6 +4,7 @@
 
 #include "chain/chain.h"
 #include "chain/compressed.h"
+#include "chain/far_read.h"
 #include "util/bytes.h"
 
 /* Runs looked up at a time; the epoch is left before any I/O. */
@@ -50,7 +51,7 @@ static void skip_done(struct cursor *cur)
 }
 
 static int read_data(qchain *c, const struct qc_run *r, struct cursor *cur, uint64_t offset,
-                     size_t len, qchain_error *err)
+                     size_t len, struct qc_far_list *far, qchain_error *err)
 {
     const struct qc_store_hot *hot = &c->hot[r->source];
     uint64_t host = qc_run_host(r) + (offset - r->guest);
@@ -64,7 +65,9 @@ static int read_data(qchain *c, const struct qc_run *r, struct cursor *cur, uint
     for (; ret == 0 && len > 0; len -= bytes, host += bytes) {
         skip_done(cur);
         n = take_pieces(cur, len, piece, 64, &bytes);
-        if (n == 1)
+        if (qc_store_is_far(store)) /* waited for together with others */
+            ret = qc_far_add(far, store, r->source, piece, n, host, err);
+        else if (n == 1)
             ret = qc_store_read_hot(hot, c->env->slots, piece[0].base, bytes, host, err);
         else
             ret = qc_store_readv(store, piece, n, bytes, host, QC_READ_PAST_END, err);
@@ -105,7 +108,7 @@ static int add_compressed(struct qc_decode_list *list, const struct qc_run *r, s
 
 static int read_runs(qchain *c, const struct qc_run *run, size_t n, struct cursor *cur,
                      uint64_t *offset, uint64_t end, struct qc_decode_list *list,
-                     qchain_error *err)
+                     struct qc_far_list *far, qchain_error *err)
 {
     int ret = 0;
 
@@ -114,7 +117,7 @@ static int read_runs(qchain *c, const struct qc_run *run, size_t n, struct curso
 
         switch (qc_run_kind(&run[i])) {
         case QC_DATA:
-            ret = read_data(c, &run[i], cur, *offset, len, err);
+            ret = read_data(c, &run[i], cur, *offset, len, far, err);
             break;
         case QC_COMPRESSED:
             ret = add_compressed(list, &run[i], cur, *offset, len);
@@ -139,12 +142,16 @@ int qc_chain_read_runs(qchain *c, const struct qc_run *run, size_t n, const qcha
 {
     struct cursor cur = {iov, 0};
     struct qc_decode_list list;
+    struct qc_far_list far = {0};
     int ret;
 
     qc_decode_init(&list);
-    ret = read_runs(c, run, n, &cur, &offset, end, &list, err);
+    ret = read_runs(c, run, n, &cur, &offset, end, &list, &far, err);
+    if (ret == 0)
+        ret = qc_far_read(c, &far, err);
     if (ret == 0 && list.n > 0)
         ret = qc_decode_run(c, &list, true, err);
+    qc_far_finish(&far);
     qc_decode_finish(&list);
     return ret;
 }
@@ -155,6 +162,7 @@ static int read_range(qchain *c, const qchain_iov *iov, uint64_t offset, uint64_
 {
     struct cursor cur = {iov, 0};
     struct qc_decode_list list;
+    struct qc_far_list far = {0};
     struct qc_run run[BATCH];
     size_t n;
     int ret = 0;
@@ -163,10 +171,13 @@ static int read_range(qchain *c, const qchain_iov *iov, uint64_t offset, uint64_
     while (ret == 0 && offset < end) {
         ret = qc_index_copy(c, offset, end, run, BATCH, &n, err);
         if (ret == 0)
-            ret = read_runs(c, run, n, &cur, &offset, end, &list, err);
+            ret = read_runs(c, run, n, &cur, &offset, end, &list, &far, err);
     }
+    if (ret == 0)
+        ret = qc_far_read(c, &far, err);
     if (ret == 0 && list.n > 0)
         ret = qc_decode_run(c, &list, flags & QC_CHAIN_READ_SERIAL, err);
+    qc_far_finish(&far);
     qc_decode_finish(&list);
     return ret;
 }

@@ -12,6 +12,7 @@
 #define SALVAGE_PIECE (UINT64_C(64) << 10) /* lost when it cannot be mapped */
 #define SALVAGE_SHARE 1024                 /* of what was lost in one stretch: the next piece */
 #define MAX_THREADS 64
+#define FAR_THREADS 16 /* for chains that lie far away: they mostly wait */
 
 struct engine {
     struct qc_copy_job *job;
@@ -312,7 +313,7 @@ static int worker(void *ctx, uint64_t i)
 
 unsigned qc_copy_threads(qchain *c, unsigned asked)
 {
-    unsigned n = asked ? asked : qc_pool_threads(c->env->pool);
+    unsigned n = asked ? asked : c->far ? FAR_THREADS : qc_pool_threads(c->env->pool);
 
     return n > MAX_THREADS ? MAX_THREADS : n;
 }
