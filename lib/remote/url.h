@@ -42,6 +42,9 @@ char *qc_url_origin(const struct qc_url *u);
 int qc_url_resolve(struct qc_url *out, const struct qc_url *base, const char *location,
                    qchain_error *err);
 
+/* Take "/./" and "/../" (also written %2e) out of an absolute path, in place, as RFC 3986, 5.2.4. */
+void qc_url_remove_dots(char *path);
+
 enum qc_url_encode_flags {
     QC_URL_KEEP_SLASH = 0x1,  /* '/' stays */
     QC_URL_KEEP_ESCAPES = 0x2 /* "%41" stays what it is; a '%' that begins no such is encoded */
