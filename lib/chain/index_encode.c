@@ -133,9 +133,10 @@ static void put_bytes(struct qc_ixf_buf *b, const char *s, size_t n)
 int qc_ixf_put_source(struct qc_ixf_buf *b, const struct qc_ixf_source *s)
 {
     size_t name = strlen(s->name), location = strlen(s->location), format = strlen(s->format);
+    size_t validator = strlen(s->validator);
     uint8_t *p;
 
-    if (reserve(b, QC_IXF_ENTRY_BYTES + name + location + format) != 0)
+    if (reserve(b, QC_IXF_ENTRY_BYTES + name + location + format + validator) != 0)
         return QCHAIN_E_NOMEM;
     p = b->p + b->n;
     put32(p, s->layer);
@@ -149,11 +150,12 @@ int qc_ixf_put_source(struct qc_ixf_buf *b, const struct qc_ixf_source *s)
     put16(p + 48, (uint16_t)name);
     put16(p + 50, (uint16_t)location);
     put16(p + 52, (uint16_t)format);
-    put16(p + 54, 0);
+    put16(p + 54, (uint16_t)validator);
     b->n += QC_IXF_ENTRY_BYTES;
     put_bytes(b, s->name, name);
     put_bytes(b, s->location, location);
     put_bytes(b, s->format, format);
+    put_bytes(b, s->validator, validator);
     return 0;
 }
 

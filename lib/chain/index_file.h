@@ -32,9 +32,11 @@
  * its external data file:
  *     0  u32      layer
  *     4  u32      QC_IXF_*: 1 data file, 2 racy, 4 holes, 8 its format is not
- *                 recorded in the image that refers to it
+ *                 recorded in the image that refers to it, 16 remote: an object
+ *                 behind a URL, which is never racy
  *     8  u64      bytes of the file
- *    16  u64      its modification time, ns since the epoch
+ *    16  u64      its modification time, ns since the epoch; of an object what its
+ *                 server says, 0 if it says nothing
  *    24  u64      bytes it occupies on its medium
  *    32  u64      bytes of the virtual disk, a multiple of 512 below 2^63; 0 for a
  *                 data file
@@ -43,10 +45,13 @@
  *    44  u32      how compressed clusters are decoded (0 zlib, 1 zstd)
  *    48  u16      bytes of the name, 1..4095: as recorded in the image that refers to
  *                 it; for layer 0, its file's last component
- *    50  u16      bytes of the location, 1..4095: the path when the sidecar was built
+ *    50  u16      bytes of the location, 1..4095: the path when the sidecar was built,
+ *                 or the URL without user and query
  *    52  u16      bytes of the format, 1..15: "qcow2", "raw"
- *    54  u16      reserved
- *    56           name, location, format; none has a NUL
+ *    54  u16      bytes of the validator, 0..255: of an object what tells this generation
+ *                 of it from others (its ETag or version), if there is such; of a file 0
+ *    56           name, location, format, validator; none has a NUL, the validator no
+ *                 control characters
  *
  * Directory, an entry of 32 bytes a page. Pages cover the disk without gaps, in order:
  *     0  u64      disk offset of its first byte: a multiple of 128 MiB, 0 for the first
@@ -93,14 +98,16 @@
 #define QC_IXF_WIDE_PAGE_MAX (64u << 10)  /* of more than one window */
 #define QC_IXF_PAGE_MAX (8u << 20)
 #define QC_IXF_NAME_MAX 4095u
+#define QC_IXF_VALIDATOR_MAX 255u
 
 enum qc_ixf_flags {
     QC_IXF_DATA_FILE = 1,
     QC_IXF_RACY = 2,
     QC_IXF_HOLES = 4,
-    QC_IXF_UNRECORDED = 8
+    QC_IXF_UNRECORDED = 8,
+    QC_IXF_REMOTE = 16
 };
-#define QC_IXF_FLAGS 15u /* all of them */
+#define QC_IXF_FLAGS 31u /* all of them */
 
 struct qc_ixf_header {
     uint64_t file_size, virtual_size, built_ns, n_runs;
@@ -117,6 +124,7 @@ struct qc_ixf_source {
     uint64_t size, mtime_ns, allocated, virtual_size;
     uint32_t cluster_size, decoder_kind;
     char    *name, *location, *format;
+    char    *validator; /* "": none */
 };
 
 /* One page. */

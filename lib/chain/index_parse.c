@@ -172,19 +172,35 @@ static int take_string(struct table *t, uint32_t len, char **out)
 static int take_strings(struct table *t, struct qc_ixf_source *s, const uint8_t *e)
 {
     uint32_t name = le16(e + 48), location = le16(e + 50), format = le16(e + 52);
+    uint32_t validator = le16(e + 54);
     int ret;
 
     if (name < 1 || name > QC_IXF_NAME_MAX || location < 1 || location > QC_IXF_NAME_MAX ||
-        format < 1 || format > 15)
+        format < 1 || format > 15 || validator > QC_IXF_VALIDATOR_MAX)
         return bad_source(t, QCHAIN_E_CORRUPT, "the length of a name in it is out of range");
-    if (name + location + format > t->bytes - t->at)
+    if (name + location + format + validator > t->bytes - t->at)
         return bad_source(t, QCHAIN_E_CORRUPT, "its names reach past the table's end");
     ret = take_string(t, name, &s->name);
     if (ret == 0)
         ret = take_string(t, location, &s->location);
     if (ret == 0)
         ret = take_string(t, format, &s->format);
+    if (ret == 0)
+        ret = take_string(t, validator, &s->validator);
     return ret;
+}
+
+/* What a validator says goes to servers: nothing in it may end a line. */
+static int check_validator(const struct table *t, const struct qc_ixf_source *s)
+{
+    if (!(s->flags & QC_IXF_REMOTE))
+        return *s->validator ? bad_source(t, QCHAIN_E_CORRUPT, "a local file with a validator") : 0;
+    if (s->flags & QC_IXF_RACY)
+        return bad_source(t, QCHAIN_E_CORRUPT, "an object that is racy");
+    for (const char *v = s->validator; *v; v++)
+        if ((unsigned char)*v < ' ' || *v == 0x7f)
+            return bad_source(t, QCHAIN_E_CORRUPT, "its validator has control characters");
+    return 0;
 }
 
 static int check_data_file(const struct table *t, const struct qc_ixf_source *s)
@@ -218,6 +234,8 @@ static int check_layer(const struct table *t, const struct qc_ixf_source *s)
 
 static int check_source(const struct table *t, const struct qc_ixf_source *s)
 {
+    int ret;
+
     if (s->flags & ~QC_IXF_FLAGS)
         return bad_source(t, QCHAIN_E_UNSUPPORTED, "has flags that are not known");
     if (s->decoder_kind > 1)
@@ -226,6 +244,9 @@ static int check_source(const struct table *t, const struct qc_ixf_source *s)
         return bad_source(t, QCHAIN_E_UNSUPPORTED, "has a format that is not known");
     if (s->size > INT64_MAX)
         return bad_source(t, QCHAIN_E_CORRUPT, "its size is over 2^63 bytes");
+    ret = check_validator(t, s);
+    if (ret != 0)
+        return ret;
     return s->flags & QC_IXF_DATA_FILE ? check_data_file(t, s) : check_layer(t, s);
 }
 
@@ -244,8 +265,6 @@ static int parse_source(struct table *t, struct qc_ixf_source *s)
     s->virtual_size = le64(e + 32);
     s->cluster_size = le32(e + 40);
     s->decoder_kind = le32(e + 44);
-    if (le16(e + 54) != 0)
-        return bad_source(t, QCHAIN_E_CORRUPT, "reserved bytes are not 0");
     t->at += QC_IXF_ENTRY_BYTES;
     ret = take_strings(t, s, e);
     return ret == 0 ? check_source(t, s) : ret;
@@ -257,6 +276,7 @@ static void free_sources(struct qc_ixf *x)
         qc_free(x->source[i].name);
         qc_free(x->source[i].location);
         qc_free(x->source[i].format);
+        qc_free(x->source[i].validator);
     }
     qc_free(x->source);
     x->source = NULL;

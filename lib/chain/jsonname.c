@@ -147,7 +147,7 @@ static const char *const ignored[] = {"readahead", "timeout", "node-name", NULL}
 /* True for options whose value is text, whatever it looks like. */
 static bool takes_text(const char *key)
 {
-    static const char *const known[] = {"filename", "url", "node-name", NULL};
+    static const char *const known[] = {"filename", "url", "node-name", "locking", NULL};
 
     key = bare(key);
     return is_one_of(key, known) || is_one_of(key, passwords) || is_one_of(key, proxies) ||

@@ -206,7 +206,7 @@ static int hex_value(char c)
 
 static bool is_plain(unsigned char c)
 {
-    return c < 0x80 && (isalnum(c) || strchr("-._~", c));
+    return c && c < 0x80 && (isalnum(c) || strchr("-._~", c));
 }
 
 /* The path of an http URL with escapes only where they are needed, and then in capitals. */

@@ -139,7 +139,8 @@ static int add_source(struct qc_builder *b, uint32_t i)
     s->name = qc_strdup(name);
     s->location = location_of(c, i);
     s->format = qc_strdup(i == l->source ? l->format->name : "raw");
-    return s->name && s->location && s->format ? 0 : qc_fail_nomem(b->err);
+    s->validator = qc_strdup("");
+    return s->name && s->location && s->format && s->validator ? 0 : qc_fail_nomem(b->err);
 }
 
 int qc_build_table(struct qc_builder *b)

@@ -183,6 +183,11 @@ static void check_table(const struct qc_ixf *x)
         require(layers > 0 && s->layer == layers - 1 && s->size <= INT64_MAX);
         require(strlen(s->name) >= 1 && strlen(s->name) <= QC_IXF_NAME_MAX);
         require(strlen(s->location) >= 1 && strlen(s->location) <= QC_IXF_NAME_MAX);
+        require(strlen(s->validator) <= QC_IXF_VALIDATOR_MAX);
+        require(!*s->validator || s->flags & QC_IXF_REMOTE);
+        require(!(s->flags & QC_IXF_REMOTE) || !(s->flags & QC_IXF_RACY));
+        for (const char *v = s->validator; *v; v++)
+            require((unsigned char)*v >= 32 && *v != 127);
         require(s->cluster_size == 0 || !(s->flags & QC_IXF_DATA_FILE));
     }
     require(layers == h->n_layers && x->source[0].virtual_size == h->virtual_size);

@@ -56,10 +56,10 @@ def run(length, kind, source=None, host=None, sectors=None):
     return out + (b'' if sectors is None else number(sectors))
 
 
-def source(layer, cluster, size, flags=0):
-    names = b'name', b'/dir/name', b'qcow2' if cluster else b'raw'
+def source(layer, cluster, size, flags=0, validator=b''):
+    names = b'name', b'/dir/name', b'qcow2' if cluster else b'raw', validator
     return struct.pack('<2I4Q2I4H', layer, flags, 1 << 33, 1700000000 << 30, 1 << 19, size,
-                       cluster, 0, *map(len, names), 0) + b''.join(names)
+                       cluster, 0, *map(len, names)) + b''.join(names)
 
 
 def sidecar(size, sources, pages, first=0):
@@ -88,10 +88,13 @@ def sidecars():
     pages = [(0, [run(WINDOW - 512, DATA, 1, 5), run(512, ZERO, 2)], 0), (WINDOW, [run(512, END)], 1)]
     big = (1 << 50) + WINDOW + (1 << 41)
     huge = [(0, [run(1 << 50, END), run(WINDOW, DATA, 0, 3), run(1 << 41, DATA, 0, 3)], 0)]
+    objects = [source(0, 65536, 1 << 20, 16, b'"etag"'), source(1, 65536, 1 << 20, 16),
+               source(1, 0, 0, 17, b'version.1'), source(2, 0, 4096, 20, b'x' * 255)]
     for first in range(8):
         yield sidecar(1 << 20, two, [(0, kinds, 0)], first)
     yield sidecar(WINDOW + 512, files, pages, 6)
     yield sidecar(big, [source(0, 65536, big)], huge, 6)
+    yield sidecar(1 << 20, objects, [(0, [run(1 << 20, DATA, 1, 5)], 0)], 6)
     yield sidecar(0, [source(0, 512, 0)], [])
 
 

@@ -11,7 +11,7 @@ MAGIC = b"QCHAINIX"
 HEADER = 160
 ENTRY = 56
 WINDOW = 128 << 20
-DATA_FILE, RACY, HOLES, UNRECORDED = 1, 2, 4, 8
+DATA_FILE, RACY, HOLES, UNRECORDED, REMOTE = 1, 2, 4, 8, 16
 END, SHORT, ZERO, ZERO_ALLOC, PREALLOC, DATA, COMPRESSED = range(7)
 PLAIN_HOST = (ZERO_ALLOC, PREALLOC, DATA)
 
@@ -95,7 +95,7 @@ class Sidecar:
                      ("id", "16s", 96), ("reserved", "48s", 112))
     SOURCE_FIELDS = ("layer", "flags", "size", "mtime_ns", "allocated", "virtual_size",
                      "cluster_size", "decoder", "name_bytes", "location_bytes", "format_bytes",
-                     "reserved")
+                     "validator_bytes")
     SOURCE = struct.Struct("<IIQQQQIIHHHH")
     PAGE_FIELDS = ("start", "offset", "bytes", "crc", "n_runs", "nothing")
     PAGE = struct.Struct("<QQIIII")
@@ -127,12 +127,18 @@ class Sidecar:
         for _ in range(self.header["n_sources"]):
             s = dict(zip(self.SOURCE_FIELDS, self.SOURCE.unpack_from(table, at)))
             at += ENTRY
-            for part in ("name", "location", "format"):
+            for part in ("name", "location", "format", "validator"):
                 n = s.pop(part + "_bytes")
                 s[part] = table[at:at + n]
-                must(len(s[part]) == n > 0 and b"\0" not in s[part], part)
+                must(len(s[part]) == n and b"\0" not in s[part], part)
+                must(n > 0 or part == "validator", part)
                 at += n
-            must(s.pop("reserved") == 0 and s["flags"] < 16, "flags of a source")
+            must(s["flags"] < 32, "flags of a source")
+            remote = s["flags"] & REMOTE
+            must(not (remote and s["flags"] & RACY), "an object that is racy")
+            must(remote or not s["validator"], "a file's validator")
+            must(all(b >= 32 and b != 127 for b in s["validator"]) and len(s["validator"]) < 256,
+                 "a validator")
             sources.append(s)
         must(at == len(table), "the table's length")
         must(sources[-1]["layer"] == self.header["n_layers"] - 1, "layers")
@@ -203,8 +209,9 @@ class Sidecar:
         table = b""
         for s in self.sources:
             table += self.SOURCE.pack(*(s[k] for k in self.SOURCE_FIELDS[:8]), len(s["name"]),
-                                      len(s["location"]), len(s["format"]), 0)
-            table += s["name"] + s["location"] + s["format"]
+                                      len(s["location"]), len(s["format"]),
+                                      len(s["validator"]))
+            table += s["name"] + s["location"] + s["format"] + s["validator"]
         at = HEADER + len(table) + self.PAGE.size * len(self.pages)
         directory = body = b""
         for p in self.pages:

@@ -152,7 +152,8 @@ static inline struct qc_ixf_source source_make(uint32_t layer, uint32_t cluster,
     return (struct qc_ixf_source){
         .layer = layer, .size = INT64_MAX - layer, .mtime_ns = UINT64_C(1700000000000000000) + layer,
         .allocated = 512, .virtual_size = disk, .cluster_size = cluster, .name = "name",
-        .location = "/some/where", .format = cluster ? "qcow2" : "raw"};
+        .location = "/some/where", .format = cluster ? "qcow2" : "raw",
+        .validator = ""};
 }
 
 static inline struct qc_ixf_source data_file_make(uint32_t layer)

@@ -351,7 +351,9 @@ static const struct {
     {HEADER, 80, 4, 65536, C, "the file ends within its directory"},
     {HEADER, 88, 8, 1, C, "has not as many runs as the header says"},
     {TABLE, 0, 4, 1, C, "file 0: its layer does not follow that before it"},
-    {TABLE, 4, 4, 16, U, "file 0: has flags that are not known"},
+    {TABLE, 4, 4, 32, U, "file 0: has flags that are not known"},
+    {TABLE, 4, 4, UINT32_C(1) << 31, U, "file 0: has flags that are not known"},
+    {TABLE, 4, 4, 16 | 2, C, "file 0: an object that is racy"},
     {TABLE, 4, 4, 1, C, "file 0: a data file that is not behind its layer's file"},
     {TABLE, 8, 8, UINT64_C(1) << 63, C, "file 0: its size is over 2^63 bytes"},
     {TABLE, 32, 8, BIG - 512, C, "layer 0 has not the size of the disk"},
@@ -369,7 +371,9 @@ static const struct {
     {TABLE, 50, 2, 4095, C, "file 0: its names reach past the table's end"},
     {TABLE, 52, 2, 0, C, "file 0: the length of a name in it is out of range"},
     {TABLE, 52, 2, 16, C, "file 0: the length of a name in it is out of range"},
-    {TABLE, 54, 2, 1, C, "file 0: reserved bytes are not 0"},
+    {TABLE, 54, 2, 1, C, "file 0: a local file with a validator"}, /* of the next one's bytes */
+    {TABLE, 54, 2, 256, C, "file 0: the length of a name in it is out of range"},
+    {TABLE, 54, 2, UINT16_MAX, C, "file 0: the length of a name in it is out of range"},
     {TABLE, 57, 1, 0, C, "file 0: a name in it has a NUL"},
     {TABLE, 71, 1, 'x', U, "file 0: has a format that is not known"},
     /* An entry of a "qcow2" has 76 bytes, of a "raw" 74: files 1, 2, 3. */
@@ -439,6 +443,54 @@ static void rules(void **unused)
     qc_ixf_buf_finish(&file);
     free(page[0].p);
     free(page[1].p);
+}
+
+/* A validator of "x" behind the names of an only layer, changed byte by byte. */
+static void validators(void **unused)
+{
+    static const struct {
+        uint32_t    flags;
+        uint8_t     byte;
+        const char *words;
+    } t[] = {
+        {QC_IXF_REMOTE, 'x', NULL},
+        {QC_IXF_REMOTE, '"', NULL},
+        {QC_IXF_REMOTE, ' ', NULL},
+        {QC_IXF_REMOTE, 0xe4, NULL},
+        {QC_IXF_REMOTE, 0, "file 0: a name in it has a NUL"},
+        {QC_IXF_REMOTE, '\n', "file 0: its validator has control characters"},
+        {QC_IXF_REMOTE, 0x1f, "file 0: its validator has control characters"},
+        {QC_IXF_REMOTE, 0x7f, "file 0: its validator has control characters"},
+        {QC_IXF_REMOTE | QC_IXF_RACY, 'x', "file 0: an object that is racy"},
+        {0, 'x', "file 0: a local file with a validator"},
+        {QC_IXF_RACY | QC_IXF_HOLES, 'x', "file 0: a local file with a validator"},
+    };
+    struct qc_ixf_source source = source_make(0, 65536, 0);
+    struct plan plan = {.source = &source, .n_sources = 1, .n_layers = 1};
+    struct qc_ixf_buf file;
+    qchain_error err;
+
+    (void)unused;
+    source.validator = "x";
+    for (size_t i = 0; i < sizeof(t) / sizeof(t[0]); i++) {
+        source.flags = t[i].flags;
+        assert_int_equal(plan_build(&plan, &file), 0);
+        file.p[file.n - 1] = t[i].byte;
+        fix(file.p, (uint32_t)file.n - 160, 0);
+        qc_error_init(&err);
+        assert_int_equal(swallow(file.p, file.n, &err), t[i].words ? QCHAIN_E_CORRUPT : 0);
+        if (t[i].words && !strstr(err.text, t[i].words))
+            fail_msg("not \"%s\" but %s", t[i].words, err.text);
+        qc_ixf_buf_finish(&file);
+    }
+    /* One byte more than there are. */
+    assert_int_equal(plan_build(&plan, &file), 0);
+    put(file.p + 160 + 54, 2, 2);
+    fix(file.p, (uint32_t)file.n - 160, 0);
+    qc_error_init(&err);
+    assert_int_equal(swallow(file.p, file.n, &err), QCHAIN_E_CORRUPT);
+    assert_non_null(strstr(err.text, "file 0: its names reach past the table's end"));
+    qc_ixf_buf_finish(&file);
 }
 
 /* A layer may have one data file, not two. */
@@ -597,6 +649,7 @@ int main(void)
         cmocka_unit_test(sources),    cmocka_unit_test(hosts),   cmocka_unit_test(compressed),
         cmocka_unit_test(nothing),    cmocka_unit_test(rules),   cmocka_unit_test(page_sizes),
         cmocka_unit_test(no_bytes),   cmocka_unit_test(two_data_files),
+        cmocka_unit_test(validators),
         cmocka_unit_test(too_long),   cmocka_unit_test(past_the_end),
     };
 

@@ -61,8 +61,17 @@ static void random_table(struct plan *plan, uint32_t n_layers, unsigned data_per
     }
     plan->n_sources = n;
     for (uint32_t i = 0; i < n; i++) {
-        plan->source[i].name = random_name(seed, QC_IXF_NAME_MAX);
-        plan->source[i].location = random_name(seed, QC_IXF_NAME_MAX);
+        struct qc_ixf_source *s = &plan->source[i];
+
+        s->name = random_name(seed, QC_IXF_NAME_MAX);
+        s->location = random_name(seed, QC_IXF_NAME_MAX);
+        s->validator = random_name(seed, QC_IXF_VALIDATOR_MAX);
+        if (s->flags & QC_IXF_REMOTE)
+            s->flags &= ~(uint32_t)QC_IXF_RACY;
+        for (char *v = s->validator; *v; v++)
+            *v = (unsigned char)*v < ' ' || *v == 0x7f ? '"' : *v;
+        if (!(s->flags & QC_IXF_REMOTE) || random_next(seed) % 4 == 0)
+            *s->validator = '\0';
     }
 }
 
@@ -165,6 +174,7 @@ static void plan_free(struct plan *plan)
     for (uint32_t i = 0; i < plan->n_sources; i++) {
         test_free(plan->source[i].name);
         test_free(plan->source[i].location);
+        test_free(plan->source[i].validator);
     }
     for (uint32_t i = 0; i < plan->n_pages; i++)
         qc_ixf_buf_finish(&plan->page[i]);
@@ -223,6 +233,7 @@ static void same_table(const struct plan *plan, const struct qc_ixf *x)
         assert_string_equal(a->name, b->name);
         assert_string_equal(a->location, b->location);
         assert_string_equal(a->format, b->format);
+        assert_string_equal(a->validator, b->validator);
         assert_true(a->layer == b->layer && a->flags == b->flags && a->size == b->size &&
                     a->mtime_ns == b->mtime_ns && a->allocated == b->allocated &&
                     a->virtual_size == b->virtual_size && a->cluster_size == b->cluster_size &&
