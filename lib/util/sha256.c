@@ -170,3 +170,31 @@ void qc_sha256_finish(struct qc_sha256 *h, uint8_t digest[32])
     for (int i = 0; i < 32; i++)
         digest[i] = (uint8_t)(h->state[i / 4] >> (24 - 8 * (i % 4)));
 }
+
+void qc_hmac_sha256(const void *key, size_t key_len, const void *p, size_t len, uint8_t digest[32])
+{
+    uint8_t block[64] = {0}, inner[32];
+    struct qc_sha256 h;
+
+    qc_sha256_init(&h);
+    if (key_len > sizeof(block)) {
+        qc_sha256_update(&h, key, key_len);
+        qc_sha256_finish(&h, block);
+        qc_sha256_init(&h);
+    } else if (key_len) {
+        memcpy(block, key, key_len);
+    }
+    for (size_t i = 0; i < sizeof(block); i++)
+        block[i] ^= 0x36;
+    qc_sha256_update(&h, block, sizeof(block));
+    qc_sha256_update(&h, p, len);
+    qc_sha256_finish(&h, inner);
+    for (size_t i = 0; i < sizeof(block); i++)
+        block[i] ^= 0x36 ^ 0x5c;
+    qc_sha256_init(&h);
+    qc_sha256_update(&h, block, sizeof(block));
+    qc_sha256_update(&h, inner, sizeof(inner));
+    qc_sha256_finish(&h, digest);
+    explicit_bzero(block, sizeof(block));
+    explicit_bzero(&h, sizeof(h));
+}

@@ -19,4 +19,7 @@ void qc_sha256_init(struct qc_sha256 *h);
 void qc_sha256_update(struct qc_sha256 *h, const void *p, size_t len);
 void qc_sha256_finish(struct qc_sha256 *h, uint8_t digest[32]);
 
+/* HMAC (RFC 2104) with it. */
+void qc_hmac_sha256(const void *key, size_t key_len, const void *p, size_t len, uint8_t digest[32]);
+
 #endif
