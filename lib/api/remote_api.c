@@ -13,8 +13,6 @@
 #include "util/alloc.h"
 #include "util/escape.h"
 
-int qc_policy_add_url(qchain_policy *p, const char *url, qchain_error *err);
-
 qchain_remote *qchain_remote_create(void)
 {
     return qc_conf_new();

@@ -15,7 +15,8 @@ struct qc_conf_login {
     char *password; /* or the token */
 };
 
-/* "region PREFIX URL", "replica PREFIX URL": what is beneath PREFIX is (or is kept) beneath URL. */
+/* "region PREFIX URL", "replica PREFIX URL": what is beneath PREFIX is (or is kept) beneath URL. Both as
+ * qc_url_text writes them; a prefix and a replica's URL end in one '/', a region's URL in none. */
 struct qc_conf_pair {
     char *prefix;
     char *url;

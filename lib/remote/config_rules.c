@@ -7,6 +7,7 @@
 #include <string.h>
 #include <strings.h>
 
+#include "remote/url.h"
 #include "util/alloc.h"
 #include "util/error.h"
 
@@ -57,35 +58,6 @@ static size_t scheme_length(const char *url, const char *list)
     return 0;
 }
 
-/* What all URLs in rules have in common; NULL if it is fine. The scheme and, of http, the host become
- * lower case. */
-static const char *check_url(char *url, const char *schemes, const char *wrong)
-{
-    size_t at = scheme_length(url, schemes), host;
-
-    if (!at)
-        return wrong;
-    host = strcspn(url + at, "/?#");
-    if (!host || url[at] == ':' || memchr(url + at, '@', host))
-        return "a URL without a host, or with a user name before it; credentials have rules of their "
-               "own";
-    if (strcspn(url, "?# \t") != strlen(url))
-        return "a URL with a query, a fragment or a blank";
-    for (size_t i = 0; i < (strncasecmp(url, "http", 4) == 0 ? at + host : at); i++)
-        url[i] = (char)tolower((unsigned char)url[i]);
-    return NULL;
-}
-
-static const char *check_endpoint(char *url)
-{
-    size_t len;
-    const char *wrong = check_url(url, "http https", "not a URL that begins with http:// or https://");
-
-    for (len = strlen(url); !wrong && len > 1 && url[len - 1] == '/'; len--)
-        url[len - 1] = '\0';
-    return wrong;
-}
-
 static const char *check_proxy(char *url)
 {
     size_t at = scheme_length(url, "http https socks4 socks4a socks5 socks5h");
@@ -128,6 +100,51 @@ static const char *check_token(char *value)
     return strpbrk(value, " \"") ? "a value with blanks or quotes in it" : NULL;
 }
 
+/* --------------------------------------------------------------------- URLs --- */
+
+static const char web[] = "http https", all[] = "http https s3 az gs";
+
+static int parse_url(struct qc_url *u, const struct rule *r, const char *text, const char *schemes,
+                     qchain_error *err)
+{
+    int ret = QCHAIN_E_INVAL;
+
+    memset(u, 0, sizeof(*u));
+    if (!scheme_length(text, schemes))
+        return qc_fail(err, ret, "a URL of %s begins with http:// or https://%s", r->name,
+                       schemes == all ? ", s3://, az:// or gs://" : "");
+    ret = qc_url_parse(u, text, err);
+    if (ret != 0)
+        qc_error_prefix(err, -1, "%s: ", r->name);
+    else if (u->userinfo)
+        ret = qc_fail(err, QCHAIN_E_INVAL, "a URL of %s has a user name in it; credentials have rules of "
+                      "their own", r->name);
+    else if (u->query)
+        ret = qc_fail(err, QCHAIN_E_INVAL, "a URL of %s has a query", r->name);
+    if (ret != 0)
+        qc_url_finish(u);
+    return ret;
+}
+
+/* Written as qc_url_text does, with one '/' at its end or none. *out is to be freed. */
+static int read_url(char **out, const struct rule *r, const char *text, const char *schemes, bool slash,
+                    qchain_error *err)
+{
+    struct qc_url u;
+    int ret = parse_url(&u, r, text, schemes, err);
+    char *whole = ret == 0 ? qc_url_text(&u) : NULL;
+    size_t len = whole ? strlen(whole) : 0;
+
+    qc_url_finish(&u);
+    if (ret != 0)
+        return ret;
+    while (len && whole[len - 1] == '/')
+        len--;
+    *out = whole ? qc_asprintf("%.*s%s", (int)len, whole, slash ? "/" : "") : NULL;
+    qc_free(whole);
+    return *out ? 0 : qc_fail_nomem(err);
+}
+
 /* --------------------------------------------------------------- the setters --- */
 
 static void *field(qchain_remote *c, const struct rule *r)
@@ -135,9 +152,17 @@ static void *field(qchain_remote *c, const struct rule *r)
     return (char *)c + r->at;
 }
 
+static void keep_string(qchain_remote *c, const struct rule *r, char *owned)
+{
+    char **slot = field(c, r);
+
+    qc_conf_wipe(*slot);
+    *slot = owned;
+}
+
 static int set_string(qchain_remote *c, const struct rule *r, char **arg, qchain_error *err)
 {
-    char **slot = field(c, r), *copy;
+    char *copy;
     const char *wrong = r->check ? r->check(arg[0]) : NULL;
 
     if (!arg[0][0])
@@ -147,9 +172,18 @@ static int set_string(qchain_remote *c, const struct rule *r, char **arg, qchain
     copy = qc_strdup(arg[0]);
     if (!copy)
         return qc_fail_nomem(err);
-    qc_conf_wipe(*slot);
-    *slot = copy;
+    keep_string(c, r, copy);
     return 0;
+}
+
+static int set_endpoint(qchain_remote *c, const struct rule *r, char **arg, qchain_error *err)
+{
+    char *url = NULL;
+    int ret = read_url(&url, r, arg[0], web, false, err);
+
+    if (ret == 0)
+        keep_string(c, r, url);
+    return ret;
 }
 
 /* Digits alone, at most max. */
@@ -266,41 +300,33 @@ static int set_verify(qchain_remote *c, const struct rule *r, char **arg, qchain
 
 /* ------------------------------------------------------------------- logins --- */
 
-/* "HTTPS://Host:443/" to "https://host"; what is wrong with it, or NULL. */
-static const char *check_origin(char *text)
+/* "HTTPS://Host:443/" to "https://host". *out is to be freed. */
+static int read_origin(char **out, const struct rule *r, const char *text, qchain_error *err)
 {
-    const char *wrong = check_endpoint(text), *colon;
-    size_t at, len = strlen(text);
-    uint64_t port;
+    struct qc_url u;
+    int ret = parse_url(&u, r, text, web, err);
 
-    if (wrong)
-        return wrong;
-    at = scheme_length(text, "http https");
-    if (strchr(text + at, '/'))
-        return "more than scheme, host and port, as in https://host:8443";
-    colon = strrchr(text + at, ':');
-    if (!colon || text[len - 1] == ']')
-        return NULL;
-    if (!read_number(colon + 1, strlen(colon + 1), 65535, &port) || port == 0)
-        return "a URL with a port that is none";
-    if (port == (at == 8 ? 443 : 80))
-        text[colon - text] = '\0';
-    return NULL;
+    if (ret)
+        return ret;
+    if (strcmp(u.path, "/") != 0)
+        ret = qc_fail(err, QCHAIN_E_INVAL, "the origin of %s has more than scheme, host and port, as in "
+                      "https://host:8443", r->name);
+    else if (!(*out = qc_url_origin(&u)))
+        ret = qc_fail_nomem(err);
+    qc_url_finish(&u);
+    return ret;
 }
 
-static int add_login(qchain_remote *c, const struct rule *r, char *origin, const char *user,
+static int add_login(qchain_remote *c, const struct rule *r, const char *origin, const char *user,
                      const char *password, qchain_error *err)
 {
-    const char *wrong = check_origin(origin);
     struct qc_conf_login l, *more;
     uint32_t i = 0;
 
-    if (wrong)
-        return qc_fail(err, QCHAIN_E_INVAL, "the origin of %s is %s", r->name, wrong);
     while (i < c->n_logins && strcmp(c->login[i].origin, origin) != 0)
         i++;
     if (i == MAX_ENTRIES)
-        return qc_fail(err, QCHAIN_E_INVAL, "there are more than %u logins", MAX_ENTRIES);
+        return qc_fail(err, QCHAIN_E_INVAL, "%s: there are %u logins already", r->name, MAX_ENTRIES);
     if (qc_login_init(&l, origin, user, password) != 0)
         return qc_fail_nomem(err);
     if (i < c->n_logins) { /* what is said last holds */
@@ -318,11 +344,22 @@ static int add_login(qchain_remote *c, const struct rule *r, char *origin, const
     return 0;
 }
 
+static int read_login(qchain_remote *c, const struct rule *r, char **arg, bool basic, qchain_error *err)
+{
+    char *origin = NULL;
+    int ret = read_origin(&origin, r, arg[0], err);
+
+    if (ret == 0)
+        ret = add_login(c, r, origin, basic ? arg[1] : NULL, arg[basic ? 2 : 1], err);
+    qc_free(origin);
+    return ret;
+}
+
 static int set_basic(qchain_remote *c, const struct rule *r, char **arg, qchain_error *err)
 {
     if (!arg[1][0] || strchr(arg[1], ':'))
         return qc_fail(err, QCHAIN_E_INVAL, "the user of %s is empty or has a ':' in it", r->name);
-    return add_login(c, r, arg[0], arg[1], arg[2], err);
+    return read_login(c, r, arg, true, err);
 }
 
 static int set_bearer(qchain_remote *c, const struct rule *r, char **arg, qchain_error *err)
@@ -331,25 +368,10 @@ static int set_bearer(qchain_remote *c, const struct rule *r, char **arg, qchain
 
     if (wrong)
         return qc_fail(err, QCHAIN_E_INVAL, "the token of %s is %s", r->name, wrong);
-    return add_login(c, r, arg[0], NULL, arg[1], err);
+    return read_login(c, r, arg, false, err);
 }
 
 /* -------------------------------------------------------- regions, replicas --- */
-
-/* A prefix, with one '/' at its end or none. *out is to be freed. */
-static int read_prefix(char **out, const struct rule *r, char *text, bool slash, qchain_error *err)
-{
-    const char *wrong = check_url(text, "http https s3 az gs",
-                                  "not a URL that begins with http://, https://, s3://, az:// or gs://");
-    size_t len = strlen(text);
-
-    if (wrong)
-        return qc_fail(err, QCHAIN_E_INVAL, "one of %s is %s", r->name, wrong);
-    while (text[len - 1] == '/')
-        len--;
-    *out = qc_asprintf("%.*s%s", (int)len, text, slash ? "/" : "");
-    return *out ? 0 : qc_fail_nomem(err);
-}
 
 static int add_pair(struct qc_conf_pair **list, uint32_t *n, const struct rule *r, const char *prefix,
                     const char *url, qchain_error *err)
@@ -374,10 +396,10 @@ static int set_pair(qchain_remote *c, const struct rule *r, char **arg, qchain_e
 {
     bool region = strcmp(r->name, "region") == 0;
     char *prefix = NULL, *url = NULL;
-    int ret = read_prefix(&prefix, r, arg[0], true, err);
+    int ret = read_url(&prefix, r, arg[0], all, true, err);
 
     if (ret == 0)
-        ret = read_prefix(&url, r, arg[1], !region, err);
+        ret = read_url(&url, r, arg[1], all, !region, err);
     if (ret == 0)
         ret = region ? add_pair(&c->region, &c->n_regions, r, prefix, url, err)
                      : add_pair(&c->replica, &c->n_replicas, r, prefix, url, err);
@@ -390,6 +412,7 @@ static int set_pair(qchain_remote *c, const struct rule *r, char **arg, qchain_e
 
 #define AT(f) offsetof(struct qchain_remote, f)
 #define STRING(name, f, check) {name, set_string, AT(f), check, 0, 0, 1}
+#define ENDPOINT(name, f) {name, set_endpoint, AT(f), NULL, 0, 0, 1}
 
 static const struct rule rules[] = {
     {"connections", set_number, AT(connections), NULL, 1, 1024, 1},
@@ -413,17 +436,17 @@ static const struct rule rules[] = {
     STRING("client-cert", client_cert, check_file),
     STRING("client-key", client_key, check_file),
     STRING("proxy", proxy, check_proxy),
-    STRING("s3-endpoint", s3_endpoint, check_endpoint),
+    ENDPOINT("s3-endpoint", s3_endpoint),
     STRING("s3-region", s3_region, check_word),
     STRING("s3-profile", s3_profile, NULL),
     STRING("s3-access-key", s3_access_key, check_token),
     STRING("s3-secret-key", s3_secret_key, NULL),
     STRING("s3-session-token", s3_session_token, check_token),
-    STRING("azure-endpoint", azure_endpoint, check_endpoint),
+    ENDPOINT("azure-endpoint", azure_endpoint),
     STRING("azure-account", azure_account, check_account),
     STRING("azure-key", azure_key, check_base64),
     STRING("azure-sas", azure_sas, check_sas),
-    STRING("gs-endpoint", gs_endpoint, check_endpoint),
+    ENDPOINT("gs-endpoint", gs_endpoint),
     STRING("gs-access-key", gs_access_key, check_token),
     STRING("gs-secret-key", gs_secret_key, NULL),
     STRING("gs-token", gs_token, check_token),
@@ -435,7 +458,7 @@ static const struct rule rules[] = {
 char **qc_conf_string(qchain_remote *c, size_t i)
 {
     for (size_t k = 0; k < N_RULES; k++)
-        if (rules[k].set == set_string && i-- == 0)
+        if ((rules[k].set == set_string || rules[k].set == set_endpoint) && i-- == 0)
             return field(c, &rules[k]);
     return NULL;
 }

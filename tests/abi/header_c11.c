@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: MIT */
-/* Both headers as strict C11, the extenders' first, each of them twice. */
+/* All headers as strict C11, the extenders' first, each of them twice. */
 #include <qchain-backend.h>
 #include <qchain.h>
+#include <qchain-remote.h>
 #include <qchain-backend.h>
+#include <qchain-remote.h>
 #include <qchain.h>
 
 _Static_assert(QCHAIN_OK == 0 && QCHAIN_E_INTERNAL == -21, "codes are for ever");

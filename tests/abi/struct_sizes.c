@@ -8,6 +8,7 @@
 #include <stddef.h>
 
 #include <qchain-backend.h>
+#include <qchain-remote.h>
 #include <qchain.h>
 
 #if defined(__LP64__)
@@ -36,7 +37,7 @@ AT(qchain_resolution, reserved0, 28);
 AT(qchain_resolution, store, 32);
 
 /* qchain_env_opts */
-SIZE(qchain_env_opts, 80);
+SIZE(qchain_env_opts, 88);
 AT(qchain_env_opts, struct_size, 0);
 AT(qchain_env_opts, flags, 8);
 AT(qchain_env_opts, threads, 12);
@@ -50,6 +51,7 @@ AT(qchain_env_opts, log_free, 56);
 AT(qchain_env_opts, policy, 64);
 AT(qchain_env_opts, walkers, 72);
 AT(qchain_env_opts, reserved0, 76);
+AT(qchain_env_opts, remote, 80);
 
 /* qchain_open_opts */
 SIZE(qchain_open_opts, 88);
@@ -247,11 +249,24 @@ AT(qchain_store_identity, inode, 40);
 AT(qchain_store_identity, etag, 48);
 
 /* qchain_store_limits */
-SIZE(qchain_store_limits, 24);
+SIZE(qchain_store_limits, 32);
 AT(qchain_store_limits, struct_size, 0);
 AT(qchain_store_limits, align_memory, 8);
 AT(qchain_store_limits, align_offset, 12);
 AT(qchain_store_limits, max_transfer, 16);
+AT(qchain_store_limits, parallel, 24);
+AT(qchain_store_limits, reserved0, 28);
+
+/* qchain_store_read */
+SIZE(qchain_store_read, 56);
+AT(qchain_store_read, struct_size, 0);
+AT(qchain_store_read, buf, 8);
+AT(qchain_store_read, length, 16);
+AT(qchain_store_read, offset, 24);
+AT(qchain_store_read, flags, 32);
+AT(qchain_store_read, reserved0, 36);
+AT(qchain_store_read, err, 40);
+AT(qchain_store_read, done, 48);
 
 /* qchain_store_extent */
 SIZE(qchain_store_extent, 24);
@@ -261,7 +276,7 @@ AT(qchain_store_extent, hole, 16);
 AT(qchain_store_extent, reserved0, 20);
 
 /* qchain_store_ops */
-SIZE(qchain_store_ops, 144);
+SIZE(qchain_store_ops, 152);
 AT(qchain_store_ops, struct_size, 0);
 AT(qchain_store_ops, version, 8);
 AT(qchain_store_ops, flags, 12);
@@ -281,6 +296,7 @@ AT(qchain_store_ops, copy_range, 112);
 AT(qchain_store_ops, limits, 120);
 AT(qchain_store_ops, identity, 128);
 AT(qchain_store_ops, allocated, 136);
+AT(qchain_store_ops, submit, 144);
 
 /* qchain_store */
 SIZE(qchain_store, 32);
@@ -288,6 +304,56 @@ AT(qchain_store, struct_size, 0);
 AT(qchain_store, ops, 8);
 AT(qchain_store, obj, 16);
 AT(qchain_store, name, 24);
+
+/* qchain_credentials */
+SIZE(qchain_credentials, 48);
+AT(qchain_credentials, struct_size, 0);
+AT(qchain_credentials, flags, 8);
+AT(qchain_credentials, reserved0, 12);
+AT(qchain_credentials, access_key, 16);
+AT(qchain_credentials, secret_key, 24);
+AT(qchain_credentials, session_token, 32);
+AT(qchain_credentials, expires, 40);
+
+/* qchain_cache_info */
+SIZE(qchain_cache_info, 80);
+AT(qchain_cache_info, struct_size, 0);
+AT(qchain_cache_info, objects, 8);
+AT(qchain_cache_info, bytes, 16);
+AT(qchain_cache_info, damaged, 24);
+AT(qchain_cache_info, checked, 32);
+AT(qchain_cache_info, freed, 40);
+AT(qchain_cache_info, reserved, 48);
+
+/* qchain_remote_stats */
+SIZE(qchain_remote_stats, 216);
+AT(qchain_remote_stats, struct_size, 0);
+AT(qchain_remote_stats, requests, 8);
+AT(qchain_remote_stats, bytes, 16);
+AT(qchain_remote_stats, sent_bytes, 24);
+AT(qchain_remote_stats, connections, 32);
+AT(qchain_remote_stats, retries, 40);
+AT(qchain_remote_stats, hedges, 48);
+AT(qchain_remote_stats, redirects, 56);
+AT(qchain_remote_stats, wasted_bytes, 64);
+AT(qchain_remote_stats, memory_hits, 72);
+AT(qchain_remote_stats, memory_bytes, 80);
+AT(qchain_remote_stats, joined, 88);
+AT(qchain_remote_stats, disk_hits, 96);
+AT(qchain_remote_stats, disk_bytes, 104);
+AT(qchain_remote_stats, disk_stores, 112);
+AT(qchain_remote_stats, disk_damaged, 120);
+AT(qchain_remote_stats, region_hits, 128);
+AT(qchain_remote_stats, region_bytes, 136);
+AT(qchain_remote_stats, region_stores, 144);
+AT(qchain_remote_stats, region_faults, 152);
+AT(qchain_remote_stats, failovers, 160);
+AT(qchain_remote_stats, first_byte_p50_us, 168);
+AT(qchain_remote_stats, first_byte_p90_us, 176);
+AT(qchain_remote_stats, first_byte_p99_us, 184);
+AT(qchain_remote_stats, total_p50_us, 192);
+AT(qchain_remote_stats, total_p90_us, 200);
+AT(qchain_remote_stats, total_p99_us, 208);
 
 /* Enums are ints, whatever their values. */
 SIZE(enum qchain_code, 4);
