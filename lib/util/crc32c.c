@@ -87,11 +87,52 @@ __attribute__((target("sse4.2"))) static uint32_t continue_sse42(uint32_t crc, c
         crc = _mm_crc32_u8(crc, *p);
     return crc;
 }
+
+/* Checksum crc as if zeros were behind it: so many as `by`, x^(8 zeros - 33), says. The product of two
+ * reflected polynomials lacks a factor x, and the instruction multiplies by x^32. */
+__attribute__((target("sse4.2,pclmul"))) static inline uint64_t behind(uint64_t crc, uint32_t by)
+{
+    __m128i product = _mm_clmulepi64_si128(_mm_cvtsi64_si128((int64_t)crc),
+                                           _mm_cvtsi32_si128((int32_t)by), 0);
+
+    return _mm_crc32_u64(0, (uint64_t)_mm_cvtsi128_si64(product));
+}
+
+/* Three stretches side by side: the instruction takes three cycles, but one can be begun in each. */
+__attribute__((target("sse4.2,pclmul"))) static inline uint32_t three(uint32_t crc, const uint8_t *p,
+                                                                      size_t each, uint32_t by_one,
+                                                                      uint32_t by_two)
+{
+    uint64_t a = crc, b = 0, c = 0;
+
+    for (size_t i = 0; i < each; i += 8) {
+        a = _mm_crc32_u64(a, load64(p + i));
+        b = _mm_crc32_u64(b, load64(p + i + each));
+        c = _mm_crc32_u64(c, load64(p + i + 2 * each));
+    }
+    return (uint32_t)(behind(a, by_two) ^ behind(b, by_one) ^ c);
+}
+
+/* LONG: three and 16 bytes are 4 KiB. */
+#define LONG 1360
+#define SHORT 160
+
+__attribute__((target("sse4.2,pclmul"))) static uint32_t continue_three(uint32_t crc,
+                                                                        const uint8_t *p, size_t n)
+{
+    for (; n >= 3 * LONG; p += 3 * LONG, n -= 3 * LONG)
+        crc = three(crc, p, LONG, 0x3f70cc6f, 0x5aa1f3cf);
+    for (; n >= 3 * SHORT; p += 3 * SHORT, n -= 3 * SHORT)
+        crc = three(crc, p, SHORT, 0x878a92a7, 0xbac2fd7b);
+    return continue_sse42(crc, p, n);
+}
 #endif
 
 uint32_t qc_crc32c(uint32_t crc, const void *p, size_t n)
 {
 #ifdef HAVE_CRC32
+    if (CPU_FEATURE_ACTIVE(SSE4_2) && CPU_FEATURE_ACTIVE(PCLMULQDQ))
+        return ~continue_three(~crc, p, n);
     if (CPU_FEATURE_ACTIVE(SSE4_2))
         return ~continue_sse42(~crc, p, n);
 #endif

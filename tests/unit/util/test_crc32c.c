@@ -30,6 +30,8 @@ static void check_all(uint32_t from, const uint8_t *p, size_t n, uint32_t want)
 #ifdef HAVE_CRC32
     if (CPU_FEATURE_ACTIVE(SSE4_2))
         assert_int_equal(~continue_sse42(~from, p, n), want);
+    if (CPU_FEATURE_ACTIVE(SSE4_2) && CPU_FEATURE_ACTIVE(PCLMULQDQ))
+        assert_int_equal(~continue_three(~from, p, n), want);
 #endif
 }
 
@@ -78,6 +80,26 @@ static void all_ways_agree(void **unused)
     }
 }
 
+/* Around the lengths at which three stretches go side by side. */
+static void stretches(void **unused)
+{
+    static const size_t around[] = {480, 960, 4080, 4096, 4560, 8160, 8192};
+    uint64_t seed = mem_seed(20263);
+
+    (void)unused;
+    for (size_t i = 0; i < sizeof(around) / sizeof(around[0]); i++) {
+        for (size_t n = around[i] - 9; n < around[i] + 9; n++) {
+            uint8_t *p = test_malloc(n);
+            uint32_t from = (uint32_t)random_next(&seed);
+
+            for (size_t j = 0; j < n; j++)
+                p[j] = (uint8_t)random_next(&seed);
+            check_all(from, p, n, by_bits(from, p, n));
+            test_free(p);
+        }
+    }
+}
+
 /* In parts it is what it is in one piece. */
 static void goes_on(void **unused)
 {
@@ -111,6 +133,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(known_answers),
         cmocka_unit_test(all_ways_agree),
+        cmocka_unit_test(stretches),
         cmocka_unit_test(goes_on),
     };
 
