@@ -6,7 +6,8 @@
 #   /private/FILE    basic, user:pass-9d2f1c         /bearer/FILE  token TESTTOKEN-77aa
 #   /signed/FILE     only with ?sig=SIG-51ce4b       /slow/FILE    4 MiB/s
 #   /norange/FILE    200 always     /noetag/ /nothing/ /weak/FILE  without ETag, any validator, weak ETag
-#   /bad/KIND/FILE   KIND shift, total, type: a wrong Content-Range or none; gzip: says it is encoded
+#   /bad/KIND/FILE   KIND shift, total, type: a wrong Content-Range or
+#                    none of what does not begin at 0; gzip: says it is encoded
 #   /redirect/307/FILE, /away/307/FILE, /plain/307/FILE            to this origin, the other, http
 # Faults at run time: /_ctl?fail=0.1&status=503&retry_after=1&delay_ms=20&reset=0.1, off by
 # /_ctl?clear=1. /_stats: counters as JSON, /_reset: from zero. Logs: JSON lines with the Authorization
@@ -49,6 +50,25 @@ if chance("fail") then
     if after then ngx.header["Retry-After"] = after end
     return ngx.exit(ctl:get("status") or 503)
 end
+LUA
+    cat >"$dir/bad.lua" <<LUA
+local f = io.open("$dir/www/" .. ngx.var.file, "rb")
+local a, b = (ngx.var.http_range or ""):match("bytes=(%d+)-(%d+)")
+if not f or not a then return ngx.exit(404) end
+local size = f:seek("end")
+a, b = tonumber(a), math.min(tonumber(b), size - 1)
+f:seek("set", a)
+local body = f:read(b - a + 1)
+f:close()
+local shift = (ngx.var.kind == "shift" and a > 0) and 4096 or 0
+local more = (ngx.var.kind == "total" and a > 0) and 7 or 0
+ngx.status = 206
+ngx.header["ETag"] = '"bad"'
+ngx.header["Content-Length"] = b - a + 1
+if ngx.var.kind ~= "type" or a == 0 then
+    ngx.header["Content-Range"] = string.format("bytes %d-%d/%d", a + shift, b + shift, size + more)
+end
+ngx.print(body)
 LUA
     cat >"$dir/count.lua" <<'LUA'
 if ngx.var.uri:sub(1, 2) == "/_" then return end
@@ -96,17 +116,7 @@ locations() {
             header_filter_by_lua_block { ngx.header["Last-Modified"] = nil } }
         location /weak/ { alias $dir/www/; header_filter_by_lua_block {
             if ngx.header["ETag"] then ngx.header["ETag"] = "W/" .. ngx.header["ETag"] end } }
-        location /bad/shift/ { alias $dir/www/; header_filter_by_lua_block {
-            local r = ngx.header["Content-Range"]
-            if r then
-                ngx.header["Content-Range"] = r:gsub("(%d+)-(%d+)/", function(a, b)
-                    return string.format("%d-%d/", a + 4096, b + 4096) end)
-            end } }
-        location /bad/total/ { alias $dir/www/; header_filter_by_lua_block {
-            local r = ngx.header["Content-Range"]
-            if r and not r:find(" 0-") then ngx.header["Content-Range"] = r .. "7" end } }
-        location /bad/type/ { alias $dir/www/; header_filter_by_lua_block {
-            ngx.header["Content-Range"] = nil } }
+        location ~ ^/bad/(?<kind>shift|total|type)/(?<file>.*) { content_by_lua_file $dir/bad.lua; }
         location /bad/gzip/ { alias $dir/www/; header_filter_by_lua_block {
             ngx.header["Content-Encoding"] = "gzip" } }
 CONF
