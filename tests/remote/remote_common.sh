@@ -74,6 +74,21 @@ answers() {
         "$1" 2>/dev/null
 }
 
+# ca.pem, a certificate of it for localhost in server.pem, and another CA, other.pem.
+certificates() {
+    [ ! -s "$dir/server.pem" ] || return 0
+    need openssl openssl
+    for who in ca other; do
+        openssl req -x509 -newkey rsa:2048 -nodes -days 3650 -subj "/CN=test $who" \
+            -keyout "$dir/$who.key" -out "$dir/$who.pem" 2>/dev/null
+    done
+    openssl req -newkey rsa:2048 -nodes -subj /CN=localhost -keyout "$dir/server.key" \
+        -out "$dir/server.csr" 2>/dev/null
+    printf 'subjectAltName=DNS:localhost,DNS:*.localhost,DNS:*.s3.localhost,IP:127.0.0.1\n' >"$dir/server.ext"
+    openssl x509 -req -in "$dir/server.csr" -CA "$dir/ca.pem" -CAkey "$dir/ca.key" -CAcreateserial \
+        -days 3650 -extfile "$dir/server.ext" -out "$dir/server.pem" 2>/dev/null
+}
+
 main() { # VERB
     case ${1:-} in
     start)
