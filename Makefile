@@ -73,7 +73,7 @@ TOOL_SRC   := $(sort $(wildcard examples/tools/*.c))
 EXAMPLE_SRC := $(sort $(wildcard examples/*.c))
 UNIT_SRC   := $(sort $(wildcard tests/unit/*/test_*.c))
 UNIT_HELP  := $(sort $(wildcard tests/unit/*.c))
-PROG_SRC   := $(sort $(wildcard $(patsubst %,tests/%/*.c,interop fault crash)))
+PROG_SRC   := $(sort $(wildcard $(patsubst %,tests/%/*.c,interop fault crash remote)))
 ABI_SRC    := $(sort $(wildcard tests/abi/*.c))
 BENCH_SRC  := $(sort $(wildcard tests/bench/*.c))
 FUZZ_SRC   := $(sort $(wildcard tests/fuzz/fuzz_*.c))
@@ -189,6 +189,8 @@ INTEROP_ARGS  = --bin $(BUILD)/bin --hammer $(BUILD)/tests/interop/hammer
 RANDOM_CHAINS = tests/interop/random_chains.py
 T_FAULT   = $(call progs,fault) $(call progs,crash) $(call scripts,fault crash)
 T_QUEUE   = $(filter %/test_queue_stress %/test_queue_seccomp,$(PROGS))
+# Needs real servers (make deps-remote) and leaves out what it has none for.
+T_REMOTE  = $(call scripts,remote) 'tests/remote/soak.py --seconds 20'
 T_ABI     = $(ABI) $(sort $(wildcard tests/abi/*.sh tests/abi/*.py))
 T_HOUSE   = $(patsubst %,tests/house/%.sh,layers size symbols man install)
 
@@ -198,7 +200,7 @@ RUN = QC_BUILD='$(abspath $(BUILD))' QC_BIN='$(abspath $(BUILD)/bin)' \
 	QC_SAN='$(SAN)' sh tests/run-tests.sh
 
 .PHONY: check check-all check-unit check-files check-interop check-fault check-abi \
-	check-layers check-size check-symbols check-man check-install check-replay
+	check-layers check-size check-symbols check-man check-install check-replay check-remote
 check: deps-check
 	+$(Q)$(MAKE) check-all
 check-all: tests
@@ -211,6 +213,8 @@ check-interop: all $(PROGS)
 	@$(RUN) $(T_INTEROP)
 check-fault: all $(PROGS)
 	@$(RUN) $(T_FAULT)
+check-remote: all $(PROGS) $(FILES_OK)
+	@$(RUN) $(T_REMOTE)
 check-abi: lib $(ABI)
 	@$(RUN) $(T_ABI)
 check-replay: $(REPLAY) $(FILES_OK)
@@ -246,11 +250,16 @@ run-fuzz: $(FUZZ) $(FILES_OK)
 
 # ------------------------------------------------------------------- people ---
 
-.PHONY: deps deps-check deps-valgrind deps-fuzz demo bench run-demo run-bench help
+.PHONY: deps deps-check deps-valgrind deps-fuzz deps-remote demo bench run-demo run-bench help
 deps:
 	$(Q)CC='$(CC)' sh tests/house/deps.sh --install build check valgrind fuzz
+	+$(Q)$(MAKE) deps-remote || echo 'check-remote will leave out what is missing'
 deps-check deps-valgrind deps-fuzz: deps-%:
 	$(Q)CC='$(CC)' sh tests/house/deps.sh --install build check $(filter valgrind fuzz,$*)
+# The servers of check-remote; one of them comes from npm.
+deps-remote:
+	$(Q)CC='$(CC)' sh tests/house/deps.sh --install remote
+	$(Q)QC_BUILD='$(abspath $(BUILD))' sh tests/remote/azurite.sh install
 demo: deps-check
 	+$(Q)$(MAKE) run-demo
 run-demo: all
@@ -264,6 +273,7 @@ help:
 	@echo 'make [all]       libraries, tools and examples, into $(BUILD)/'
 	@echo 'make check       all tests of a change; its parts: check-unit -files -interop'
 	@echo '                 -fault -abi -replay -layers -size -symbols -man -install'
+	@echo 'make check-remote  layers behind URLs, with real servers on this machine'
 	@echo 'make check-asan  (-ubsan -tsan -valgrind -fuzz) the same under a checker'
 	@echo 'make demo        a tour of the tools;   make bench  against qemu-img'
 	@echo 'make deps        install what is missing (Debian)'

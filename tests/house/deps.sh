@@ -3,6 +3,7 @@
 # Find what is missing to build and test, and install it.
 #
 #   deps.sh --check|--install GROUP...    groups: build check valgrind fuzz
+#                                         remote
 #
 # --check only tells. --install uses apt-get, as root or by sudo without a
 # password; where it may not, it prints the command and fails.
@@ -30,6 +31,18 @@ check    strace                have strace
 valgrind valgrind              have valgrind
 fuzz     clang                 have clang
 fuzz     libclang-rt-14-dev    clang_has_sanitizers
+remote   nginx                 have nginx || [ -x /usr/sbin/nginx ]
+remote   libnginx-mod-http-lua [ -e /usr/lib/nginx/modules/ngx_http_lua_module.so ]
+remote   libnginx-mod-http-dav-ext [ -e /usr/lib/nginx/modules/ngx_http_dav_ext_module.so ]
+remote   ceph-mon              have ceph-mon
+remote   ceph-osd              have ceph-osd
+remote   radosgw               have radosgw
+remote   ceph-common           have ceph
+remote   nodejs                have node
+remote   npm                   have npm
+remote   openssl               have openssl
+remote   curl                  have curl
+remote   qemu-block-extra      ls /usr/lib/*/qemu/block-curl.so
 END
 }
 
@@ -45,7 +58,7 @@ clang_has_sanitizers() {
 missing() {
     table | while read -r group package test; do
         case " $* " in
-        *" $group "*) eval "$test" 2>/dev/null || printf ' %s' "$package" ;;
+        *" $group "*) eval "$test" >/dev/null 2>&1 || printf ' %s' "$package" ;;
         esac
     done
     # The compiler that was asked for, when it is not gcc.
