@@ -14,6 +14,7 @@
  * are known from a sidecar alone it is opened at the first need: qc_source_store. */
 struct qc_source {
     char                 *name;  /* as QEMU would print it; raw bytes */
+    char                 *shown; /* the same without secrets of a URL; NULL: there are none */
     uint64_t              owner; /* its key in the block cache */
     uint32_t              layer;
     atomic_int            holes; /* look for holes when mapping: -1 not known yet */
@@ -98,8 +99,9 @@ int qc_chain_inspect(qchain_image_info *info, qchain_env *env, const char *name,
 /* Describe an open layer. */
 int qc_layer_describe(qchain_image_info *info, qchain *c, uint32_t layer, qchain_error *err);
 
-/* Say in err which layer it was. */
-void qc_layer_prefix(const qchain *c, uint32_t layer, qchain_error *err);
+/* Say in err which layer it was. What it says of a chain that a sidecar tells of is worth nothing
+ * any more if a layer is not what it was. */
+void qc_layer_prefix(qchain *c, uint32_t layer, qchain_error *err);
 
 /* The range is checked already; err is not NULL. */
 enum { QC_CHAIN_READ_SERIAL = 0x1 /* decode on this thread only */ };

@@ -7,18 +7,21 @@
 #include "chain/open.h"
 #include "chain/sidecar.h"
 #include "chain/warm.h"
+#include "remote/url.h"
 #include "util/alloc.h"
 #include "util/escape.h"
 #include "util/vec.h"
 
 #define MAX_SOURCES 65535
 
-void qc_layer_prefix(const qchain *c, uint32_t layer, qchain_error *err)
+void qc_layer_prefix(qchain *c, uint32_t layer, qchain_error *err)
 {
     struct qc_escaped shown;
 
     qc_error_prefix(err, layer, "layer #%u '%s': ", layer,
-                    qc_escape_str(&shown, c->layer[layer].name));
+                    qc_name_shown(&shown, c->layer[layer].name));
+    if (err && err->code == QCHAIN_E_CHANGED && c->sidecar)
+        atomic_store(&c->changed, true);
 }
 
 int qc_chain_fail_changed(qchain_error *err)
@@ -60,6 +63,13 @@ int qc_chain_add_source(qchain *c, struct qc_store *store, uint32_t layer, const
     s->name = qc_strdup(name);
     if (!s->name)
         return qc_fail_nomem(err);
+    if (qc_name_is_url(name)) {
+        s->shown = qc_url_shown(name);
+        if (!s->shown) {
+            qc_free(s->name);
+            return qc_fail_nomem(err);
+        }
+    }
     s->layer = layer;
     s->owner = atomic_fetch_add(&c->env->next_owner, 1);
     atomic_init(&s->holes, -1);
@@ -78,14 +88,14 @@ int qc_chain_check_loop(const qchain *c, uint32_t source, qchain_error *err)
     const struct qc_source *mine = &c->source[source], *other;
     struct qc_escaped shown;
 
-    if (!mine->has_inode)
-        return 0;
     for (uint32_t i = 0; i < source; i++) {
         other = &c->source[i];
-        if (other->has_inode && other->inode == mine->inode && other->device == mine->device)
+        if (mine->has_inode ? other->has_inode && other->inode == mine->inode &&
+                                  other->device == mine->device
+                            : qc_name_is_url(mine->name) && strcmp(mine->name, other->name) == 0)
             return qc_fail(err, QCHAIN_E_CHAIN,
                            "is the same file as layer #%u '%s': the chain has a loop",
-                           other->layer, qc_escape_str(&shown, other->name));
+                           other->layer, qc_name_shown(&shown, other->name));
     }
     return 0;
 }
@@ -105,6 +115,7 @@ void qc_chain_truncate(qchain *c, uint32_t n_layers, uint32_t n_sources)
         qc_block_drop_owner(c->env->blocks, c->source[i].owner);
         qc_store_destroy(qc_source_opened(c, i));
         qc_free(c->source[i].name);
+        qc_free(c->source[i].shown);
     }
     c->n_layers = n_layers < c->n_layers ? n_layers : c->n_layers;
     c->n_sources = n_sources < c->n_sources ? n_sources : c->n_sources;
@@ -263,7 +274,7 @@ int qc_layer_describe(qchain_image_info *info, qchain *c, uint32_t layer, qchain
     struct qc_layer *l = &c->layer[layer];
     struct qc_image *img = qc_layer_image(c, layer, err);
     struct qc_store *store;
-    char *resolved;
+    char *resolved, *shown;
     int ret;
 
     if (!img)
@@ -278,13 +289,17 @@ int qc_layer_describe(qchain_image_info *info, qchain *c, uint32_t layer, qchain
     info->allocated_size = qc_store_allocated(store);
     if (qc_file_is_block_device(store))
         info->flags |= QCHAIN_IMAGE_BLOCK_DEVICE;
-    info->name = qc_escape_dup(l->name, strlen(l->name));
+    shown = qc_url_shown(l->name);
+    info->name = shown ? qc_escape_dup(shown, strlen(shown)) : NULL;
+    qc_free(shown);
     if (!info->name)
         return qc_fail_nomem(err);
     if (!img->backing_name)
         return 0;
     resolved = qc_name_resolve(l->name, img->backing_name);
-    info->backing_resolved = resolved ? qc_escape_dup(resolved, strlen(resolved)) : NULL;
+    shown = resolved ? qc_url_shown(resolved) : NULL;
+    info->backing_resolved = shown ? qc_escape_dup(shown, strlen(shown)) : NULL;
+    qc_free(shown);
     qc_free(resolved);
     return info->backing_resolved ? 0 : qc_fail_nomem(err);
 }

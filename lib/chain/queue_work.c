@@ -193,7 +193,7 @@ static void far_done(qchain_store_read *read, int result)
 {
     struct far_part *p = (struct far_part *)(void *)read;
     struct qc_request *r = p->r;
-    const qchain *c = r->q->c;
+    qchain *c = r->q->c;
 
     r->ret = result;
     if (result != 0) {

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "chain/open.h"
+#include "remote/remote.h"
 #include "util/alloc.h"
 #include "util/bytes.h"
 #include "util/escape.h"
@@ -32,12 +33,12 @@ struct qc_sidecar {
 char *qc_sidecar_path(const char *image)
 {
     size_t len = strlen(image);
-    char *path = qc_malloc(len + sizeof(".qci"));
+    char *path = qc_malloc(len + sizeof(QC_SIDECAR_SUFFIX));
 
     if (!path)
         return NULL;
     memcpy(path, image, len);
-    memcpy(path + len, ".qci", sizeof(".qci"));
+    memcpy(path + len, QC_SIDECAR_SUFFIX, sizeof(QC_SIDECAR_SUFFIX));
     return path;
 }
 
@@ -139,25 +140,32 @@ static int load_parts(struct qc_ixf *x, struct qc_store *store, uint8_t *head, s
     return ret;
 }
 
+int qc_sidecar_parse(struct qc_ixf *x, struct qc_store *store, qchain_error *err)
+{
+    size_t head_len = (size_t)qc_min64(store->size, HEAD_BYTES);
+    uint8_t *head = qc_malloc(head_len + 1);
+    int ret;
+
+    memset(x, 0, sizeof(*x));
+    ret = head ? load_parts(x, store, head, head_len, err) : qc_fail_nomem(err);
+    qc_free(head);
+    if (ret != 0)
+        qc_ixf_finish(x);
+    return ret;
+}
+
 int qc_sidecar_load(struct qc_ixf *x, struct qc_store **store, qchain_env *env, const char *path,
                     const char *tip, qchain_error *err)
 {
-    size_t head_len;
-    uint8_t *head;
     int ret;
 
     memset(x, 0, sizeof(*x));
     *store = NULL;
     ret = open_sidecar(store, env, path, tip, err);
-    if (ret != 0)
-        return ret;
-    head_len = (size_t)qc_min64((*store)->size, HEAD_BYTES);
-    head = qc_malloc(head_len + 1);
-    ret = head ? load_parts(x, *store, head, head_len, err) : qc_fail_nomem(err);
-    qc_free(head);
+    if (ret == 0)
+        ret = qc_sidecar_parse(x, *store, err);
     if (ret == 0)
         return 0;
-    qc_ixf_finish(x);
     qc_store_destroy(*store);
     *store = NULL;
     return ret;
@@ -185,6 +193,8 @@ static int check_racy(const struct attempt *a, const struct qc_ixf_source *s)
 {
     struct qc_escaped shown;
 
+    if (s->flags & QC_IXF_REMOTE)
+        return 0; /* objects are told apart by more than their time */
     if (s->mtime_ns <= UINT64_MAX - QC_SIDECAR_RACY_NS &&
         s->mtime_ns + QC_SIDECAR_RACY_NS <= a->sc->x.header.built_ns)
         return 0;
@@ -208,11 +218,30 @@ static int tells_otherwise(const struct attempt *a, const char *name)
                    qc_escape_str(&shown, name));
 }
 
+int qc_sidecar_pin(struct qc_pin *pin, const struct qc_ixf_source *s, qchain_error *err)
+{
+    memset(pin, 0, sizeof(*pin));
+    pin->size = s->size;
+    pin->mtime_s = s->mtime_ns / 1000000000u;
+    if (qc_pin_get(pin, s->validator))
+        return 0;
+    return qc_fail(err, QCHAIN_E_CORRUPT, "a validator of an unknown kind");
+}
+
 /* An open file must be what the sidecar says. */
 static int check_open_source(const struct attempt *a, uint32_t i, const struct qc_ixf_source *s)
 {
     const struct qc_store *store = qc_source_opened(a->c, i);
+    const struct qc_pin *is = qc_remote_pin(store);
+    struct qc_pin was;
 
+    if ((is != NULL) != ((s->flags & QC_IXF_REMOTE) != 0))
+        return tells_otherwise(a, a->c->source[i].name);
+    if (is) {
+        if (qc_sidecar_pin(&was, s, a->err) != 0)
+            return a->err->code;
+        return qc_pin_same(&was, is) ? 0 : is_changed(a, a->c->source[i].name);
+    }
     if (store->size != s->size || !(store->identity.flags & QCHAIN_IDENTITY_HAS_MTIME) ||
         store->identity.mtime_ns != s->mtime_ns)
         return is_changed(a, a->c->source[i].name);
@@ -265,6 +294,23 @@ static int look_at(const struct attempt *a, const char *path, struct stat *st)
     return qc_gate_check_path(a->gate, real, a->err);
 }
 
+/* Note an object that the gate lets pass; whether it is what it was is seen when it is first read. */
+static int add_unopened_url(const struct attempt *a, const struct qc_target *t, uint32_t layer,
+                            const struct qc_ixf_source *s, uint16_t *number)
+{
+    qchain *c = a->c;
+    struct qc_pin pin;
+    int ret = qc_sidecar_pin(&pin, s, a->err);
+
+    if (ret == 0)
+        ret = qc_chain_add_source(c, NULL, layer, t->path, number, a->err);
+    if (ret != 0)
+        return ret;
+    atomic_init(&c->source[*number].holes, 0);
+    c->far = true;
+    return qc_chain_check_loop(c, *number, a->err);
+}
+
 /* Look at a file that the gate lets pass, and note it. */
 static int add_unopened(const struct attempt *a, const struct qc_target *t, uint32_t layer,
                         const struct qc_ixf_source *s, uint16_t *number)
@@ -274,8 +320,11 @@ static int add_unopened(const struct attempt *a, const struct qc_target *t, uint
     struct stat st;
     int ret;
 
-    if (t->is_store || t->fd >= 0 || t->vetted || !t->format || strcmp(t->format, s->format) != 0)
+    if (t->is_store || t->fd >= 0 || t->vetted || !t->format ||
+        strcmp(t->format, s->format) != 0 || t->is_url != ((s->flags & QC_IXF_REMOTE) != 0))
         return tells_otherwise(a, s->name);
+    if (t->is_url)
+        return add_unopened_url(a, t, layer, s, number);
     ret = look_at(a, t->path, &st);
     if (ret != 0)
         return ret;
@@ -374,18 +423,39 @@ static void not_used(qchain *c, const char *path, bool top, const qchain_error *
     struct qc_escaped shown;
 
     qc_log(&c->env->log, QCHAIN_LOG_WARN, "chain", "index '%s' is not used: %s",
-           qc_escape_str(&shown, path), qchain_error_message(why));
+           qc_name_shown(&shown, path), qchain_error_message(why));
     if (top) {
         qc_free(c->why_not);
         c->why_not = qc_strdup(qchain_error_message(why));
     }
 }
 
+/* The same of one that lies behind a URL. Who may write there may write to the image beside it,
+ * or the caller named it. */
+static int load_object(struct qc_sidecar *sc, struct qc_opening *side, qchain_error *err)
+{
+    int ret = qc_remote_finish(side, &sc->store, err);
+
+    return ret == 0 ? qc_sidecar_parse(&sc->x, sc->store, err) : ret;
+}
+
+int qc_sidecar_open_remote(qchain *c, uint32_t i, const char *url, struct qc_store **out,
+                           qchain_error *err)
+{
+    struct qc_sidecar *sc = c->sidecar;
+    struct qc_pin pin;
+    int ret = qc_gate_check_url(&sc->gate, url, err);
+
+    if (ret == 0)
+        ret = qc_sidecar_pin(&pin, qc_sidecar_source(sc, i), err);
+    return ret == 0 ? qc_remote_open_pinned(out, c->env->remote, url, &pin, err) : ret;
+}
+
 int qc_sidecar_attach(qchain *c, struct qc_gate *gate, uint32_t file_flags, uint32_t max_layers,
-                      const char *path, qchain_error *err)
+                      const char *path, struct qc_opening *side, qchain_error *err)
 {
     uint32_t k = c->n_layers - 1, n_layers = c->n_layers, n_sources = c->n_sources;
-    const char *tip = c->layer[k].real_path;
+    const char *tip = c->layer[k].real_path, *image = tip ? tip : c->layer[k].name;
     struct qc_sidecar *sc = qc_calloc(1, sizeof(*sc));
     struct attempt a = {c, sc, gate, NULL};
     qchain_error why;
@@ -394,8 +464,9 @@ int qc_sidecar_attach(qchain *c, struct qc_gate *gate, uint32_t file_flags, uint
     qc_error_init(&why);
     a.err = &why;
     if (sc)
-        sc->path = path ? qc_strdup(path) : qc_sidecar_path(tip);
+        sc->path = path ? qc_strdup(path) : qc_sidecar_path(image);
     if (!sc || !sc->path) {
+        qc_remote_abandon(side);
         ret = qc_fail_nomem(err);
         goto out;
     }
@@ -404,7 +475,10 @@ int qc_sidecar_attach(qchain *c, struct qc_gate *gate, uint32_t file_flags, uint
     sc->first_layer = k;
     sc->first_source = c->layer[k].source;
     sc->file_flags = file_flags;
-    ret = qc_sidecar_load(&sc->x, &sc->store, c->env, sc->path, tip, &why);
+    if (side)
+        ret = load_object(sc, side, &why);
+    else
+        ret = qc_sidecar_load(&sc->x, &sc->store, c->env, sc->path, tip, &why);
     if (ret == 0)
         ret = believe(&a, max_layers);
     if (ret == 0)
@@ -545,7 +619,7 @@ const struct qc_ixf_source *qc_sidecar_source(const struct qc_sidecar *sc, uint3
 
 char *qc_sidecar_file_path(const struct qc_sidecar *sc, const char *name)
 {
-    size_t dir = sc->cwd && name[0] != '/' ? strlen(sc->cwd) : 0, len = strlen(name);
+    size_t dir = sc->cwd && name[0] != '/' && !qc_name_is_url(name) ? strlen(sc->cwd) : 0, len = strlen(name);
     char *path;
 
     if (dir == 0)

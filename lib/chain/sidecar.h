@@ -10,24 +10,36 @@
 #include "chain/chain.h"
 #include "chain/gate.h"
 #include "chain/index_file.h"
+#include "remote/pin.h"
 
 /* A layer whose modification time is less than this before the build is not believed. */
 #define QC_SIDECAR_RACY_NS UINT64_C(2000000000)
 
+struct qc_opening;
 struct qc_sidecar;
+
+#define QC_SIDECAR_SUFFIX ".qci"
 
 /* Look for the sidecar of the last layer that c has, whose image is open, and if it may be
  * believed add the layers below as it tells them and set c->sidecar, which then takes the
- * gate's content over. path: NULL = beside the layer's real path. That there is none, or
- * one that is not believed, is no failure (but logged): c is as it was. */
+ * gate's content over. path: NULL = beside the layer's real path. side: the sidecar is an object,
+ * which is being opened; it is used up in any case. That there is none, or one that is not
+ * believed, is no failure (but logged): c is as it was. */
 int  qc_sidecar_attach(qchain *c, struct qc_gate *gate, uint32_t file_flags, uint32_t max_layers,
-                       const char *path, qchain_error *err);
+                       const char *path, struct qc_opening *side, qchain_error *err);
 void qc_sidecar_destroy(struct qc_sidecar *sc); /* NULL is fine */
 
 /* Read and check all but the pages of a sidecar; *store receives the open file. tip: who
  * its owner and writers may be; NULL: anybody. NOTFOUND if there is none. */
 int qc_sidecar_load(struct qc_ixf *x, struct qc_store **store, qchain_env *env, const char *path,
                     const char *tip, qchain_error *err);
+/* The same of a store that is open already; it stays the caller's. */
+int qc_sidecar_parse(struct qc_ixf *x, struct qc_store *store, qchain_error *err);
+/* What is recorded of a remote file as a pin. CORRUPT. */
+int qc_sidecar_pin(struct qc_pin *pin, const struct qc_ixf_source *s, qchain_error *err);
+/* Open source i, which lies behind a URL, as the sidecar pins it. */
+int qc_sidecar_open_remote(qchain *c, uint32_t i, const char *url, struct qc_store **out,
+                           qchain_error *err);
 /* Read and check page i, which has x->page[i].bytes. */
 int qc_sidecar_read_page(const struct qc_ixf *x, struct qc_store *store, uint32_t i, uint8_t *p,
                          qchain_error *err);

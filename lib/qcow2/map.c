@@ -9,6 +9,7 @@
 #include <inttypes.h>
 
 #include "qcow2/l2.h"
+#include "qcow2/map_far.h"
 #include "util/alloc.h"
 #include "util/bytes.h"
 #include "util/error.h"
@@ -28,6 +29,7 @@ struct mapper {
     uint64_t          host;  /* entries to be read: where in the file, */
     uint64_t          guest; /* the disk offset of the first one's cluster, */
     uint64_t          bytes; /* and how many bytes; 0: none */
+    struct qc2_far    far;   /* in a far store instead: all that are to be read */
 };
 
 /* Read and parse what is pending. */
@@ -89,6 +91,11 @@ static int add_table(struct mapper *m, uint32_t slot, uint64_t table)
         return rc;
     if (m->q->salvage && table >= m->l2.file_size)
         return QCHAIN_OK;
+    if (qc_store_is_far(m->q->base.store)) {
+        rc = qc2_far_add(&m->far, host, guest, bytes, m->err);
+        return rc == 0 && qc2_far_is_full(&m->far)
+                   ? qc2_far_flush(&m->far, m->q, &m->l2, m->out, m->err) : rc;
+    }
     if (m->bytes > 0 && m->host + m->bytes == host &&
         m->guest + (m->bytes >> entry_bits << m->l2.cluster_bits) == guest) {
         m->bytes += bytes;
@@ -137,7 +144,9 @@ static int map_slots(struct mapper *m, const struct qc2_l1_map *l1)
     } else {
         rc = map_streamed(m, l1, (uint32_t)first, (uint32_t)end);
     }
-    return rc < 0 ? rc : flush_pending(m);
+    if (rc == 0)
+        rc = flush_pending(m);
+    return rc < 0 ? rc : qc2_far_flush(&m->far, m->q, &m->l2, m->out, m->err);
 }
 
 static void mapper_init(struct mapper *m, struct qc2_image *q, uint64_t offset, uint64_t length,
@@ -181,6 +190,7 @@ int qc2_map(struct qc_image *img, uint64_t offset, uint64_t length, struct qc_ru
     if (!m.buf)
         return qc_fail_nomem(err);
     rc = map_slots(&m, l1);
+    qc2_far_finish(&m.far);
     if (m.buf != small)
         qc_free(m.buf);
     return rc;

@@ -37,4 +37,32 @@ static inline bool qc_pin_same(const struct qc_pin *a, const struct qc_pin *b)
     return !a->mtime_s || !b->mtime_s || a->mtime_s == b->mtime_s;
 }
 
+/* The strongest validator that a pin has, for a sidecar index: a kind ('e' ETag, 'v' version) and its
+ * text; "" if there is none but time and size. And back: size and mtime_s are the caller's. */
+static inline void qc_pin_put(char text[256], const struct qc_pin *p)
+{
+    bool by_version = p->version[0] && (!p->etag[0] || qc_pin_is_weak(p));
+    const char *s = by_version ? p->version : p->etag;
+    size_t n = strlen(s);
+
+    text[0] = by_version ? 'v' : 'e';
+    memcpy(text + 1, s, n + 1);
+    if (n == 0)
+        text[0] = '\0';
+}
+
+static inline bool qc_pin_get(struct qc_pin *p, const char *text)
+{
+    char *to = text[0] == 'v' ? p->version : p->etag;
+    size_t n = strlen(text);
+
+    p->etag[0] = p->version[0] = '\0';
+    if (n == 0)
+        return true;
+    if ((text[0] != 'v' && text[0] != 'e') || n > sizeof(p->etag))
+        return false;
+    memcpy(to, text + 1, n);
+    return true;
+}
+
 #endif

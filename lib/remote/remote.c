@@ -30,7 +30,8 @@ int qc_remote_create(struct qc_remote **out, const qchain_remote *conf,
     r->conf = conf ? qc_conf_copy(conf) : qc_conf_new();
     r->creds = r->conf ? qc_credentials_create(r->conf, deps->log) : NULL;
     r->http = r->creds ? qc_http_create(r->conf, deps->log, deps->slots) : NULL;
-    if (!r->http) {
+    r->health = r->http ? qc_health_create(r->conf, deps->slots) : NULL;
+    if (!r->health) {
         qc_remote_destroy(r);
         return qc_fail_nomem(err);
     }
@@ -62,6 +63,7 @@ void qc_remote_destroy(struct qc_remote *r)
         return;
     qc_remote_stop(r);
     qc_disk_close(r->disk);
+    qc_health_destroy(r->health);
     qc_credentials_destroy(r->creds);
     qc_conf_free(r->conf);
     qc_flights_finish(&r->flights);

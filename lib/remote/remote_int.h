@@ -22,6 +22,7 @@ struct qc_remote {
     struct qc_remote_deps  deps;
     struct qc_credentials *creds;
     struct qc_http        *http;
+    struct qc_health      *health;
     struct qc_flights      flights;
     pthread_mutex_t        lock;    /* guards what follows */
     bool                   disk_tried;

@@ -8,7 +8,6 @@
 #include "util/bytes.h"
 #include "util/escape.h"
 
-#define MAX_REPLICAS 16
 
 /* -------------------------------------------------------------------- seeding --- */
 
@@ -169,7 +168,7 @@ static int find_replicas(struct qc_remote *r, const char *name, struct qc_place 
     char *other;
     int ret = 0;
 
-    for (uint32_t i = 0; ret == 0 && i < r->conf->n_replicas && *n < MAX_REPLICAS; i++) {
+    for (uint32_t i = 0; ret == 0 && i < r->conf->n_replicas && *n < QC_ORIGIN_REPLICAS; i++) {
         rest = behind(name, r->conf->replica[i].prefix);
         if (!rest)
             continue;
@@ -233,7 +232,7 @@ int qc_remote_tiers(struct qc_tier **out, struct qc_remote *r, struct qc_place *
                     const struct qc_pin *pin, struct qc_tier **seed, qchain_error *err)
 {
     const char *name = qc_place_shown(place);
-    struct qc_place *replica[MAX_REPLICAS];
+    struct qc_place *replica[QC_ORIGIN_REPLICAS];
     struct qc_tier *tier = NULL, *below;
     struct qc_region *region;
     uint32_t n = 0;
@@ -243,7 +242,7 @@ int qc_remote_tiers(struct qc_tier **out, struct qc_remote *r, struct qc_place *
         *seed = NULL;
     ret = find_replicas(r, name, replica, &n, err);
     if (ret == 0)
-        ret = qc_origin_create(&tier, r->http, place, pin, replica, n, r->deps.log, err);
+        ret = qc_origin_create(&tier, r->http, r->health, place, pin, replica, n, r->deps.log, err);
     region = ret == 0 && qc_pin_is_set(pin) ? find_region(r, name) : NULL;
     if (region) {
         below = tier;

@@ -1,0 +1,113 @@
+/* SPDX-License-Identifier: MIT */
+#include "qcow2/map_far.h"
+
+#include <inttypes.h>
+
+#include "util/alloc.h"
+#include "util/bytes.h"
+#include "util/error.h"
+#include "util/vec.h"
+
+#define FULL_BYTES (4u << 20)
+/* Tables with less than this between them are read by one request: a request more costs about what its
+ * share of round trip times bandwidth would carry, with as many under way as there are connections. */
+#define GAP (32u << 10)
+
+int qc2_far_add(struct qc2_far *f, uint64_t host, uint64_t guest, uint64_t bytes, qchain_error *err)
+{
+    if (qc_grow((void **)&f->table, &f->cap, f->n + 1, sizeof(*f->table)) != 0)
+        return qc_fail_nomem(err);
+    f->table[f->n++] = (struct qc2_far_table){host, guest, bytes};
+    f->bytes += bytes;
+    return QCHAIN_OK;
+}
+
+bool qc2_far_is_full(const struct qc2_far *f)
+{
+    return f->bytes >= FULL_BYTES;
+}
+
+void qc2_far_finish(struct qc2_far *f)
+{
+    qc_free(f->table);
+}
+
+/* Requests for all tables: piece i holds the tables [first[i], first[i + 1]). Returns how many bytes
+ * they bring. */
+static uint64_t plan(const struct qc2_far *f, struct qc_store *store, struct qc_store_piece *piece,
+                     size_t *first, size_t *n)
+{
+    uint64_t total = 0, end;
+
+    *n = 0;
+    for (size_t i = 0; i < f->n; i++) {
+        const struct qc2_far_table *t = &f->table[i];
+        struct qc_store_piece *p = *n > 0 ? &piece[*n - 1] : NULL;
+
+        end = p ? p->offset + p->length : 0;
+        if (p && t->host >= end && t->host - end <= GAP) {
+            total += t->host + t->bytes - end;
+            p->length = (size_t)(t->host + t->bytes - p->offset);
+            continue;
+        }
+        first[*n] = i;
+        piece[(*n)++] = (struct qc_store_piece){store, NULL, (size_t)t->bytes, t->host};
+        total += t->bytes;
+    }
+    first[*n] = f->n;
+    return total;
+}
+
+static int parse_piece(const struct qc2_far *f, const struct qc2_l2 *l2,
+                       const struct qc_store_piece *p, size_t first, size_t last, struct qc_runs *out,
+                       qchain_error *err)
+{
+    int rc = QCHAIN_OK;
+
+    for (size_t i = first; rc == 0 && i < last; i++) {
+        const struct qc2_far_table *t = &f->table[i];
+
+        rc = qc2_l2_parse(l2, (const uint64_t *)(const void *)((char *)p->buf + (t->host - p->offset)),
+                          (size_t)(t->bytes >> qc2_l2_entry_bits(l2)), t->guest, t->host, out, err);
+    }
+    return rc;
+}
+
+int qc2_far_flush(struct qc2_far *f, struct qc2_image *q, const struct qc2_l2 *l2,
+                  struct qc_runs *out, qchain_error *err)
+{
+    struct qc_store_piece *piece = NULL;
+    size_t *first = NULL, n, failed = 0;
+    uint64_t *buf = NULL;
+    int rc = QCHAIN_OK;
+    char *at;
+
+    if (f->n == 0)
+        return QCHAIN_OK;
+    piece = qc_malloc(f->n * sizeof(*piece));
+    first = qc_malloc((f->n + 1) * sizeof(*first));
+    if (piece && first)
+        buf = qc_malloc((size_t)plan(f, q->base.store, piece, first, &n));
+    if (!buf) {
+        rc = qc_fail_nomem(err);
+        goto out;
+    }
+    at = (char *)buf;
+    for (size_t i = 0; i < n; i++) {
+        piece[i].buf = at;
+        at += piece[i].length;
+    }
+    rc = qc_store_read_many(piece, n, qc2_meta_flags(q), &failed, err);
+    if (rc < 0)
+        qc_error_prefix(err, -1, "L2 table at %" PRIu64 ": ", piece[failed].offset);
+    for (size_t i = 0; rc == 0 && i < n; i++)
+        rc = parse_piece(f, l2, &piece[i], first[i], first[i + 1], out, err);
+
+out:
+    qc_free(piece);
+    qc_free(first);
+    qc_free(buf);
+    f->n = 0;
+    f->bytes = 0;
+    return rc;
+}
