@@ -321,6 +321,14 @@ def check_forged_fields(args, directory, rng):
                     x.sources[k][name] = v
                     # Where holes are looked for is the sidecar's word alone.
                     files.append((f"source {k}: {name} {v}", x.encode(), name != "flags"))
+        # Files of this host are none behind URLs, and have no validators.
+        for flags, validator in ((s["flags"] | codec.REMOTE, b""),
+                                 (s["flags"] | codec.REMOTE, b'"etag"'), (s["flags"], b'"etag"'),
+                                 (s["flags"] | codec.REMOTE, b"a\r\nb"),
+                                 (s["flags"] | codec.REMOTE, b"x" * 256)):
+            x = good.copy()
+            x.sources[k].update(flags=flags, validator=validator)
+            files.append((f"source {k}: flags {flags}, validator {validator!r}", x.encode(), True))
     for what, change in (("a source more", lambda s: s.append(dict(s[-1]))),
                          ("a source less", lambda s: s.pop()), ("no sources", lambda s: s.clear()),
                          ("sources in another order", lambda s: s.reverse()),

@@ -16,6 +16,22 @@
 #include "util/alloc.h"
 #include "util/error.h"
 
+/* The library's memory, of which any piece can be refused. */
+static long countdown;
+
+static int refused(void)
+{
+    return countdown > 0 && --countdown == 0;
+}
+
+#define malloc(n) (refused() ? NULL : malloc(n))
+#define calloc(n, size) (refused() ? NULL : calloc(n, size))
+#define realloc(p, n) (refused() ? NULL : realloc(p, n))
+#include "util/alloc.c"
+#undef malloc
+#undef calloc
+#undef realloc
+
 #define DIR_TOP "https://h/d/top?sig=secret"
 
 static void gate_init(struct qc_gate *g, const char *top, const char *rules)
@@ -130,8 +146,8 @@ static void from_a_url(void **unused)
         {DIR_TOP, NULL, "https://evil/d/base?secret", NULL, "'https://evil/d/base' does not"},
         {DIR_TOP, NULL, "https://secret@h/d/base", NULL, "users named by an image are not taken"},
         {DIR_TOP, NULL, "https://secret@evil/d/base", NULL, "users named by an image"},
-        {DIR_TOP, NULL, "https://h\\@evil/d/base", NULL, "users named by an image"},
-        {DIR_TOP, NULL, "https://evil\\@h/d/base", NULL, "users named by an image"},
+        {DIR_TOP, NULL, "https://h\\@evil/d/base", NULL, "more than one '@'"},
+        {DIR_TOP, NULL, "https://evil\\@h/d/base", NULL, "more than one '@'"},
         {DIR_TOP, NULL, "https://a@h@evil/d/base", NULL, "more than one '@'"},
         {DIR_TOP, NULL, "https://xn--h/d/base", NULL, "--allow-url"},
         {DIR_TOP, NULL, "https://h%00.evil/d/base", NULL, "characters"},
@@ -409,13 +425,62 @@ static void random_references(void **unused)
     qc_gate_finish(&g);
 }
 
+/* Open DIR_TOP's neighbour with the n-th piece of memory refused; 0: none. */
+static int decide_without(long n, const char *name, uint32_t flags, bool *enough)
+{
+    struct qc_layer layer = {.name = (char *)"https://u:p@h/d/top?x"};
+    struct qc_gate g = {.policy = qc_policy_new()};
+    struct qc_target t;
+    qchain_error err;
+    int ret;
+
+    qc_error_init(&err);
+    qc_target_init(&t);
+    g.policy->flags = flags;
+    countdown = n;
+    ret = qc_gate_add_name(&g, layer.name, &err);
+    if (ret == 0)
+        ret = qc_gate_decide(&g, &layer, 0, QCHAIN_REF_BACKING, name, "qcow2", &t, &err);
+    *enough = n == 0 || countdown > 0;
+    countdown = 0;
+    assert_int_equal(ret, err.code);
+    assert_int_equal(ret == 0, t.path != NULL);
+    qc_target_finish(&t);
+    qc_gate_finish(&g);
+    return ret;
+}
+
+/* Without memory nothing is allowed that is not else, and nothing is lost. */
+static void memory_runs_out(void **unused)
+{
+    static const char *const name[] = {"base", "/etc/passwd", "https://h/d/base", "https://u:p@h/d/x",
+                                       "json:{\"driver\":\"https\",\"url\":\"https://h/d/x\"}"};
+
+    (void)unused;
+    for (size_t i = 0; i < sizeof(name) / sizeof(*name); i++) {
+        for (uint32_t flags = 0; flags <= QCHAIN_POLICY_TRUST; flags += QCHAIN_POLICY_TRUST) {
+            bool enough;
+            int want = decide_without(0, name[i], flags, &enough), ret;
+
+            for (long n = 1;; n++) {
+                ret = decide_without(n, name[i], flags, &enough);
+                if (enough)
+                    break;
+                /* Whether it is allowed cannot be found out: then it is not. */
+                assert_true(ret == want || ret == QCHAIN_E_NOMEM || ret == QCHAIN_E_ACCESS);
+            }
+            assert_int_equal(ret, want);
+        }
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(from_a_url), cmocka_unit_test(by_rules),
         cmocka_unit_test(deeper_layers), cmocka_unit_test(data_files),
         cmocka_unit_test(resolvers), cmocka_unit_test(long_names),
-        cmocka_unit_test(random_references),
+        cmocka_unit_test(random_references), cmocka_unit_test(memory_runs_out),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
