@@ -11,6 +11,7 @@
 
 #include "api/api.h"
 #include "mem_layers.h"
+#include "remote/http.h"
 
 static qchain *open_one(struct mem_chain **m)
 {
@@ -298,7 +299,7 @@ static void versions_and_features(void **unused)
 {
     static const char *const yes[] = {"qcow2", "raw", "zlib", "zstd", "direct", "locks", "queue",
                                       "index"};
-    static const char *const no[] = {"write", "http", "", "x"};
+    static const char *const no[] = {"write", "", "x"};
     char text[32];
 
     (void)unused;
@@ -310,6 +311,7 @@ static void versions_and_features(void **unused)
     for (size_t i = 0; i < sizeof(no) / sizeof(*no); i++)
         assert_int_equal(qchain_has(no[i]), 0);
     assert_int_equal(qchain_has(NULL), 0);
+    assert_int_equal(qchain_has("http"), qc_http_available(NULL) == 0);
     for (int code = 0; code >= QCHAIN_E_INTERNAL; code--)
         assert_string_not_equal(qchain_code_name(code), "?");
     assert_string_equal(qchain_code_name(QCHAIN_E_CORRUPT), "CORRUPT");
