@@ -43,11 +43,13 @@ running() { # PIDFILE
     [ -s "$1" ] && kill -0 "$(cat "$1")" 2>/dev/null
 }
 
+hard= # set when nothing that a server has is of use any more
+
 # stop_pid PIDFILE [SECONDS] - TERM, and KILL when that does not help.
 stop_pid() {
     running "$1" || { rm -f "$1"; return 0; }
     pid=$(cat "$1")
-    kill "$pid" 2>/dev/null || true
+    kill ${hard:+-9} "$pid" 2>/dev/null || true
     i=0
     while kill -0 "$pid" 2>/dev/null && [ $i -lt $((${2:-10} * 20)) ]; do
         sleep 0.05
@@ -99,6 +101,7 @@ main() { # VERB
         [ -d "$dir" ] && is_up || { echo "$name: does not run"; exit 1; }
         do_print ;;
     wipe)
+        hard=yes
         [ ! -d "$dir" ] || { do_stop; rm -rf "$dir"; } ;;
     *)
         echo "usage: $name.sh start|stop|status|wipe" >&2
