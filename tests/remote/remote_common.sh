@@ -39,8 +39,13 @@ PY
     . "$dir/env"
 }
 
+# alive PID - and not just waiting to be reaped by whoever its parent is now
+alive() {
+    kill -0 "$1" 2>/dev/null && ! grep -q '^State:[[:space:]]*Z' "/proc/$1/status" 2>/dev/null
+}
+
 running() { # PIDFILE
-    [ -s "$1" ] && kill -0 "$(cat "$1")" 2>/dev/null
+    [ -s "$1" ] && alive "$(cat "$1")"
 }
 
 hard= # set when nothing that a server has is of use any more
@@ -51,7 +56,7 @@ stop_pid() {
     pid=$(cat "$1")
     kill ${hard:+-9} "$pid" 2>/dev/null || true
     i=0
-    while kill -0 "$pid" 2>/dev/null && [ $i -lt $((${2:-10} * 20)) ]; do
+    while alive "$pid" && [ $i -lt $((${2:-10} * 20)) ]; do
         sleep 0.05
         i=$((i + 1))
     done
