@@ -237,14 +237,14 @@ static inline void fake_keep(struct qc_http *h, const char *name, const void *bo
     struct fake_object *o = fake_find(h, name);
 
     if (!o) {
-        o = test_calloc(1, sizeof(*o));
-        o->name = test_malloc(strlen(name) + 1);
+        o = calloc(1, sizeof(*o));
+        o->name = malloc(strlen(name) + 1);
         strcpy(o->name, name);
         o->next = h->objects;
         h->objects = o;
     }
-    test_free(o->body);
-    o->body = test_malloc(length + 1);
+    free(o->body);
+    o->body = malloc(length + 1);
     o->length = length;
     memcpy(o->body, body, length);
 }
@@ -255,9 +255,9 @@ static inline void fake_forget(struct qc_http *h)
 
     for (struct fake_object *o = h->objects; o; o = next) {
         next = o->next;
-        test_free(o->body);
-        test_free(o->name);
-        test_free(o);
+        free(o->body);
+        free(o->name);
+        free(o);
     }
     h->objects = NULL;
 }
@@ -350,12 +350,12 @@ static inline void fake_answer(struct qc_http *h, struct qc_http_private *e)
     }
     r->attempts = 1;
     WITH(h, {
-        h->live--;
         e->rule->now -= r->method == QC_HTTP_PUT;
         r->priv = NULL;
     });
     free(e);
     r->done(r, r->err.code);
+    WITH(h, h->live--); /* so that what it led to is counted by now */
 }
 
 static inline void *fake_thread(void *arg)
@@ -391,7 +391,7 @@ static inline void *fake_thread(void *arg)
 struct qc_http *qc_http_create(const qchain_remote *conf, const struct qc_log *log,
                                struct qc_slots *slots)
 {
-    struct qc_http *h = test_calloc(1, sizeof(*h));
+    struct qc_http *h = calloc(1, sizeof(*h));
     pthread_condattr_t attr;
 
     (void)conf, (void)log, (void)slots;
@@ -416,7 +416,7 @@ void qc_http_destroy(struct qc_http *h)
     fake_forget(h);
     pthread_cond_destroy(&h->work);
     pthread_mutex_destroy(&h->lock);
-    test_free(h);
+    free(h);
 }
 
 /* A rule for all beneath a prefix; the longest counts. */
