@@ -79,7 +79,7 @@ struct walk {
     size_t           base;     /* where in the buffer the request began */
     size_t           told;     /* bytes that the asker knows of */
     struct qc_pin    pin;      /* of the request */
-    qchain_error     first;    /* what went wrong first */
+    qchain_error     first;    /* what went wrong at the origin, or else first */
 };
 
 static int64_t now_ms(void)
@@ -215,7 +215,7 @@ static void end(struct walk *w, int ret)
     f->done(f, ret);
 }
 
-/* All places failed: say what the first one said. */
+/* All places failed: say what the origin said. */
 static void fail(struct walk *w)
 {
     uint32_t others = (uint32_t)__builtin_popcount(w->asked) - 1;
@@ -293,7 +293,7 @@ static void on_done(struct qc_http_request *r, int ret)
         end(w, 0);
         return;
     }
-    if (!w->asked)
+    if (!w->asked || w->now == 0) /* the origin's word counts before a replica's */
         qc_error_copy(&w->first, &r->err);
     w->asked |= UINT32_C(1) << w->now;
     if (!goes_on(ret)) {
@@ -301,7 +301,7 @@ static void on_done(struct qc_http_request *r, int ret)
         end(w, ret);
         return;
     }
-    if (is_the_servers(ret) && !w->second)
+    if (is_the_servers(ret) && !w->second && w->o->n_spots > 1)
         w->later |= UINT32_C(1) << w->now;
     ask_next(w);
 }

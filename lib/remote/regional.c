@@ -148,13 +148,14 @@ static void below_done(struct qc_fetch *below, int ret)
     struct want *w = of_below(below);
     struct qc_fetch *f = w->f;
     struct regional *t = w->t;
-    bool mine, late = false;
+    bool mine, late = false, lacked;
 
     pthread_mutex_lock(&w->lock);
     w->asking = false;
     w->below_ret = ret;
     /* It failed, but the region may still answer: then that decides. */
     mine = !w->ended && (ret == 0 || !w->looking);
+    lacked = !w->looking && (w->missing || w->damaged);
     if (mine) {
         w->ended = true;
         if (ret == 0 && w->aside)
@@ -168,7 +169,7 @@ static void below_done(struct qc_fetch *below, int ret)
     if (mine) {
         if (late)
             qc_region_failed(t->region, "what it is nearer than answers sooner");
-        if (ret == 0 && (w->missing || w->damaged))
+        if (ret == 0 && lacked)
             qc_region_store(t->region, &t->id, f->buf, f->offset, f->length, w->damaged);
         if (ret != 0)
             qc_error_copy(&f->err, &below->err);
