@@ -40,7 +40,9 @@ struct want {
     struct qc_fetch        below;
     struct qc_alarm alarm;
     struct regional *t;
-    struct qc_fetch *f;
+    struct qc_fetch *f;        /* the asker's: not looked at once it has ended */
+    uint64_t         offset;   /* of it */
+    size_t           length;
     struct qc_place *place;
     uint8_t         *body;     /* what the region answers */
     uint8_t         *aside;    /* what is below answers while the region may yet; NULL: to the asker */
@@ -90,6 +92,8 @@ static struct want *create_want(struct regional *t, struct qc_fetch *f)
     pthread_mutex_init(&w->lock, NULL);
     w->t = t;
     w->f = f;
+    w->offset = f->offset;
+    w->length = f->length;
     w->refs = 1;
     atomic_fetch_add_explicit(&t->refs, 1, memory_order_relaxed);
     return w;
@@ -227,13 +231,12 @@ static bool judge(struct want *w, int ret, bool given_up)
 {
     struct qc_http_request *q = &w->look;
     struct qc_region *r = w->t->region;
-    struct qc_fetch *f = w->f;
 
     if (given_up)
         return false;
     if (ret == 0) {
         w->damaged = q->have != q->length || q->got.size != q->length ||
-                     !qc_region_is_sealed(w->body, f->length, f->offset, &w->t->id);
+                     !qc_region_is_sealed(w->body, w->length, w->offset, &w->t->id);
         if (w->damaged)
             qc_region_failed(r, "a range in it is damaged");
         else

@@ -22,9 +22,13 @@ static int log_lines;
 
 static void on_log(void *data, int level, const char *tag, const char *text)
 {
+    static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+
     (void)data, (void)level, (void)tag;
+    pthread_mutex_lock(&lock);
     snprintf(logged, sizeof(logged), "%s", text);
     log_lines++;
+    pthread_mutex_unlock(&lock);
 }
 
 static const struct qc_log logs = {on_log, NULL, QCHAIN_LOG_INFO};
