@@ -340,7 +340,7 @@ static void late_and_first(void **unused)
 
     (void)unused;
     stored_range(0, KIB64);
-    limits->patience_ms = 20;
+    limits->patience_ms = limits->patience_max_ms = 20;
     far->delay_ms = 300;
     near->delay_ms = 100;
     ask(&one, tier, 0, KIB64, 0);
@@ -359,7 +359,7 @@ static void late_and_missing(void **unused)
     struct asker one;
 
     (void)unused;
-    limits->patience_ms = 20;
+    limits->patience_ms = limits->patience_max_ms = 20;
     far->delay_ms = 200;
     near->delay_ms = 100;
     ask(&one, tier, 0, KIB64, 0);
@@ -377,7 +377,7 @@ static void below_fails(void **unused)
 
     (void)unused;
     stored_range(0, KIB64);
-    limits->patience_ms = 20;
+    limits->patience_ms = limits->patience_max_ms = 20;
     far->code = QCHAIN_E_NET;
     near->delay_ms = 100;
     /* The region answers after that. */
