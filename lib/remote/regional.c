@@ -38,9 +38,11 @@ struct regional {
 struct want {
     struct qc_http_request look;  /* at the region */
     struct qc_fetch        below;
-    struct qc_region_alarm alarm;
+    struct qc_alarm alarm;
     struct regional *t;
-    struct qc_fetch *f;
+    struct qc_fetch *f;        /* the asker's: not looked at once it has ended */
+    uint64_t         offset;   /* of it */
+    size_t           length;
     struct qc_place *place;
     uint8_t         *body;     /* what the region answers */
     uint8_t         *aside;    /* what is below answers while the region may yet; NULL: to the asker */
@@ -59,7 +61,7 @@ static struct want *of_below(struct qc_fetch *below)
     return (struct want *)((char *)below - offsetof(struct want, below));
 }
 
-static struct want *of_alarm(struct qc_region_alarm *a)
+static struct want *of_alarm(struct qc_alarm *a)
 {
     return (struct want *)((char *)a - offsetof(struct want, alarm));
 }
@@ -90,6 +92,8 @@ static struct want *create_want(struct regional *t, struct qc_fetch *f)
     pthread_mutex_init(&w->lock, NULL);
     w->t = t;
     w->f = f;
+    w->offset = f->offset;
+    w->length = f->length;
     w->refs = 1;
     atomic_fetch_add_explicit(&t->refs, 1, memory_order_relaxed);
     return w;
@@ -179,11 +183,13 @@ static void below_done(struct qc_fetch *below, int ret)
     release(w);
 }
 
-/* asked, asking and a reference for it are noted already. */
-static void ask_below(struct want *w)
+/* Under the lock: what is below is to be asked. */
+static void prepare_below(struct want *w)
 {
     struct qc_fetch *f = w->f;
 
+    w->asked = w->asking = true;
+    w->refs++;
     w->below.buf = w->aside ? w->aside : f->buf;
     w->below.offset = f->offset;
     w->below.length = f->length;
@@ -191,13 +197,18 @@ static void ask_below(struct want *w)
     w->below.progress = !f->progress ? NULL : w->aside ? copy_progress : pass_progress;
     w->below.done = below_done;
     qc_error_init(&w->below.err);
+}
+
+/* Not under it. The region may win meanwhile: the asker's fetch is not looked at. */
+static void ask_below(struct want *w)
+{
     qc_tier_fetch(w->t->tier.below, &w->below);
 }
 
 /* -------------------------------------------------------------- the region's answer --- */
 
 /* The region is late. */
-static void on_alarm(struct qc_region_alarm *a)
+static void on_alarm(struct qc_alarm *a)
 {
     struct want *w = of_alarm(a);
     bool ask;
@@ -206,10 +217,8 @@ static void on_alarm(struct qc_region_alarm *a)
     ask = w->looking && !w->asked;
     if (ask && !(w->aside = qc_malloc(w->f->length)))
         ask = false; /* so it has until its deadline */
-    if (ask) {
-        w->asked = w->asking = true;
-        w->refs++;
-    }
+    if (ask)
+        prepare_below(w);
     pthread_mutex_unlock(&w->lock);
     if (ask)
         ask_below(w);
@@ -222,13 +231,12 @@ static bool judge(struct want *w, int ret, bool given_up)
 {
     struct qc_http_request *q = &w->look;
     struct qc_region *r = w->t->region;
-    struct qc_fetch *f = w->f;
 
     if (given_up)
         return false;
     if (ret == 0) {
         w->damaged = q->have != q->length || q->got.size != q->length ||
-                     !qc_region_is_sealed(w->body, f->length, f->offset, &w->t->id);
+                     !qc_region_is_sealed(w->body, w->length, w->offset, &w->t->id);
         if (w->damaged)
             qc_region_failed(r, "a range in it is damaged");
         else
@@ -269,15 +277,14 @@ static void look_done(struct qc_http_request *q, int ret)
     hit = judge(w, ret, given_up);
     pthread_mutex_lock(&w->lock);
     w->looking = false;
-    if (qc_region_stop_alarm(w->t->region, &w->alarm))
+    if (qc_alarm_stop(qc_region_alarms(w->t->region), &w->alarm))
         w->refs--;
     if (w->ended) {
         pthread_mutex_unlock(&w->lock);
     } else if (hit) {
         win(w);
     } else if (!w->asked) {
-        w->asked = w->asking = true;
-        w->refs++;
+        prepare_below(w);
         pthread_mutex_unlock(&w->lock);
         qc_free(w->body);
         w->body = NULL;
@@ -300,6 +307,7 @@ static void look(struct want *w)
 {
     struct qc_http_request *q = &w->look;
     struct qc_region *r = w->t->region;
+    int64_t patience = qc_region_patience_us(r);
 
     qc_error_init(&q->err);
     q->place = w->place;
@@ -318,7 +326,7 @@ static void look(struct want *w)
     qc_http_submit(qc_region_http(r), q);
     /* Only now, as who is called by it may cancel the request. */
     pthread_mutex_lock(&w->lock);
-    if (w->looking && qc_region_set_alarm(r, &w->alarm))
+    if (w->looking && qc_alarm_set(qc_region_alarms(r), &w->alarm, patience))
         w->refs++;
     release(w);
 }

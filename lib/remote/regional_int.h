@@ -1,7 +1,10 @@
 /* SPDX-License-Identifier: MIT */
-/* What the regional tier's two halves share: regional.c reads, regional_store.c stores and remembers. */
+/* What the regional tier's halves share: regional.c reads, regional_store.c stores and remembers;
+ * and what calls them in time, regional_alarm.c. */
 #ifndef QC_REMOTE_REGIONAL_INT_H
 #define QC_REMOTE_REGIONAL_INT_H
+
+#include <pthread.h>
 
 #include "remote/regional.h"
 #include "util/log.h"
@@ -42,18 +45,32 @@ void qc_region_failed(struct qc_region *r, const char *why);
 void qc_region_store(struct qc_region *r, const struct qc_region_id *id, const void *data,
                      uint64_t offset, size_t length, bool over);
 
-/* A call when an answer is late. Embed it, zeroed. */
-struct qc_region_alarm {
-    void (*ring)(struct qc_region_alarm *a); /* by a thread of the region's, which holds no lock */
-    struct qc_region_alarm *next, *prev;
+/* After so long an answer is late. */
+int64_t qc_region_patience_us(struct qc_region *r);
+
+/* Calls at a time, by a thread that starts at the first need. Embed one, zeroed, and set ring. */
+struct qc_alarm {
+    void (*ring)(struct qc_alarm *a); /* no lock is held */
+    struct qc_alarm *next, *prev;
     int64_t due_us;
     bool    set;
 };
+struct qc_alarms {
+    pthread_mutex_t  lock; /* taken last */
+    pthread_cond_t   changed; /* the first alarm, or the end has come */
+    struct qc_alarm *first, *last; /* by time */
+    pthread_t        thread;
+    bool             has_thread, stop;
+};
+void qc_alarms_init(struct qc_alarms *s);
+void qc_alarms_stop(struct qc_alarms *s);   /* none is set; ends the thread */
+void qc_alarms_finish(struct qc_alarms *s); /* after that */
 /* False if there is no thread for it. */
-bool qc_region_set_alarm(struct qc_region *r, struct qc_region_alarm *a);
+bool qc_alarm_set(struct qc_alarms *s, struct qc_alarm *a, int64_t after_us);
 /* True if it will not ring; false if it has rung, or is about to, or was not set. */
-bool qc_region_stop_alarm(struct qc_region *r, struct qc_region_alarm *a);
+bool qc_alarm_stop(struct qc_alarms *s, struct qc_alarm *a);
 
+struct qc_alarms *qc_region_alarms(struct qc_region *r);
 struct qc_http *qc_region_http(struct qc_region *r);
 struct qc_slots *qc_region_slots(struct qc_region *r);
 void qc_region_ref(struct qc_region *r);

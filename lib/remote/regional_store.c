@@ -17,8 +17,6 @@
 #include "remote/regional_int.h"
 
 #include <inttypes.h>
-#include <pthread.h>
-#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <strings.h>
@@ -63,7 +61,6 @@ struct qc_region {
 
     pthread_mutex_t lock;          /* for all below; taken last */
     pthread_cond_t  stored;        /* a PUT ended, or nobody sends any more */
-    pthread_cond_t  rung;          /* the first alarm changed, or the end has come */
     struct streak   looks, stores;
     int64_t         usual_us;      /* what an answer takes, smoothed; 0: none yet */
     struct put     *first, *last;
@@ -73,10 +70,7 @@ struct qc_region {
     bool            unconditional; /* the server does not know If-None-Match */
     bool            stop;          /* nothing new is taken */
     bool            drop;          /* nothing is sent any more */
-    struct qc_region_alarm *alarms; /* by time */
-    struct qc_region_alarm *last_alarm;
-    pthread_t       thread;
-    bool            has_thread;
+    struct qc_alarms alarms;
 };
 
 int64_t qc_region_now_us(void)
@@ -100,6 +94,11 @@ struct qc_http *qc_region_http(struct qc_region *r)
 struct qc_slots *qc_region_slots(struct qc_region *r)
 {
     return r->slots;
+}
+
+struct qc_alarms *qc_region_alarms(struct qc_region *r)
+{
+    return &r->alarms;
 }
 
 struct qc_region_limits *qc_region_limits(struct qc_region *r)
@@ -226,6 +225,19 @@ void qc_region_answered(struct qc_region *r, int64_t took_us)
     r->usual_us = r->usual_us ? r->usual_us + (took_us - r->usual_us) / 8 : took_us;
     pthread_mutex_unlock(&r->lock);
     went_well(r, &r->looks);
+}
+
+int64_t qc_region_patience_us(struct qc_region *r)
+{
+    int64_t least = r->limits.patience_ms * INT64_C(1000);
+    int64_t most = r->limits.patience_max_ms * INT64_C(1000);
+    int64_t us;
+
+    pthread_mutex_lock(&r->lock);
+    us = 4 * r->usual_us;
+    pthread_mutex_unlock(&r->lock);
+    us = us < most ? us : most;
+    return us > least ? us : least;
 }
 
 void qc_region_failed(struct qc_region *r, const char *why)
@@ -432,106 +444,6 @@ void qc_region_store(struct qc_region *r, const struct qc_region_id *id, const v
         free_put(p);
 }
 
-/* ------------------------------------------------------------------ alarms --- */
-
-static void unlink_alarm(struct qc_region *r, struct qc_region_alarm *a)
-{
-    if (a->prev)
-        a->prev->next = a->next;
-    else
-        r->alarms = a->next;
-    if (a->next)
-        a->next->prev = a->prev;
-    else
-        r->last_alarm = a->prev;
-    a->set = false;
-}
-
-static void *alarm_thread(void *arg)
-{
-    struct qc_region *r = arg;
-    struct qc_region_alarm *a;
-    struct timespec until;
-
-    pthread_mutex_lock(&r->lock);
-    while (!r->stop || r->alarms) {
-        a = r->alarms;
-        if (!a) {
-            pthread_cond_wait(&r->rung, &r->lock);
-        } else if (a->due_us > qc_region_now_us()) {
-            until = at_us(a->due_us);
-            pthread_cond_timedwait(&r->rung, &r->lock, &until);
-        } else {
-            unlink_alarm(r, a);
-            pthread_mutex_unlock(&r->lock);
-            a->ring(a);
-            pthread_mutex_lock(&r->lock);
-        }
-    }
-    pthread_mutex_unlock(&r->lock);
-    return NULL;
-}
-
-/* Under the lock: have the thread. */
-static bool have_thread(struct qc_region *r)
-{
-    sigset_t all, old;
-
-    if (r->has_thread)
-        return true;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &old);
-    r->has_thread = pthread_create(&r->thread, NULL, alarm_thread, r) == 0;
-    pthread_sigmask(SIG_SETMASK, &old, NULL);
-    return r->has_thread;
-}
-
-bool qc_region_set_alarm(struct qc_region *r, struct qc_region_alarm *a)
-{
-    int64_t least = r->limits.patience_ms * INT64_C(1000);
-    int64_t most = r->limits.patience_max_ms * INT64_C(1000);
-    struct qc_region_alarm *before;
-    bool yes;
-
-    pthread_mutex_lock(&r->lock);
-    yes = !r->stop && have_thread(r);
-    if (yes) {
-        a->due_us = 4 * r->usual_us;
-        a->due_us = a->due_us > most ? most : a->due_us;
-        a->due_us = qc_region_now_us() + (a->due_us < least ? least : a->due_us);
-        /* Nearly always the last to ring. */
-        for (before = r->last_alarm; before && before->due_us > a->due_us; before = before->prev)
-            continue;
-        a->prev = before;
-        a->next = before ? before->next : r->alarms;
-        if (a->next)
-            a->next->prev = a;
-        else
-            r->last_alarm = a;
-        if (before)
-            before->next = a;
-        else
-            r->alarms = a;
-        a->set = true;
-        if (!before)
-            pthread_cond_signal(&r->rung);
-    }
-    pthread_mutex_unlock(&r->lock);
-    return yes;
-}
-
-bool qc_region_stop_alarm(struct qc_region *r, struct qc_region_alarm *a)
-{
-    bool yes;
-
-    pthread_mutex_lock(&r->lock);
-    yes = a->set;
-    if (yes)
-        unlink_alarm(r, a);
-    pthread_mutex_unlock(&r->lock);
-    return yes;
-}
-
 /* ---------------------------------------------------------------- its life --- */
 
 void qc_region_ref(struct qc_region *r)
@@ -544,7 +456,7 @@ void qc_region_unref(struct qc_region *r)
     if (atomic_fetch_sub_explicit(&r->refs, 1, memory_order_acq_rel) != 1)
         return;
     pthread_cond_destroy(&r->stored);
-    pthread_cond_destroy(&r->rung);
+    qc_alarms_finish(&r->alarms);
     pthread_mutex_destroy(&r->lock);
     qc_free(r->url);
     qc_free(r);
@@ -597,8 +509,8 @@ int qc_region_create(struct qc_region **out, struct qc_http *http, struct qc_cre
     pthread_condattr_init(&attr);
     pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
     pthread_cond_init(&r->stored, &attr);
-    pthread_cond_init(&r->rung, &attr);
     pthread_condattr_destroy(&attr);
+    qc_alarms_init(&r->alarms);
     atomic_init(&r->refs, 1);
     r->http = http;
     r->creds = creds;
@@ -642,20 +554,16 @@ static void drop_puts(struct qc_region *r)
 void qc_region_destroy(struct qc_region *r)
 {
     struct timespec until;
-    bool has_thread;
 
     if (!r)
         return;
     until = at_us(qc_region_now_us() + r->limits.close_ms * INT64_C(1000));
     pthread_mutex_lock(&r->lock);
     r->stop = true;
-    pthread_cond_broadcast(&r->rung);
     while (r->n_puts > 0 && pthread_cond_timedwait(&r->stored, &r->lock, &until) == 0)
         continue;
     drop_puts(r);
-    has_thread = r->has_thread;
     pthread_mutex_unlock(&r->lock);
-    if (has_thread)
-        pthread_join(r->thread, NULL);
+    qc_alarms_stop(&r->alarms);
     qc_region_unref(r);
 }
