@@ -91,13 +91,34 @@ static size_t two_slashes(const char *p)
     return n;
 }
 
-/* If an http URL begins at p: how long its scheme and slashes are. */
-static size_t web_scheme(const char *p)
+/* If a URL begins at p: how long its scheme and slashes are. */
+static size_t url_scheme(const char *p)
 {
-    size_t n = strncasecmp(p, "https:", 6) == 0 ? 6 : strncasecmp(p, "http:", 5) == 0 ? 5 : 0;
-    size_t slashes = n ? two_slashes(p + n) : 0;
+    static const char *const schemes[] = {"http:", "https:", "s3:", "az:", "gs:"};
+    size_t n, i;
 
-    return slashes ? n + slashes : 0;
+    for (i = 0; i < sizeof(schemes) / sizeof(schemes[0]); i++) {
+        n = strlen(schemes[i]);
+        if (strncasecmp(p, schemes[i], n) == 0 && two_slashes(p + n))
+            return n + two_slashes(p + n);
+    }
+    return 0;
+}
+
+/* What may be seen of the URL whose n bytes stand behind its scheme: from *begin so many bytes. Passwords
+ * have '?' and '#' in them, whatever the rules are: then nothing of it is. In keys of objects '?' is a
+ * character like others, but somebody may have thought otherwise. */
+static size_t seen_part(const char *url, size_t n, bool object, size_t *begin)
+{
+    size_t host = strcspn(url, "/\\"), query = strcspn(url, "?#"), i;
+
+    host = host < n ? host : n;
+    for (i = host; i > 0 && url[i - 1] != '@'; i--)
+        ;
+    *begin = i;
+    if (query >= n || (object && !memchr(url + query, '=', n - query)))
+        return n - i;
+    return query > i ? query - i : 0;
 }
 
 /* Copy a name without user names, passwords, queries and fragments of the URLs in it. Of a name that is
@@ -107,23 +128,18 @@ static char *cut_secrets(const char *name, bool plain)
     char *shown = malloc(strlen(name) + 1), *to = shown;
 
     while (shown && *name) {
-        size_t n = web_scheme(name), end = strcspn(name + n, plain ? "" : "\","), host, i;
+        size_t n = url_scheme(name), end, begin, seen;
+        bool object = strncasecmp(name, "http", 4) != 0;
 
         if (!n) {
             *to++ = *name++;
             continue;
         }
-        memcpy(to, name, n);
-        to += n;
+        to = mempcpy(to, name, n);
         name += n;
-        host = strcspn(name, "/\\?#");
-        host = host < end ? host : end;
-        for (i = host; i > 0 && name[i - 1] != '@'; i--)
-            ;
-        n = strcspn(name, "?#");
-        n = n < end ? n : end;
-        memcpy(to, name + i, n - i);
-        to += n - i;
+        end = strcspn(name, plain ? "" : "\",");
+        seen = seen_part(name, end, object, &begin);
+        to = mempcpy(to, name + begin, seen);
         name += end;
     }
     if (shown)
@@ -135,7 +151,7 @@ const char *tool_shown_name(struct tool *t, const char *name)
 {
     bool options = t->image_opts || strncmp(name, "json:", 5) == 0;
 
-    if (!options && !web_scheme(name))
+    if (!options && !url_scheme(name))
         return name;
     free(t->shown);
     t->shown = cut_secrets(name, !options);
