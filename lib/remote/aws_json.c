@@ -85,10 +85,29 @@ static size_t unicode(struct reader *r, char *out)
     return 4;
 }
 
+/* Behind a '\\': bytes written, or 0. */
+static size_t escaped(struct reader *r, char *out)
+{
+    static const char plain[] = "\"\\/bfnrt", means[] = "\"\\/\b\f\n\r\t";
+    const char *at;
+
+    if (r->p == r->end)
+        return 0;
+    if (*r->p == 'u') {
+        r->p++;
+        return unicode(r, out);
+    }
+    at = *r->p ? strchr(plain, *r->p) : NULL;
+    if (!at)
+        return 0;
+    r->p++;
+    *out = means[at - plain];
+    return 1;
+}
+
 /* A string, decoded; no escape is shorter than what it stands for. */
 static int read_string(struct reader *r, char **out)
 {
-    static const char plain[] = "\"\\/bfnrt", means[] = "\"\\/\b\f\n\r\t";
     char *s, *o;
 
     *out = NULL;
@@ -97,38 +116,21 @@ static int read_string(struct reader *r, char **out)
     s = o = qc_malloc((size_t)(r->end - r->p) + 1);
     if (!s)
         return QCHAIN_E_NOMEM;
-    while (r->p < r->end && *r->p != '"') {
-        const char *at;
-        size_t n;
+    while (r->p < r->end && (unsigned char)*r->p >= 0x20) {
+        char c = *r->p++;
+        size_t n = 1;
 
-        if ((unsigned char)*r->p < 0x20)
-            break;
-        if (*r->p != '\\') {
-            *o++ = *r->p++;
-            continue;
+        if (c == '"') {
+            *o = '\0';
+            *out = s;
+            return 0;
         }
-        if (++r->p == r->end)
+        *o = c;
+        if (c == '\\' && !(n = escaped(r, o)))
             break;
-        if (*r->p == 'u') {
-            r->p++;
-            n = unicode(r, o);
-            if (!n)
-                break;
-            o += n;
-            continue;
-        }
-        at = *r->p ? strchr(plain, *r->p) : NULL;
-        if (!at)
-            break;
-        *o++ = means[at - plain];
-        r->p++;
+        o += n;
     }
     *o = '\0';
-    if (r->p < r->end && *r->p == '"') {
-        r->p++;
-        *out = s;
-        return 0;
-    }
     qc_conf_wipe(s);
     return QCHAIN_E_INVAL;
 }

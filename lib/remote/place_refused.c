@@ -84,9 +84,20 @@ static bool learn_skew(const struct refusal *r)
 
 /* ------------------------------------------------------------------- messages --- */
 
+/* All of a secret, or a piece of it that is long enough to be of use. */
 static bool contains(const char *text, const char *secret)
 {
-    return secret && *secret && strstr(text, secret);
+    size_t n = secret ? strlen(secret) : 0;
+    char piece[13] = "";
+
+    if (n < sizeof(piece))
+        return n && strstr(text, secret);
+    for (size_t i = 0; i + sizeof(piece) - 1 <= n; i++) {
+        memcpy(piece, secret + i, sizeof(piece) - 1);
+        if (strstr(text, piece))
+            return true;
+    }
+    return false;
 }
 
 /* A server may say again what it was sent; people send messages to each other. */
@@ -217,6 +228,10 @@ enum qc_refusal qc_place_refused(struct qc_place *p, int status, const char *bod
     struct refusal r = {.p = p, .status = status, .date = date, .over_tls = over_tls};
     enum qc_refusal ret = QC_REFUSED;
 
+    if (!body) {
+        body = "";
+        len = 0;
+    }
     /* Azure's answers begin with a byte order mark. */
     if (len >= 3 && memcmp(body, "\xef\xbb\xbf", 3) == 0) {
         body += 3;
