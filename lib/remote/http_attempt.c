@@ -9,6 +9,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "remote/config_int.h"
 #include "util/alloc.h"
 #include "util/bytes.h"
 
@@ -354,7 +355,7 @@ static void clear(struct http_attempt *a)
     a->list = NULL;
     qc_signed_finish(&a->sign);
     memset(&a->sign, 0, sizeof(a->sign));
-    qc_free(a->target);
+    qc_conf_wipe(a->target);
     a->target = NULL;
     qc_answer_reset(&a->answer);
     qc_free(a->text);
