@@ -454,7 +454,8 @@ static int how_long(struct http_worker *w)
 {
     int64_t now, until = w->scan_us;
 
-    if (atomic_load(&w->inbox) || atomic_load(&w->prepared) || atomic_load(&w->cancels))
+    if (atomic_load(&w->inbox) || atomic_load(&w->prepared) || atomic_load(&w->cancels) ||
+        atomic_load(&w->h->stop))
         return 0;
     if (w->timer_us >= 0 && w->timer_us < until)
         until = w->timer_us;
