@@ -247,6 +247,8 @@ static int ask_callback(struct qc_site *s, bool renew, struct qc_login **out, qc
     if (ret)
         return ret;
     (*out)->expires = got.expires;
+    if (s->kind == QC_LOGIN_AZ)
+        return qc_azure_login_name(*out, err);
     if (got.access_key)
         return qc_login_name(*out, "key", got.access_key, err);
     return got.session_token ? qc_login_name(*out, "token", got.session_token, err) : 0;

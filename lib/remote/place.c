@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "remote/config_int.h"
+#include "remote/credentials_int.h"
 #include "remote/place_int.h"
 #include "util/alloc.h"
 #include "util/error.h"
@@ -63,7 +64,13 @@ static int init_kind(struct qc_place *p, qchain_error *err)
 
     if (p->kind == QC_PLACE_WEB)
         return qc_place_web_init(p, err);
-    return qc_fail(err, QCHAIN_E_UNSUPPORTED, "'%s': not yet", qc_escape_str(&e, p->shown));
+    if (p->url.path[1] == '\0')
+        return qc_fail(err, QCHAIN_E_INVAL, "'%s' names a bucket, but no object in it",
+                       qc_escape_str(&e, p->shown));
+    p->path = qc_url_encode(p->url.path, strlen(p->url.path), QC_URL_KEEP_SLASH);
+    if (!p->path)
+        return qc_fail_nomem(err);
+    return p->kind == QC_PLACE_AZ ? qc_place_az_init(p, err) : qc_place_s3_init(p, err);
 }
 
 int qc_place_create(struct qc_place **out, struct qc_credentials *creds, const char *name,
@@ -116,9 +123,17 @@ const char *qc_place_shown(const struct qc_place *p)
     return p->shown;
 }
 
-const char *qc_place_key(const struct qc_place *p)
+const char *qc_place_key(const struct qc_place *place)
 {
-    return p->key;
+    struct qc_place *p = (struct qc_place *)place;
+    bool known;
+
+    pthread_mutex_lock(&p->lock);
+    known = p->key_known;
+    pthread_mutex_unlock(&p->lock);
+    if (!known)
+        qc_place_s3_settle_key(p);
+    return p->key; /* which is never another from now on */
 }
 
 /* The login to use now, counted, or NULL: one must be got first. */
@@ -226,15 +241,17 @@ bool qc_place_is_ready(struct qc_place *p)
     struct qc_login *l = login_now(p);
 
     qc_login_unref(l);
-    return l != NULL;
+    return l && (p->kind != QC_PLACE_S3 || qc_aws_settings_known(p->creds));
 }
 
 int qc_place_prepare(struct qc_place *p, bool refresh, qchain_error *err)
 {
+    const char *endpoint, *region;
     uint64_t refused = 0;
+    int ret = p->kind == QC_PLACE_S3 ? qc_aws_settings(p->creds, &endpoint, &region, err) : 0;
 
-    if (p->own)
-        return 0;
+    if (ret || p->own)
+        return ret;
     if (refresh) {
         pthread_mutex_lock(&p->lock);
         refused = p->used;
@@ -285,7 +302,9 @@ int qc_place_sign(struct qc_place *p, enum qc_http_method method, uint64_t lengt
     for (size_t i = 0; ret == 0 && i < n_extra; i++)
         ret = qc_signed_add(out, qc_strdup(extra[i]), err);
     if (ret == 0)
-        ret = qc_place_web_sign(p, l, &r, out, err);
+        ret = p->kind == QC_PLACE_WEB ? qc_place_web_sign(p, l, &r, out, err)
+              : p->kind == QC_PLACE_AZ ? qc_place_az_sign(p, l, &r, out, range_signed, err)
+                                       : qc_place_s3_sign(p, l, &r, out, err);
     pthread_mutex_lock(&p->lock);
     p->used = l->number;
     pthread_mutex_unlock(&p->lock);
