@@ -242,9 +242,10 @@ static void echoes(void **unused)
         refused(p, 403, said[i], "<Message>m</Message>");
         assert_null(strstr(err.text, said[i]));
     }
-    refused(p, 403, "AccessDenied", "<Message>evil\x1b[2J\n\xff end</Message>");
+    refused(p, 403, "AccessDenied", "<Message>evil\x1b[2J\xff end\nTime: now</Message>");
     assert_null(strchr(err.text, '\x1b'));
     assert_null(strchr(err.text, '\n'));
+    assert_null(strstr(err.text, "now")); /* one line tells it */
     assert_non_null(strstr(err.text, "\\x1b"));
     qc_place_unref(p);
     p = place(NULL, "https://u:hunter2@h/x?sig=" TOKEN);
