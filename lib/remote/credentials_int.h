@@ -24,4 +24,19 @@ struct qc_credentials {
 int qc_credentials_find(struct qc_credentials *c, enum qc_login_kind kind, struct qc_login **out,
                         qchain_error *err);
 
+/* A variable of the environment that is set and not empty, or NULL. Read at the time of need. */
+const char *qc_credentials_env(const char *name);
+
+/* Where S3 is and which region is meant, of configuration, environment and profile; *endpoint may be
+ * NULL: AWS itself. They live as long as c. Reads files the first time. INVAL, AUTH, NOMEM. */
+int  qc_aws_settings(struct qc_credentials *c, const char **endpoint, const char **region,
+                     qchain_error *err);
+bool qc_aws_settings_known(struct qc_credentials *c); /* it would read no file */
+/* The endpoint if no file need be read for it, or NULL. */
+const char *qc_aws_endpoint_at_hand(const struct qc_credentials *c);
+bool qc_region_is_name(const char *s);
+
+/* Whose an az login is. NOMEM. */
+int  qc_azure_login_name(struct qc_login *l, qchain_error *err);
+
 #endif

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "remote/http_int.h"
 
+#include "remote/config_int.h"
 #include "util/alloc.h"
 
 /* Requests that a worker has before another one gets some. */
@@ -147,7 +148,7 @@ void qc_op_tell(struct qc_http_private *op, int ret)
     struct qc_http_request *r = op->r;
     struct http_waiter *waiter = op->waiter;
 
-    qc_free(op->hop);
+    qc_conf_wipe(op->hop);
     op->hop = NULL;
     if (waiter) {
         r->priv = NULL;

@@ -194,8 +194,8 @@ int64_t qc_answer_retry_ms(const struct qc_answer *a, const struct qc_curl *curl
 
     if (!*p)
         return -1;
-    if (number(&p, end, &seconds) && p == end)
-        return seconds > (uint64_t)most ? most * 1000 : (int64_t)seconds * 1000;
+    if (strspn(p, "0123456789") == strlen(p)) /* however many */
+        return !number(&p, end, &seconds) || seconds > (uint64_t)most ? most * 1000 : (int64_t)seconds * 1000;
     when = curl->getdate(a->retry_after, NULL);
     if (when == -1)
         return -1;

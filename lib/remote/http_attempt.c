@@ -9,6 +9,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "remote/config_int.h"
 #include "util/alloc.h"
 #include "util/bytes.h"
 
@@ -354,7 +355,7 @@ static void clear(struct http_attempt *a)
     a->list = NULL;
     qc_signed_finish(&a->sign);
     memset(&a->sign, 0, sizeof(a->sign));
-    qc_free(a->target);
+    qc_conf_wipe(a->target);
     a->target = NULL;
     qc_answer_reset(&a->answer);
     qc_free(a->text);
@@ -504,7 +505,8 @@ static bool set_request(struct http_attempt *a, const char *range)
     if (!a->sign.sigv4)
         bad |= (int)c->easy_setopt(e, CURLOPT_HTTPAUTH, (long)CURLAUTH_BASIC);
     bad |= (int)c->easy_setopt(e, CURLOPT_FRESH_CONNECT, (long)(a->op->fresh || a->hedge));
-    bad |= (int)c->easy_setopt(e, CURLOPT_BUFFERSIZE, small ? 65536L : BULK_BUFFER);
+    /* Refused while the buffer of a transfer that never began is still there; no harm. */
+    c->easy_setopt(e, CURLOPT_BUFFERSIZE, small ? 65536L : BULK_BUFFER);
     /* Bulk over HTTP/2 would share one connection's window and order of delivery. HTTP/2 without
      * TLS is broken in too many versions. */
     bad |= (int)c->easy_setopt(e, CURLOPT_HTTP_VERSION,

@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <strings.h>
 
+#include "remote/config_int.h"
 #include "util/alloc.h"
 #include "util/escape.h"
 
@@ -337,7 +338,7 @@ static void redirected(struct http_attempt *a)
     }
     qc_count(op->w->h->slots, QC_CNT_HTTP_REDIRECTS, 1);
     qc_attempt_end(a);
-    qc_free(op->hop);
+    qc_conf_wipe(op->hop);
     op->hop = hop;
     again(op, false);
 }
@@ -372,14 +373,18 @@ static void slow_down(struct http_attempt *a)
 static void refused(struct http_attempt *a)
 {
     struct qc_http_private *op = a->op;
+    const struct qc_http_request *r = op->r;
     enum qc_refusal what;
-    char name[512];
 
     what = qc_place_refused(op->r->place, a->answer.status, a->text ? a->text : "", a->n_text,
                             a->answer.date[0] ? a->answer.date : NULL,
                             strncasecmp(a->url, "https:", 6) == 0, &op->r->err);
-    name_it(op, name, sizeof(name));
-    qc_error_prefix(&op->r->err, -1, "%s: ", name);
+    /* The name is there. */
+    if (r->method == QC_HTTP_GET)
+        qc_error_prefix(&op->r->err, -1, "GET bytes %" PRIu64 "-%" PRIu64 ": ", r->offset,
+                        r->offset + r->length - 1);
+    else
+        qc_error_prefix(&op->r->err, -1, "%s: ", method_name(r->method));
     op->r->err.http_status = op->r->status;
     op->failed = true;
     if (what == QC_REFUSED_REFRESH && !op->refreshed) {

@@ -206,6 +206,8 @@ void qc_op_finish(struct qc_http_private *op, int ret)
     if (op->next)
         op->next->prev = op->prev;
     atomic_fetch_sub_explicit(&w->load, 1, memory_order_relaxed);
+    if (ret == 0) /* an earlier attempt's */
+        qc_error_init(&op->r->err);
     qc_op_tell(op, ret);
 }
 
@@ -416,9 +418,9 @@ static int on_socket(CURL *easy, curl_socket_t fd, int what, void *arg, void *kn
         return 0;
     }
     e.events = (what & CURL_POLL_IN ? EPOLLIN : 0u) | (what & CURL_POLL_OUT ? EPOLLOUT : 0u);
-    if (epoll_ctl(w->poll_fd, known ? EPOLL_CTL_MOD : EPOLL_CTL_ADD, fd, &e) != 0 &&
-        epoll_ctl(w->poll_fd, known ? EPOLL_CTL_ADD : EPOLL_CTL_MOD, fd, &e) != 0)
-        return -1;
+    /* A failure reported here would end every transfer; so this one is left to stall. */
+    if (epoll_ctl(w->poll_fd, known ? EPOLL_CTL_MOD : EPOLL_CTL_ADD, fd, &e) != 0)
+        epoll_ctl(w->poll_fd, known ? EPOLL_CTL_ADD : EPOLL_CTL_MOD, fd, &e);
     if (!known)
         w->curl->multi_assign(w->multi, fd, w);
     return 0;
@@ -454,7 +456,8 @@ static int how_long(struct http_worker *w)
 {
     int64_t now, until = w->scan_us;
 
-    if (atomic_load(&w->inbox) || atomic_load(&w->prepared) || atomic_load(&w->cancels))
+    if (atomic_load(&w->inbox) || atomic_load(&w->prepared) || atomic_load(&w->cancels) ||
+        atomic_load(&w->h->stop))
         return 0;
     if (w->timer_us >= 0 && w->timer_us < until)
         until = w->timer_us;

@@ -3,8 +3,12 @@
 
 #include <stdio.h>
 #include <string.h>
+#include <sys/random.h>
+#include <time.h>
+#include <unistd.h>
 
 #include "remote/config_int.h"
+#include "remote/credentials_int.h"
 #include "remote/place_int.h"
 #include "util/alloc.h"
 #include "util/error.h"
@@ -63,7 +67,13 @@ static int init_kind(struct qc_place *p, qchain_error *err)
 
     if (p->kind == QC_PLACE_WEB)
         return qc_place_web_init(p, err);
-    return qc_fail(err, QCHAIN_E_UNSUPPORTED, "'%s': not yet", qc_escape_str(&e, p->shown));
+    if (p->url.path[1] == '\0')
+        return qc_fail(err, QCHAIN_E_INVAL, "'%s' names a bucket, but no object in it",
+                       qc_escape_str(&e, p->shown));
+    p->path = qc_url_encode(p->url.path, strlen(p->url.path), QC_URL_KEEP_SLASH);
+    if (!p->path)
+        return qc_fail_nomem(err);
+    return p->kind == QC_PLACE_AZ ? qc_place_az_init(p, err) : qc_place_s3_init(p, err);
 }
 
 int qc_place_create(struct qc_place **out, struct qc_credentials *creds, const char *name,
@@ -116,9 +126,17 @@ const char *qc_place_shown(const struct qc_place *p)
     return p->shown;
 }
 
-const char *qc_place_key(const struct qc_place *p)
+const char *qc_place_key(const struct qc_place *place)
 {
-    return p->key;
+    struct qc_place *p = (struct qc_place *)place;
+    bool known;
+
+    pthread_mutex_lock(&p->lock);
+    known = p->key_known;
+    pthread_mutex_unlock(&p->lock);
+    if (!known)
+        qc_place_s3_settle_key(p);
+    return p->key; /* which is never another from now on */
 }
 
 /* The login to use now, counted, or NULL: one must be got first. */
@@ -146,10 +164,19 @@ static void hash_scope(struct qc_place *p, const struct qc_login *l)
         snprintf(p->scope + (size_t)(2 * i), 3, "%02x", digest[i]);
 }
 
-/* Nobody's else: what cannot be told is shared with nobody. */
-static void lonely_scope(struct qc_place *p)
+void qc_place_lonely(char *out, size_t size)
 {
-    snprintf(p->scope, sizeof(p->scope), "none-%p", (void *)p);
+    uint64_t r[2];
+
+    /* what cannot be had is drawn from what differs between any two calls */
+    if (getrandom(r, sizeof(r), GRND_NONBLOCK) != (ssize_t)sizeof(r)) {
+        struct timespec t;
+
+        clock_gettime(CLOCK_MONOTONIC, &t);
+        r[0] = (uint64_t)getpid() << 32 ^ (uint64_t)(uintptr_t)out;
+        r[1] = (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+    }
+    snprintf(out, size, "%016llx%016llx", (unsigned long long)r[0], (unsigned long long)r[1]);
 }
 
 const char *qc_place_scope(const struct qc_place *place)
@@ -171,7 +198,7 @@ const char *qc_place_scope(const struct qc_place *place)
         if (l)
             hash_scope(p, l);
         else
-            lonely_scope(p);
+            qc_place_lonely(p->scope, sizeof(p->scope));
         p->scope_known = true;
     }
     pthread_mutex_unlock(&p->lock);
@@ -198,6 +225,26 @@ char *qc_place_sibling(const struct qc_place *p, const char *suffix)
 
 /* ---------------------------------------------------------------- redirects --- */
 
+/* A request with credentials goes where they belong. */
+static bool is_for(struct qc_place *p, const char *target)
+{
+    struct qc_login *l = login_now(p);
+    bool anyone = l && !l->access_key && !l->session_token, same = false;
+    char *origin;
+
+    qc_login_unref(l);
+    if (anyone)
+        return true;
+    if (p->kind != QC_PLACE_WEB)
+        return false; /* the signature is for another URL */
+    origin = qc_url_origin(&p->url);
+    if (origin)
+        same = strncmp(target, origin, strlen(origin)) == 0 &&
+               strchr("/?", target[strlen(origin)]); /* or its end */
+    qc_free(origin);
+    return same;
+}
+
 char *qc_place_target(struct qc_place *p)
 {
     char *out;
@@ -205,7 +252,10 @@ char *qc_place_target(struct qc_place *p)
     pthread_mutex_lock(&p->lock);
     out = p->target ? qc_strdup(p->target) : NULL;
     pthread_mutex_unlock(&p->lock);
-    return out;
+    if (!out || is_for(p, out))
+        return out;
+    qc_conf_wipe(out);
+    return NULL;
 }
 
 void qc_place_set_target(struct qc_place *p, const char *url)
@@ -226,15 +276,17 @@ bool qc_place_is_ready(struct qc_place *p)
     struct qc_login *l = login_now(p);
 
     qc_login_unref(l);
-    return l != NULL;
+    return l && (p->kind != QC_PLACE_S3 || qc_aws_settings_known(p->creds));
 }
 
 int qc_place_prepare(struct qc_place *p, bool refresh, qchain_error *err)
 {
+    const char *endpoint, *region;
     uint64_t refused = 0;
+    int ret = p->kind == QC_PLACE_S3 ? qc_aws_settings(p->creds, &endpoint, &region, err) : 0;
 
-    if (p->own)
-        return 0;
+    if (ret || p->own)
+        return ret;
     if (refresh) {
         pthread_mutex_lock(&p->lock);
         refused = p->used;
@@ -285,7 +337,9 @@ int qc_place_sign(struct qc_place *p, enum qc_http_method method, uint64_t lengt
     for (size_t i = 0; ret == 0 && i < n_extra; i++)
         ret = qc_signed_add(out, qc_strdup(extra[i]), err);
     if (ret == 0)
-        ret = qc_place_web_sign(p, l, &r, out, err);
+        ret = p->kind == QC_PLACE_WEB ? qc_place_web_sign(p, l, &r, out, err)
+              : p->kind == QC_PLACE_AZ ? qc_place_az_sign(p, l, &r, out, range_signed, err)
+                                       : qc_place_s3_sign(p, l, &r, out, err);
     pthread_mutex_lock(&p->lock);
     p->used = l->number;
     pthread_mutex_unlock(&p->lock);

@@ -177,38 +177,17 @@ int qc_place_web_init(struct qc_place *p, qchain_error *err)
 
 /* ------------------------------------------------------------------ signing --- */
 
-/* The URL to ask, and whether it is the origin's own. A redirect that was learnt goes for reads only. */
-static int choose_url(struct qc_place *p, bool has_login, enum qc_http_method method,
-                      struct qc_signed *out, bool *home, qchain_error *err)
-{
-    char *target = method == QC_HTTP_GET ? qc_place_target(p) : NULL;
-    struct qc_url u = {0};
-
-    *home = true;
-    if (target && qc_url_parse(&u, target, NULL) == 0) {
-        *home = qc_url_same_origin(&u, &p->url);
-        if (*home || !has_login) {
-            out->url = target;
-            target = NULL;
-        }
-        qc_url_finish(&u);
-    }
-    qc_conf_wipe(target);
-    if (!out->url) {
-        *home = true;
-        out->url = qc_url_text(&p->url);
-    }
-    return out->url ? 0 : qc_fail_nomem(err);
-}
-
 int qc_place_web_sign(struct qc_place *p, const struct qc_login *l, const struct qc_to_sign *r,
                       struct qc_signed *out, qchain_error *err)
 {
-    bool has_login = l->access_key || l->session_token, home;
-    int ret = choose_url(p, has_login, r->method, out, &home, err);
+    bool has_login = l->access_key || l->session_token;
 
-    if (ret || !has_login || !home)
-        return ret;
+    (void)r;
+    out->url = qc_url_text(&p->url);
+    if (!out->url)
+        return qc_fail_nomem(err);
+    if (!has_login)
+        return 0;
     out->has_credentials = true;
     if (l->session_token)
         return qc_signed_add(out, qc_asprintf("Authorization: Bearer %s", l->session_token), err);

@@ -1,0 +1,344 @@
+/* SPDX-License-Identifier: MIT */
+/* HTTP requests where all goes well: ranges, pins, PUT, many at once, cancel, the end of the engine. */
+#include <fcntl.h>
+
+#include "http_tools.h"
+
+static void a_range(void **unused)
+{
+    struct get g;
+
+    (void)unused;
+    get_init(&g, place_of(srv, "/dir/object"), 1000, 5000);
+    assert_int_equal(get_run(&g), 0);
+    assert_int_equal(g.r.have, 5000);
+    assert_true(srv_is(g.r.buf, 5000, 1000, 1));
+    assert_int_equal(g.r.got.size, OBJECT);
+    assert_string_equal(g.r.got.etag, "\"one\"");
+    assert_int_equal(g.r.attempts, 1);
+    assert_int_equal(g.r.status, 206);
+    assert_string_equal(srv->seen[0].path, "/dir/object");
+    assert_string_equal(srv_header(srv->seen[0].head, "Range"), "bytes=1000-5999");
+    assert_string_equal(srv_header(srv->seen[0].head, "Accept-Encoding"), "identity");
+    assert_null(srv_header(srv->seen[0].head, "If-Match"));
+    assert_int_equal(counted(QC_CNT_HTTP_REQUESTS), 1);
+    assert_int_equal(counted(QC_CNT_HTTP_BYTES), 5000);
+    assert_int_equal(counted(QC_CNT_HTTP_CONNECTIONS), 1);
+    assert_true(qc_http_first_byte_us(http, 50) > 0);
+    assert_true(qc_http_total_us(http, 99) > 0);
+    get_finish(&g);
+}
+
+static void the_end_of_the_object(void **unused)
+{
+    struct get g;
+
+    (void)unused;
+    get_init(&g, place_of(srv, "/object"), OBJECT - 10, 100);
+    assert_int_equal(get_run(&g), 0);
+    assert_int_equal(g.r.have, 10);
+    assert_true(srv_is(g.r.buf, 10, OBJECT - 10, 1));
+    get_finish(&g);
+    get_init(&g, place_of(srv, "/object"), 0, OBJECT + 1);
+    assert_int_equal(get_run(&g), 0);
+    assert_int_equal(g.r.have, OBJECT);
+    get_finish(&g);
+    get_init(&g, place_of(srv, "/object"), OBJECT + 5, 100);
+    assert_int_equal(get_run(&g), 0);
+    assert_int_equal(g.r.have, 0);
+    assert_int_equal(g.r.got.size, OBJECT);
+    get_finish(&g);
+}
+
+static void an_empty_object(void **unused)
+{
+    struct get g;
+
+    (void)unused;
+    srv->size = 0;
+    get_init(&g, place_of(srv, "/object"), 0, 100);
+    assert_int_equal(get_run(&g), 0);
+    assert_int_equal(g.r.have, 0);
+    assert_int_equal(g.r.got.size, 0);
+    get_finish(&g);
+    srv_add(srv, (struct srv_step){.status = 416, .range = ""}); /* S3 does not tell the size */
+    get_init(&g, place_of(srv, "/object"), 0, 100);
+    assert_int_equal(get_run(&g), 0);
+    assert_int_equal(g.r.got.size, 0);
+    get_finish(&g);
+}
+
+static void a_small_object_without_ranges(void **unused)
+{
+    (void)unused;
+    srv->size = 500;
+    srv_add(srv, (struct srv_step){.ignore_range = true, .times = 2});
+    get_is(true, 0, 500, 0);
+    get_is(false, 0, 500, 0);
+}
+
+static void validators_are_repeated(void **unused)
+{
+    struct get g;
+
+    (void)unused;
+    strcpy(srv->modified, "Sun, 06 Nov 1994 08:49:37 GMT");
+    get_is(true, 77, 1000, 0);
+    assert_string_equal(srv_header(srv->seen[0].head, "If-Match"), "\"one\"");
+    strcpy(srv->etag, "W/\"weak\"");
+    get_is(true, 77, 1000, 0);
+    assert_null(srv_header(srv->seen[1].head, "If-Match"));
+    get_init(&g, place_of(srv, "/object"), 0, 1);
+    assert_int_equal(get_run(&g), 0);
+    assert_int_equal(g.r.got.mtime_s, 784111777);
+    get_finish(&g);
+}
+
+static void connections_are_kept(void **unused)
+{
+    (void)unused;
+    for (int i = 0; i < 20; i++)
+        get_is(i & 1, (uint64_t)i, 1000, 0);
+    assert_int_equal(srv->n_conns, 1);
+    assert_int_equal(counted(QC_CNT_HTTP_CONNECTIONS), 1);
+}
+
+static void put_and_delete(void **unused)
+{
+    struct qc_http_request r = {.method = QC_HTTP_PUT, .length = 3000000};
+    char *body = qc_malloc(r.length);
+
+    (void)unused;
+    for (size_t i = 0; i < r.length; i++)
+        body[i] = (char)srv_byte(i, 9);
+    r.place = place_of(srv, "/new");
+    r.buf = body;
+    srv_add(srv, (struct srv_step){.status = 500}); /* the body must be sent again from its start */
+    assert_int_equal(qc_http_perform(http, &r), 0);
+    assert_int_equal(r.attempts, 2);
+    assert_string_equal(r.got.etag, "\"put\"");
+    assert_int_equal(srv->n_stored, r.length);
+    assert_true(srv_is(srv->stored, r.length, 0, 9));
+    r.flags = QC_HTTP_IF_ABSENT;
+    assert_int_equal(qc_http_perform(http, &r), QCHAIN_E_BUSY);
+    assert_int_equal(r.err.http_status, 412);
+    assert_string_equal(srv_header(srv->seen[2].head, "If-None-Match"), "*");
+    r.flags = 0;
+    r.length = 0;
+    assert_int_equal(qc_http_perform(http, &r), 0);
+    assert_int_equal(srv->n_stored, 0);
+    r.method = QC_HTTP_DELETE;
+    assert_int_equal(qc_http_perform(http, &r), 0);
+    assert_string_equal(srv->seen[srv->n_seen - 1].method, "DELETE");
+    qc_place_unref(r.place);
+    get_is(true, 0, 100, 0); /* the handle is clean again */
+    assert_null(srv_header(srv->seen[srv->n_seen - 1].head, "Content-Length"));
+    qc_free(body);
+}
+
+/* ------------------------------------------------------------------------ many --- */
+
+struct many {
+    struct get g;
+    struct many *all;
+    pthread_mutex_t *lock;
+    pthread_cond_t *cond;
+    unsigned *left;
+    size_t told;       /* by progress */
+    bool   bad;
+    unsigned rounds;   /* submit again so often */
+};
+
+static void many_progress(struct qc_http_request *r, size_t have)
+{
+    struct many *m = (struct many *)(void *)r;
+
+    m->bad |= have <= m->told || have > r->length || !srv_is(r->buf, have, r->offset, 1);
+    m->told = have;
+}
+
+static void many_done(struct qc_http_request *r, int ret)
+{
+    struct many *m = (struct many *)(void *)r;
+
+    m->g.ret = ret;
+    if (ret == 0)
+        m->bad |= r->have != r->length || m->told != r->length ||
+                  !srv_is(r->buf, r->length, r->offset, 1);
+    if (ret == 0 && m->rounds > 0) {
+        m->rounds--;
+        m->told = 0;
+        qc_http_submit(http, r);
+        return;
+    }
+    pthread_mutex_lock(m->lock);
+    if (--*m->left == 0)
+        pthread_cond_signal(m->cond);
+    pthread_mutex_unlock(m->lock);
+}
+
+struct crowd {
+    struct many *m;
+    unsigned n, left;
+    pthread_mutex_t lock;
+    pthread_cond_t cond;
+};
+
+static void crowd_start(struct crowd *c, unsigned n, size_t length, unsigned rounds)
+{
+    c->m = qc_calloc(n, sizeof(*c->m));
+    c->n = c->left = n;
+    pthread_mutex_init(&c->lock, NULL);
+    pthread_cond_init(&c->cond, NULL);
+    for (unsigned i = 0; i < n; i++) {
+        struct many *m = &c->m[i];
+
+        get_init(&m->g, place_of(srv, "/many"), i * 61 % (OBJECT - length), length);
+        get_pin(&m->g);
+        m->lock = &c->lock;
+        m->cond = &c->cond;
+        m->left = &c->left;
+        m->rounds = rounds;
+        m->g.r.flags = i % 3 == 0 ? QC_HTTP_META : 0;
+        m->g.r.progress = many_progress;
+        m->g.r.done = many_done;
+        qc_http_submit(http, &m->g.r);
+    }
+}
+
+static void crowd_wait(struct crowd *c)
+{
+    pthread_mutex_lock(&c->lock);
+    while (c->left > 0)
+        pthread_cond_wait(&c->cond, &c->lock);
+    pthread_mutex_unlock(&c->lock);
+}
+
+static void crowd_finish(struct crowd *c)
+{
+    for (unsigned i = 0; i < c->n; i++) {
+        assert_false(c->m[i].bad);
+        get_finish(&c->m[i].g);
+    }
+    pthread_cond_destroy(&c->cond);
+    pthread_mutex_destroy(&c->lock);
+    qc_free(c->m);
+}
+
+static void many_at_once(void **unused)
+{
+    struct crowd c;
+
+    (void)unused;
+    crowd_start(&c, 300, 40000, 2);
+    crowd_wait(&c);
+    for (unsigned i = 0; i < c.n; i++)
+        assert_int_equal(c.m[i].g.ret, 0);
+    crowd_finish(&c);
+    assert_true(srv->n_conns <= 64);
+    assert_int_equal(srv->n_seen, 900);
+}
+
+static void many_on_several_workers(void **unused)
+{
+    (void)unused;
+    qc_http_destroy(http);
+    conf->workers = 3;
+    conf->connections = 12;
+    http = qc_http_create(conf, NULL, slots);
+    many_at_once(NULL);
+    assert_true(srv->n_conns <= 12);
+}
+
+static void ended_while_under_way(void **unused)
+{
+    struct crowd c;
+
+    (void)unused;
+    srv_add(srv, (struct srv_step){.times = 1000, .end = SRV_STALL, .at = 100});
+    crowd_start(&c, 100, 40000, 2);
+    while (counted(QC_CNT_HTTP_REQUESTS) < 64)
+        usleep(1000);
+    usleep(30000);
+    qc_http_destroy(http);
+    assert_int_equal(c.left, 0);
+    for (unsigned i = 0; i < c.n; i++)
+        assert_int_equal(c.m[i].g.ret, QCHAIN_E_CANCELLED);
+    crowd_finish(&c);
+    http = qc_http_create(conf, NULL, slots);
+}
+
+static void cancelled_one_by_one(void **unused)
+{
+    int64_t begun = srv_now_ms();
+    struct crowd c;
+
+    (void)unused;
+    srv_add(srv, (struct srv_step){.times = 1000, .end = SRV_STALL, .at = -1});
+    crowd_start(&c, 80, 40000, 2);
+    usleep(30000);
+    for (unsigned i = 0; i < c.n; i++)
+        qc_http_cancel(http, &c.m[i].g.r);
+    crowd_wait(&c);
+    for (unsigned i = 0; i < c.n; i++)
+        assert_int_equal(c.m[i].g.ret, QCHAIN_E_CANCELLED);
+    crowd_finish(&c);
+    assert_true(srv_now_ms() - begun < 900);
+}
+
+/* Metadata before data that waited longer. */
+static void metadata_first(void **unused)
+{
+    struct crowd c;
+    unsigned late = 0;
+
+    (void)unused;
+    qc_http_destroy(http);
+    conf->connections = 1;
+    http = qc_http_create(conf, NULL, slots);
+    srv_add(srv, (struct srv_step){.delay_ms = 100});
+    crowd_start(&c, 60, 1000, 0);
+    crowd_wait(&c);
+    /* 0, 3, 6... are metadata; the first goes at once, then the other 19 of it. */
+    for (unsigned i = 0; i < 20; i++) {
+        unsigned long long first;
+
+        assert_int_equal(sscanf(srv_header(srv->seen[i].head, "Range"), "bytes=%llu-", &first), 1);
+        late += first / 61 % 3 != 0;
+    }
+    assert_true(late <= 1);
+    crowd_finish(&c);
+}
+
+static void nothing_before_the_first(void **unused)
+{
+    int fds = 0;
+
+    (void)unused;
+    for (int fd = 0; fd < 200; fd++)
+        fds += fcntl(fd, F_GETFD) >= 0;
+    for (int i = 0; i < 3; i++) {
+        struct qc_http *other = qc_http_create(conf, NULL, NULL);
+
+        assert_non_null(other);
+        qc_http_destroy(other);
+    }
+    for (int fd = 0; fd < 200; fd++)
+        fds -= fcntl(fd, F_GETFD) >= 0;
+    assert_int_equal(fds, 0);
+    qc_http_destroy(NULL);
+    assert_int_equal(qc_http_available(NULL), 0);
+}
+
+int main(void)
+{
+#define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
+    const struct CMUnitTest tests[] = {
+        T(a_range), T(the_end_of_the_object), T(an_empty_object), T(a_small_object_without_ranges),
+        T(validators_are_repeated), T(connections_are_kept), T(put_and_delete), T(many_at_once),
+        T(many_on_several_workers), T(ended_while_under_way), T(cancelled_one_by_one),
+        T(metadata_first), T(nothing_before_the_first),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
