@@ -13,6 +13,7 @@
 
 #define RENEW_BEFORE_S 300 /* before they expire */
 #define LAST_USE_S 10      /* so short before they are used no more, where they cannot be renewed */
+#define CREDENTIAL_MAX 16384
 #define REMEMBER_MS 5000   /* a failure */
 
 struct qc_site {
@@ -57,11 +58,14 @@ void qc_login_unref(struct qc_login *l)
     qc_free(l);
 }
 
-/* Nothing that could end a header's line. strict: what stands bare in a header. */
+/* Nothing that could end a header's line, nor longer than any is. strict: what stands bare in a
+ * header. */
 static bool can_be_sent(const char *s, bool strict)
 {
     if (!s)
         return true;
+    if (strnlen(s, CREDENTIAL_MAX + 1) > CREDENTIAL_MAX)
+        return false;
     for (; *s; s++) {
         unsigned char c = (unsigned char)*s;
 
@@ -81,8 +85,8 @@ int qc_login_new(struct qc_login **out, enum qc_login_kind kind, const char *wha
     *out = NULL;
     if (!can_be_sent(access_key, !web) || !can_be_sent(secret_key, !web) ||
         !can_be_sent(session_token, true))
-        return qc_fail(err, QCHAIN_E_AUTH, "%s: the credentials have characters that credentials "
-                       "cannot have", what);
+        return qc_fail(err, QCHAIN_E_AUTH, "%s: the credentials are too long, or have characters "
+                       "that credentials cannot have", what);
     if (web && access_key && strchr(access_key, ':'))
         return qc_fail(err, QCHAIN_E_AUTH, "%s: the user's name has a ':'", what);
     l = qc_calloc(1, sizeof(*l));

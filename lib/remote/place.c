@@ -3,6 +3,9 @@
 
 #include <stdio.h>
 #include <string.h>
+#include <sys/random.h>
+#include <time.h>
+#include <unistd.h>
 
 #include "remote/config_int.h"
 #include "remote/credentials_int.h"
@@ -161,10 +164,19 @@ static void hash_scope(struct qc_place *p, const struct qc_login *l)
         snprintf(p->scope + (size_t)(2 * i), 3, "%02x", digest[i]);
 }
 
-/* Nobody's else: what cannot be told is shared with nobody. */
-static void lonely_scope(struct qc_place *p)
+void qc_place_lonely(char *out, size_t size)
 {
-    snprintf(p->scope, sizeof(p->scope), "none-%p", (void *)p);
+    uint64_t r[2];
+
+    /* what cannot be had is drawn from what differs between any two calls */
+    if (getrandom(r, sizeof(r), GRND_NONBLOCK) != (ssize_t)sizeof(r)) {
+        struct timespec t;
+
+        clock_gettime(CLOCK_MONOTONIC, &t);
+        r[0] = (uint64_t)getpid() << 32 ^ (uint64_t)(uintptr_t)out;
+        r[1] = (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+    }
+    snprintf(out, size, "%016llx%016llx", (unsigned long long)r[0], (unsigned long long)r[1]);
 }
 
 const char *qc_place_scope(const struct qc_place *place)
@@ -186,7 +198,7 @@ const char *qc_place_scope(const struct qc_place *place)
         if (l)
             hash_scope(p, l);
         else
-            lonely_scope(p);
+            qc_place_lonely(p->scope, sizeof(p->scope));
         p->scope_known = true;
     }
     pthread_mutex_unlock(&p->lock);
@@ -213,6 +225,26 @@ char *qc_place_sibling(const struct qc_place *p, const char *suffix)
 
 /* ---------------------------------------------------------------- redirects --- */
 
+/* A request with credentials goes where they belong. */
+static bool is_for(struct qc_place *p, const char *target)
+{
+    struct qc_login *l = login_now(p);
+    bool anyone = l && !l->access_key && !l->session_token, same = false;
+    char *origin;
+
+    qc_login_unref(l);
+    if (anyone)
+        return true;
+    if (p->kind != QC_PLACE_WEB)
+        return false; /* the signature is for another URL */
+    origin = qc_url_origin(&p->url);
+    if (origin)
+        same = strncmp(target, origin, strlen(origin)) == 0 &&
+               strchr("/?", target[strlen(origin)]); /* or its end */
+    qc_free(origin);
+    return same;
+}
+
 char *qc_place_target(struct qc_place *p)
 {
     char *out;
@@ -220,7 +252,10 @@ char *qc_place_target(struct qc_place *p)
     pthread_mutex_lock(&p->lock);
     out = p->target ? qc_strdup(p->target) : NULL;
     pthread_mutex_unlock(&p->lock);
-    return out;
+    if (!out || is_for(p, out))
+        return out;
+    qc_conf_wipe(out);
+    return NULL;
 }
 
 void qc_place_set_target(struct qc_place *p, const char *url)

@@ -28,11 +28,13 @@ void qc_place_unref(struct qc_place *p); /* NULL is fine */
 /* For messages: no secrets, not escaped. Borrowed. */
 const char *qc_place_shown(const struct qc_place *p);
 /* For cache keys: "origin path", the same however the name was written; no query, no secrets.
- * Borrowed. */
+ * Borrowed. May read AWS's files where neither the configuration nor the environment names an S3
+ * endpoint; otherwise, and later, it does not block. */
 const char *qc_place_key(const struct qc_place *p);
 /* For cache keys: whose credentials are used (a hash of access key id, account, user or token, or
  * of a presigned query less its signature and dates; "" for nobody's), hex. Two places with the same
- * key and scope may share bytes. Borrowed. */
+ * key and scope may share bytes. Borrowed. Blocks as qc_place_prepare does, unless the place is ready or
+ * scope was asked for before; where there are no credentials to be had it is one that nobody else has. */
 const char *qc_place_scope(const struct qc_place *p);
 
 /* True if qc_place_sign would not have to block. */
@@ -75,7 +77,8 @@ enum qc_refusal {
 enum qc_refusal qc_place_refused(struct qc_place *p, int status, const char *body, size_t len,
                                  const char *date, bool over_tls, qchain_error *err);
 
-/* Where a redirect led, until it fails: the URL to use instead, as a copy, or NULL. */
+/* Where a redirect led, until it fails: the URL to use instead, as a copy, or NULL. Nothing where there
+ * are credentials and it is not of their origin. qc_place_sign always gives the place's own URL. */
 char *qc_place_target(struct qc_place *p);
 void  qc_place_set_target(struct qc_place *p, const char *url); /* NULL: forget it */
 

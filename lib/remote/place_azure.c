@@ -176,7 +176,7 @@ int qc_place_az_sign(struct qc_place *p, const struct qc_login *l, const struct 
                      struct qc_signed *out, bool *range_signed, qchain_error *err)
 {
     bool key = !l->session_token && l->secret_key;
-    char *account = NULL, *path = NULL, *origin = NULL, *url = NULL;
+    char *account = NULL, *path = NULL, *origin = NULL;
     struct qc_escaped e;
     struct qc_url u;
     int ret = find_address(p, l, &u, &account, err);
@@ -190,9 +190,8 @@ int qc_place_az_sign(struct qc_place *p, const struct qc_login *l, const struct 
     }
     path = whole_path(p, &u);
     origin = qc_url_origin(&u);
-    url = path && origin ? qc_asprintf("%s%s", origin, path) : NULL;
-    ret = url ? qc_place_choose_url(p, url, key || l->session_token, r->method, out, err)
-              : qc_fail_nomem(err);
+    out->url = path && origin ? qc_asprintf("%s%s", origin, path) : NULL;
+    ret = out->url ? 0 : qc_fail_nomem(err);
     if (ret == 0)
         ret = add_common(r, out, err);
     if (ret == 0 && l->session_token)

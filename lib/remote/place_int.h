@@ -61,10 +61,6 @@ void qc_place_s3_settle_key(struct qc_place *p);
 /* Remember the bucket's region, of its name or, if that is "", of its host's. False: no news. */
 bool qc_place_s3_learn_region(struct qc_place *p, const char *region, const char *host);
 
-/* Set out->url: url, which is taken over, or where a redirect of it led, which goes for reads, and to
- * other origins without credentials only. */
-int qc_place_choose_url(struct qc_place *p, char *url, bool has_login, enum qc_http_method method,
-                        struct qc_signed *out, qchain_error *err);
 /* An endpoint from the settings, its path without a '/' at the end. what: for whom. INVAL, NOMEM. */
 int qc_place_endpoint(struct qc_url *u, const char *text, const char *what, qchain_error *err);
 
@@ -74,6 +70,9 @@ char *qc_place_web_clean(const char *name);
 /* Hash what of a query says which object it is and whose the signature: less signature and dates.
  * *presigned: it has a signature. */
 void qc_place_query_scope(const char *query, struct qc_sha256 *h, bool *presigned);
+
+/* A key or scope that nobody else has, for what cannot be told. */
+void qc_place_lonely(char *out, size_t size);
 
 /* Add a header; the text ("Name: value") is taken over, NULL: no memory. */
 int qc_signed_add(struct qc_signed *s, char *header, qchain_error *err);

@@ -123,7 +123,7 @@ static void say(const struct refusal *r, char out[700])
         snprintf(out, 700, "HTTP %d, %s", r->status, qc_escape_str(&code, r->says.code));
     else
         snprintf(out, 700, "HTTP %d, %s: %s", r->status, qc_escape_str(&code, r->says.code),
-                 qc_escape_str(&message, r->says.message));
+                 qc_escape(&message, r->says.message, strcspn(r->says.message, "\r\n")));
 }
 
 /* What to do about it. */

@@ -148,8 +148,8 @@ void qc_place_s3_settle_key(struct qc_place *p)
             qc_free(p->key);
             p->key = key;
             key = NULL;
-        } else if (ret || endpoint) { /* shared with nobody; there is room, see below */
-            snprintf(p->key, strlen(p->key) + 1, "none-%p", (void *)p);
+        } else if (ret || endpoint) { /* to be shared with nobody; "https://s3..." is room enough */
+            qc_place_lonely(p->key, strlen(p->key) + 1);
         }
         p->key_known = true;
     }
@@ -221,8 +221,9 @@ int qc_place_s3_sign(struct qc_place *p, const struct qc_login *l, const struct 
                      struct qc_signed *out, qchain_error *err)
 {
     const char *endpoint = NULL, *region = "auto";
-    bool bearer = p->kind == QC_PLACE_GS && l->session_token, v4 = !bearer && l->access_key && l->secret_key;
-    char known[QC_REGION_MAX] = "", *url;
+    bool bearer = p->kind == QC_PLACE_GS && l->session_token;
+    bool v4 = !bearer && l->access_key && l->secret_key;
+    char known[QC_REGION_MAX] = "";
     int ret = 0;
 
     if (p->kind == QC_PLACE_GS) {
@@ -233,10 +234,7 @@ int qc_place_s3_sign(struct qc_place *p, const struct qc_login *l, const struct 
         qc_site_region(p->site, known);
     }
     if (ret == 0)
-        ret = build_url(p, endpoint, known[0] ? known : region, known[0], &url, err);
-    if (ret)
-        return ret;
-    ret = qc_place_choose_url(p, url, bearer || v4, r->method, out, err);
+        ret = build_url(p, endpoint, known[0] ? known : region, known[0], &out->url, err);
     if (ret)
         return ret;
     if (bearer) {

@@ -177,34 +177,17 @@ int qc_place_web_init(struct qc_place *p, qchain_error *err)
 
 /* ------------------------------------------------------------------ signing --- */
 
-int qc_place_choose_url(struct qc_place *p, char *url, bool has_login, enum qc_http_method method,
-                        struct qc_signed *out, qchain_error *err)
-{
-    char *target = method == QC_HTTP_GET ? qc_place_target(p) : NULL;
-    struct qc_url to = {0}, from = {0};
-
-    out->url = url;
-    if (!url)
-        return qc_fail_nomem(err);
-    if (target && qc_url_parse(&to, target, NULL) == 0 && qc_url_parse(&from, url, NULL) == 0 &&
-        (!has_login || (p->kind == QC_PLACE_WEB && qc_url_same_origin(&to, &from)))) {
-        out->url = target;
-        target = url;
-    }
-    qc_url_finish(&to);
-    qc_url_finish(&from);
-    qc_conf_wipe(target);
-    return 0;
-}
-
 int qc_place_web_sign(struct qc_place *p, const struct qc_login *l, const struct qc_to_sign *r,
                       struct qc_signed *out, qchain_error *err)
 {
     bool has_login = l->access_key || l->session_token;
-    int ret = qc_place_choose_url(p, qc_url_text(&p->url), has_login, r->method, out, err);
 
-    if (ret || !has_login)
-        return ret;
+    (void)r;
+    out->url = qc_url_text(&p->url);
+    if (!out->url)
+        return qc_fail_nomem(err);
+    if (!has_login)
+        return 0;
     out->has_credentials = true;
     if (l->session_token)
         return qc_signed_add(out, qc_asprintf("Authorization: Bearer %s", l->session_token), err);

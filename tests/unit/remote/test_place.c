@@ -161,42 +161,46 @@ static void web_logins(void **unused)
     }
 }
 
-static void redirects(void **unused)
+static void expect_target(struct qc_place *p, const char *set, const char *want)
 {
-    struct qc_place *p = place("http://h/x");
-    struct qc_signed s;
     char *t;
 
-    (void)unused;
-    assert_null(qc_place_target(p));
-    qc_place_set_target(p, "https://cdn/y?sig=1");
+    qc_place_set_target(p, set);
     t = qc_place_target(p);
-    assert_string_equal(t, "https://cdn/y?sig=1");
+    if (want)
+        assert_string_equal(t, want);
+    else
+        assert_null(t);
     qc_free(t);
+}
+
+static void redirects(void **unused)
+{
+    static const char *const elsewhere[] = {"http://cdn/y", "https://h/y", "http://h:81/y", "http://h.evil/",
+                                            "http://h@evil/"};
+    struct qc_place *p = place("http://h/x");
+    struct qc_signed s;
+
+    (void)unused;
+    expect_target(p, NULL, NULL);
+    expect_target(p, "https://cdn/y?sig=1", "https://cdn/y?sig=1");
     sign(p, QC_HTTP_GET, NULL, NULL, &s, NULL);
-    assert_string_equal(s.url, "https://cdn/y?sig=1");
-    qc_signed_finish(&s);
-    sign(p, QC_HTTP_PUT, NULL, NULL, &s, NULL);
     assert_string_equal(s.url, "http://h/x");
     qc_signed_finish(&s);
     assert_string_equal(qc_place_key(p), "http://h/x");
-    qc_place_set_target(p, NULL);
-    sign(p, QC_HTTP_GET, NULL, NULL, &s, NULL);
-    assert_string_equal(s.url, "http://h/x");
-    qc_signed_finish(&s);
+    expect_target(p, NULL, NULL);
     qc_place_unref(p);
 
     p = place("http://u:p@h/x"); /* credentials stay where they belong */
-    qc_place_set_target(p, "http://cdn/y");
-    sign(p, QC_HTTP_GET, NULL, NULL, &s, NULL);
-    assert_string_equal(s.url, "http://h/x");
-    assert_string_equal(s.user, "u");
-    qc_signed_finish(&s);
-    qc_place_set_target(p, "http://h:80/z");
-    sign(p, QC_HTTP_GET, NULL, NULL, &s, NULL);
-    assert_string_equal(s.url, "http://h:80/z");
-    assert_string_equal(s.user, "u");
-    qc_signed_finish(&s);
+    for (size_t i = 0; i < sizeof(elsewhere) / sizeof(*elsewhere); i++)
+        expect_target(p, elsewhere[i], NULL);
+    expect_target(p, "http://h/z", "http://h/z");
+    expect_target(p, "http://h?z", "http://h?z");
+    qc_place_unref(p);
+
+    configure("s3-access-key A\ns3-secret-key B\ns3-endpoint http://h");
+    p = place("s3://b/k");
+    expect_target(p, "http://h/b/k2", NULL);
     qc_place_unref(p);
 }
 
