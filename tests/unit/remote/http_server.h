@@ -74,6 +74,7 @@ struct srv {
     struct srv_seen *seen;
     unsigned        n_seen, n_conns, n_now;
     int             conn_fd[512];
+    char            scratch[90000];       /* for a test's texts, which must outlive the connections */
     char           *stored;               /* the last PUT's body */
     size_t          n_stored;
 };
@@ -506,6 +507,17 @@ static inline void srv_add(struct srv *s, struct srv_step step)
     pthread_mutex_lock(&s->lock);
     assert_true(s->n_steps < 32);
     s->step[s->n_steps++] = step;
+    pthread_mutex_unlock(&s->lock);
+}
+
+/* A script of this one step, and nothing seen. */
+static inline void srv_only(struct srv *s, struct srv_step step)
+{
+    pthread_mutex_lock(&s->lock);
+    s->n_seen = 0;
+    memset(s->used, 0, sizeof(s->used));
+    s->step[0] = step;
+    s->n_steps = 1;
     pthread_mutex_unlock(&s->lock);
 }
 

@@ -64,9 +64,7 @@ static void reset_at_each_byte(void **unused)
 {
     (void)unused;
     for (long at = -1; at <= 9; at += 2) {
-        srv->n_steps = srv->n_seen = 0;
-        srv->used[0] = 0;
-        srv_add(srv, (struct srv_step){.end = SRV_RESET, .at = at});
+        srv_only(srv, (struct srv_step){.end = SRV_RESET, .at = at});
         get_is(at & 2, 500, 10, 0);
         assert_in_range(srv->n_seen, 1, 3);
     }
@@ -79,9 +77,7 @@ static void truncated_at_each_byte(void **unused)
 
     (void)unused;
     for (int i = 0; i < 3; i++) {
-        srv->n_steps = srv->n_seen = 0;
-        srv->used[0] = 0;
-        srv_add(srv, (struct srv_step){.end = SRV_CLOSE, .at = at[i]});
+        srv_only(srv, (struct srv_step){.end = SRV_CLOSE, .at = at[i]});
         get_is(i == 1, 1000, 5000, 0);
         assert_int_equal(srv->n_seen, 2);
         snprintf(want, sizeof(want), "bytes=%ld-5999", 1000 + at[i]);
@@ -350,15 +346,11 @@ static void wrong_ranges(void **unused)
 
     (void)unused;
     for (size_t i = 0; i < n; i++) {
-        srv->n_steps = srv->n_seen = 0;
-        srv->used[0] = srv->used[1] = 0;
-        srv_add(srv, (struct srv_step){.range = range[i]});
+        srv_only(srv, (struct srv_step){.range = range[i]});
         get_is(i & 1, 1000, 5000, 0); /* one retry, on a fresh connection */
         assert_int_equal(srv->n_seen, 2);
         assert_int_not_equal(srv->seen[0].conn, srv->seen[1].conn);
-        srv->n_steps = srv->n_seen = 0;
-        srv->used[0] = 0;
-        srv_add(srv, (struct srv_step){.range = range[i], .times = 9});
+        srv_only(srv, (struct srv_step){.range = range[i], .times = 9});
         get_is(i & 1, 1000, 5000, QCHAIN_E_CORRUPT);
         assert_int_equal(srv->n_seen, 2);
     }
@@ -409,21 +401,17 @@ static void beyond_the_end(void **unused)
 
 static void less_than_asked_for(void **unused)
 {
+    struct get g;
+
     (void)unused;
     /* Legal, and no failure. */
-    srv_add(srv, (struct srv_step){.body = "", .status = 206, .range = "bytes 1000-999/300000"});
-    srv->n_steps = 0;
     srv_add(srv, (struct srv_step){.raw = "HTTP/1.1 206 X\r\nContent-Range: bytes 0-2/300000\r\n"
                                           "Content-Length: 3\r\nETag: \"one\"\r\n\r\n\x15\x7c\x4a"});
-    {
-        struct get g;
-
-        get_init(&g, place_of(srv, "/object"), 0, 100);
-        assert_int_equal(get_run(&g), 0);
-        assert_int_equal(g.r.have, 100);
-        assert_true(srv_is((char *)g.r.buf + 3, 97, 3, 1));
-        get_finish(&g);
-    }
+    get_init(&g, place_of(srv, "/object"), 0, 100);
+    assert_int_equal(get_run(&g), 0);
+    assert_int_equal(g.r.have, 100);
+    assert_true(srv_is((char *)g.r.buf + 3, 97, 3, 1));
+    get_finish(&g);
     assert_string_equal(srv_header(srv->seen[1].head, "Range"), "bytes=3-99");
     assert_int_equal(counted(QC_CNT_HTTP_RETRIES), 0);
 }
@@ -575,12 +563,7 @@ static void hedges_have_a_budget(void **unused)
 /* A server that is down for many requests does not get many times as many. */
 static void retries_have_a_budget(void **unused)
 {
-    struct qc_http_request r[200];
-    char buf[100];
-
     (void)unused;
-    (void)r;
-    (void)buf;
     conf->deadline_ms = 1000;
     reopen();
     srv_add(srv, (struct srv_step){.times = 100000, .status = 500});
@@ -644,9 +627,7 @@ static void redirects_to_other_schemes(void **unused)
     for (size_t i = 0; i < sizeof(where) / sizeof(where[0]); i++) {
         struct get g;
 
-        srv->n_steps = srv->n_seen = 0;
-        srv->used[0] = 0;
-        srv_add(srv, (struct srv_step){.times = 9, .status = 302, .header = where[i]});
+        srv_only(srv, (struct srv_step){.times = 9, .status = 302, .header = where[i]});
         get_init(&g, place_of(srv, "/object"), 0, 100);
         g.ret = get_run(&g);
         assert_true(g.ret == QCHAIN_E_ACCESS || g.ret == QCHAIN_E_NET);
@@ -713,7 +694,7 @@ static void a_huge_answer(void **unused)
 
 static void a_huge_header(void **unused)
 {
-    char *many = qc_malloc(3000), line[16];
+    char *many = srv->scratch, line[16];
 
     (void)unused;
     many[0] = '\0';
@@ -725,12 +706,11 @@ static void a_huge_header(void **unused)
     get_is(true, 0, 5000, 0);
     srv_add(srv, (struct srv_step){.header = many, .times = 2});
     get_is(true, 0, 5000, QCHAIN_E_CORRUPT);
-    qc_free(many);
 }
 
 static void an_endless_header(void **unused)
 {
-    char *raw = qc_malloc(90000);
+    char *raw = srv->scratch;
 
     (void)unused;
     strcpy(raw, "HTTP/1.1 206 X\r\n");
@@ -743,7 +723,6 @@ static void an_endless_header(void **unused)
     }
     srv_add(srv, (struct srv_step){.raw = raw, .times = 2});
     get_is(true, 0, 5000, QCHAIN_E_CORRUPT);
-    qc_free(raw);
 }
 
 static void encoded(void **unused)
@@ -767,9 +746,7 @@ static void content_length_tricks(void **unused)
 
     (void)unused;
     for (size_t i = 0; i < sizeof(length) / sizeof(length[0]); i++) {
-        srv->n_steps = srv->n_seen = 0;
-        srv->used[0] = 0;
-        srv_add(srv, (struct srv_step){.times = 9, .no_length = true, .header = length[i]});
+        srv_only(srv, (struct srv_step){.times = 9, .no_length = true, .header = length[i]});
         get_is(i & 1, 0, 100, QCHAIN_E_CORRUPT);
         assert_in_range(srv->n_seen, 1, 3);
     }
@@ -788,9 +765,7 @@ static void not_even_http(void **unused)
     for (size_t i = 0; i < sizeof(raw) / sizeof(raw[0]); i++) {
         struct get g;
 
-        srv->n_steps = srv->n_seen = 0;
-        srv->used[0] = 0;
-        srv_add(srv, (struct srv_step){.times = 1000, .raw = raw[i]});
+        srv_only(srv, (struct srv_step){.times = 1000, .raw = raw[i]});
         get_init(&g, place_of(srv, "/object"), 0, 100);
         get_run(&g);
         assert_true(g.ret == QCHAIN_E_CORRUPT || g.ret == QCHAIN_E_NET || g.ret == QCHAIN_E_TIMEOUT ||
