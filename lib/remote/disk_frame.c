@@ -78,15 +78,21 @@ static struct qc_block *get_table(struct qc_disk_object *o, int fd, uint64_t fra
     return b;
 }
 
-/* Note on the medium that a frame is used, for those who evict. */
-static void touch(const struct qc_disk_object *o, int fd, struct table *t, uint64_t frame)
+/* Note on the medium that a frame is used, for those who evict. And do not keep the space of a file that
+ * they have removed for ever. */
+static void touch(struct qc_disk_object *o, int fd, struct table *t, uint64_t frame)
 {
     uint64_t now = qc_disk_now();
     uint64_t touched = atomic_load_explicit(&t->touched, memory_order_relaxed);
+    struct stat st;
 
-    if (!o->writable || (now >= touched && now - touched < QC_DISK_TOUCH_S))
+    if (now >= touched && now - touched < QC_DISK_TOUCH_S)
         return;
-    if (atomic_compare_exchange_strong(&t->touched, &touched, now) && qc_disk_fills(o->disk))
+    if (!atomic_compare_exchange_strong(&t->touched, &touched, now))
+        return;
+    if (fstat(fd, &st) == 0 && st.st_nlink == 0)
+        qc_disk_object_forget(o);
+    else if (o->writable && qc_disk_fills(o->disk))
         qc_disk_write(fd, &now, sizeof(now), qc_disk_frame_at(frame) + QC_GRAIN);
 }
 
