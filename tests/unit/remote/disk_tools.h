@@ -209,21 +209,27 @@ static inline void rig_line(void *data, int level, const char *tag, const char *
         snprintf(r->last_line, sizeof(r->last_line), "%s", text);
 }
 
-static inline void rig_init(struct rig *r, uint64_t max_bytes)
+/* All but a directory. */
+static inline void rig_init_bare(struct rig *r, uint64_t max_bytes)
 {
-    char dir[64] = "/var/tmp/qc-disk-XXXXXX";
-
     memset(r, 0, sizeof(*r));
     qc_error_init(&r->err);
-    assert_non_null(mkdtemp(dir));
-    r->dir = strdup(dir);
-    r->cache = qc_asprintf("%s/c", dir);
     r->log = (struct qc_log){.fn = rig_line, .data = r, .level = QCHAIN_LOG_DEBUG};
     atomic_init(&r->next_owner, 1);
     r->o = (struct qc_disk_opts){.max_bytes = max_bytes, .leaves = qc_tasks_create(2),
                                  .blocks = qc_block_cache_create(1 << 20),
                                  .next_owner = &r->next_owner, .slots = qc_slots_create(),
                                  .log = &r->log};
+}
+
+static inline void rig_init(struct rig *r, uint64_t max_bytes)
+{
+    char dir[64] = "/var/tmp/qc-disk-XXXXXX";
+
+    rig_init_bare(r, max_bytes);
+    assert_non_null(mkdtemp(dir));
+    r->dir = strdup(dir);
+    r->cache = qc_asprintf("%s/c", dir);
 }
 
 static inline void rig_open(struct rig *r)
