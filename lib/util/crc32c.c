@@ -139,12 +139,11 @@ static const int64_t to_last[8] = {0xa46ef4aa00000000, 0x6051243f00000000,
 
 static inline bool has_wide(void)
 {
-    return CPU_FEATURE_ACTIVE(AVX512F) && CPU_FEATURE_ACTIVE(AVX512VL) &&
-           CPU_FEATURE_ACTIVE(VPCLMULQDQ) && CPU_FEATURE_ACTIVE(PCLMULQDQ) &&
-           CPU_FEATURE_ACTIVE(SSE4_2);
+    return CPU_FEATURE_ACTIVE(AVX512F) && CPU_FEATURE_ACTIVE(VPCLMULQDQ) &&
+           CPU_FEATURE_ACTIVE(PCLMULQDQ) && CPU_FEATURE_ACTIVE(SSE4_2);
 }
 
-#define WIDE __attribute__((target("avx512f,avx512vl,vpclmulqdq,pclmul,sse4.2")))
+#define WIDE __attribute__((target("avx512f,vpclmulqdq,pclmul,sse4.2")))
 
 WIDE static inline __m512i wide_load(const void *p)
 {

@@ -24,29 +24,40 @@
 
 /* ------------------------------------------------------------------- bytes --- */
 
-static inline uint8_t byte_at(uint64_t offset, unsigned seed)
+/* The eight bytes at a multiple of eight. */
+static inline uint64_t bytes_at(uint64_t offset, unsigned seed)
 {
     uint64_t x = (offset / 8 + 1) * UINT64_C(0x9e3779b97f4a7c15) + seed * UINT64_C(0xbf58476d1ce4e5b9);
 
     x ^= x >> 29;
-    return (uint8_t)((x * UINT64_C(0x94d049bb133111eb)) >> (8 * (offset % 8)));
+    return x * UINT64_C(0x94d049bb133111eb);
 }
 
 static inline void make_bytes(void *buf, uint64_t offset, size_t length, unsigned seed)
 {
     uint8_t *p = buf;
 
-    for (size_t i = 0; i < length; i++)
-        p[i] = byte_at(offset + i, seed);
+    for (size_t i = 0, n; i < length; i += n) {
+        uint64_t x = bytes_at(offset + i, seed);
+
+        n = 8 - (offset + i) % 8;
+        n = n < length - i ? n : length - i;
+        memcpy(p + i, (uint8_t *)&x + (offset + i) % 8, n);
+    }
 }
 
 static inline bool right_bytes(const void *buf, uint64_t offset, size_t length, unsigned seed)
 {
     const uint8_t *p = buf;
 
-    for (size_t i = 0; i < length; i++)
-        if (p[i] != byte_at(offset + i, seed))
+    for (size_t i = 0, n; i < length; i += n) {
+        uint64_t x = bytes_at(offset + i, seed);
+
+        n = 8 - (offset + i) % 8;
+        n = n < length - i ? n : length - i;
+        if (memcmp(p + i, (uint8_t *)&x + (offset + i) % 8, n) != 0)
             return false;
+    }
     return true;
 }
 

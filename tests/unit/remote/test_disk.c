@@ -356,6 +356,7 @@ static void no_space(void **unused)
 static void file_limit(void **unused)
 {
     struct rlimit old, small = {5 * MIB, 0};
+    struct qc_pin pin = {.size = 1, .etag = "x"};
     struct fake_tier fake;
     struct qc_tier *t;
     struct rig r;
@@ -372,7 +373,12 @@ static void file_limit(void **unused)
     assert_int_equal(fetch(t, 0, 4096, 1), 0);
     assert_true(local(t, 0, 4096, 1));
     qc_tier_close(t);
+    small.rlim_cur = 100;
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &small), 0);
+    qc_disk_note_pin(r.d, "k", "", &pin); /* on a thread that has its signals */
     assert_int_equal(setrlimit(RLIMIT_FSIZE, &old), 0);
+    assert_int_equal(qc_disk_find_pin(r.d, "k", "", 60, &pin), QCHAIN_E_NOTFOUND);
+    assert_int_equal(files_of(&r, ".tmp"), 0);
     rig_finish(&r);
 }
 
@@ -392,6 +398,8 @@ static int read_only(struct rig *r)
     t = tier_of(r, &fake, "other", "", 4 * MIB, "\"1\"");
     ok = ok && fetch(t, 0, 8192, 1) == 0 && !local(t, 0, 8192, 1);
     qc_tier_close(t);
+    qc_disk_close(r->d);
+    qc_tasks_destroy(r->o.leaves);
     return ok ? 0 : 1;
 }
 

@@ -101,6 +101,24 @@ static void flipped_bytes(void **unused)
     qc_free(path);
 }
 
+/* Data that is gone, its entries being there: as if somebody who evicts were half done. Nothing is damaged. */
+static void holes(void **unused)
+{
+    size_t size = 8 * QC_GRAIN;
+    char *path = stored(size, size);
+    int fd = open(path, O_RDWR);
+
+    (void)unused;
+    assert_int_equal(fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+                               (off_t)qc_disk_frame_at(0) + 3 * QC_GRAIN, 6 * QC_GRAIN), 0);
+    assert_true(there(size, 0, QC_GRAIN));
+    assert_false(there(size, QC_GRAIN, QC_GRAIN));
+    assert_false(there(size, 0, size));
+    assert_int_equal(counted(&rig, QC_CNT_DISK_DAMAGED), 0);
+    close(fd);
+    qc_free(path);
+}
+
 static void truncated(void **unused)
 {
     uint64_t size = 3 * MIB, seed = mem_seed(41);
@@ -351,8 +369,8 @@ int main(void)
 {
 #define WITH_RIG(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
     const struct CMUnitTest tests[] = {
-        WITH_RIG(flipped_bytes), WITH_RIG(truncated),     WITH_RIG(swapped),      WITH_RIG(noise),
-        WITH_RIG(strange_files), WITH_RIG(directories),   WITH_RIG(foreign_file),
+        WITH_RIG(flipped_bytes), WITH_RIG(holes),         WITH_RIG(truncated),   WITH_RIG(swapped),
+        WITH_RIG(noise),         WITH_RIG(strange_files), WITH_RIG(directories), WITH_RIG(foreign_file),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

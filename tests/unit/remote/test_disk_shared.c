@@ -69,6 +69,7 @@ static void child(const char *cache, uint64_t max_bytes, struct shared *s, uint6
     for (unsigned i = 0; i < OBJECTS; i++)
         qc_tier_close(t[i]);
     qc_disk_close(r.d);
+    qc_tasks_destroy(r.o.leaves);
     atomic_fetch_add(&s->rounds, 1);
     _exit(0);
 }
