@@ -173,35 +173,52 @@ static size_t askew(void)
     return 0;
 }
 
-static enum found read_small(const struct qc_disk_object *o, int fd, const struct table *t,
-                             uint8_t *buf, uint64_t offset, size_t length)
+/* Check what was read aside, and copy it out. */
+static enum found take_grains(const struct table *t, uint8_t *buf, uint64_t offset, uint64_t end,
+                              const uint8_t *p)
+{
+    for (uint64_t at = offset, to; at < end; at = to, p += QC_GRAIN) {
+        uint64_t entry = atomic_load_explicit(&t->entry[at / QC_GRAIN % QC_FRAME_GRAINS],
+                                              memory_order_relaxed);
+        uint32_t crc;
+
+        to = qc_min64(end, (at / QC_GRAIN + 1) * QC_GRAIN);
+        if (to - at == QC_GRAIN) {
+            crc = qc_crc32c_copy(0, buf + (at - offset), p, QC_GRAIN);
+        } else {
+            crc = qc_crc32c(0, p, QC_GRAIN);
+            memcpy(buf + (at - offset), p + at % QC_GRAIN, to - at);
+        }
+        if (crc != (uint32_t)entry)
+            return qc_is_zero(p, QC_GRAIN) ? ABSENT : DAMAGED; /* a hole: it was evicted */
+    }
+    return HIT;
+}
+
+/* As long as all goes well the data is read before the entries are looked at, which at random come
+ * from far memory meanwhile. Else holes are not read: the page cache would fill with zeros. */
+static enum found read_small(struct qc_disk_object *o, int fd, const struct table *t, uint8_t *buf,
+                             uint64_t offset, size_t length)
 {
     _Alignas(QC_GRAIN) uint8_t aside[ASKEW + SMALL * QC_GRAIN];
     uint8_t *p = aside + askew();
     uint64_t first = offset / QC_GRAIN, end = offset + length;
     unsigned n = (unsigned)((end - 1) / QC_GRAIN - first + 1);
-    enum found found = check_marks(o, t, first, n);
+    bool well = atomic_load_explicit(&o->well, memory_order_relaxed);
+    enum found found = HIT;
 
-    if (found != HIT)
-        return found;
-    if (pread(fd, p, n * QC_GRAIN, place_of(first)) != (ssize_t)(n * QC_GRAIN))
-        return ABSENT;
-    for (uint64_t grain = first; grain < first + n; grain++, p += QC_GRAIN) {
-        uint64_t from = qc_max64(offset, grain * QC_GRAIN);
-        uint64_t to = qc_min64(end, (grain + 1) * QC_GRAIN);
-        uint32_t want = (uint32_t)atomic_load_explicit(&t->entry[grain % QC_FRAME_GRAINS],
-                                                       memory_order_relaxed), is;
-
-        if (to - from == QC_GRAIN) {
-            is = qc_crc32c_copy(0, buf + (from - offset), p, QC_GRAIN);
-        } else {
-            is = qc_crc32c(0, p, QC_GRAIN);
-            memcpy(buf + (from - offset), p + from % QC_GRAIN, to - from);
-        }
-        if (is != want)
-            return qc_is_zero(p, QC_GRAIN) ? ABSENT : DAMAGED; /* a hole: it was evicted */
-    }
-    return HIT;
+    __builtin_prefetch(&t->entry[first % QC_FRAME_GRAINS]);
+    if (!well)
+        found = check_marks(o, t, first, n);
+    if (found == HIT && pread(fd, p, n * QC_GRAIN, place_of(first)) != (ssize_t)(n * QC_GRAIN))
+        found = ABSENT;
+    if (found == HIT && well)
+        found = check_marks(o, t, first, n);
+    if (found == HIT)
+        found = take_grains(t, buf, offset, end, p);
+    if ((found == HIT) != well)
+        atomic_store_explicit(&o->well, found == HIT, memory_order_relaxed);
+    return found;
 }
 
 /* A range within a piece of a frame, by its table. */
@@ -231,7 +248,7 @@ static enum found read_span(const struct qc_disk_object *o, int fd, const struct
     return HIT;
 }
 
-static enum found read_pieces(const struct qc_disk_object *o, int fd, const struct table *t,
+static enum found read_pieces(struct qc_disk_object *o, int fd, const struct table *t,
                               uint8_t *buf, uint64_t offset, size_t length)
 {
     enum found found = HIT;

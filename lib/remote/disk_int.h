@@ -85,6 +85,7 @@ struct qc_disk_object {
     atomic_bool            used;   /* since the hand of the clock came by */
     int                    fd;
     bool                   writable;
+    atomic_bool            well;    /* the last small read was a hit */
     atomic_bool            no_fill; /* this object cannot be stored */
     ino_t                  ino;
     atomic_uint_fast64_t   owner;   /* of its tables in the block cache; another for another file */
