@@ -186,8 +186,10 @@ static void swapped(void **unused)
     copy_part(path, f0 + 3 * QC_GRAIN, path, f0 + 2 * QC_GRAIN, QC_GRAIN);
     assert_false(there(size, 0, QC_GRAIN));
     assert_true(there(size, QC_GRAIN, QC_GRAIN));
-    t = the_tier(size); /* it mends itself */
-    assert_int_equal(fetch(t, 0, size, 1), 0);
+    t = the_tier(size);
+    assert_true(local(t, QC_GRAIN, QC_GRAIN, 1)); /* also right after all was well */
+    assert_false(local(t, 0, QC_GRAIN, 1));
+    assert_int_equal(fetch(t, 0, size, 1), 0); /* it mends itself */
     assert_true(local(t, 0, size, 1));
     qc_tier_close(t);
 
