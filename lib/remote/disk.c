@@ -118,8 +118,9 @@ int qc_disk_dir_open(int *fd, bool *writable, const char *dir, bool make, qchain
 
 int qc_disk_openat(int dir, const char *name, int flags, struct stat *st)
 {
-    /* A pipe must not make us wait. */
-    int fd = openat(dir, name, flags | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+    /* A pipe must not make us wait. The time of access is of no use, and the file is ours, else this
+     * fails. */
+    int fd = openat(dir, name, flags | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK | O_NOCTTY | O_NOATIME);
 
     if (fd < 0)
         return -1;

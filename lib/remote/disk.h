@@ -25,8 +25,8 @@ struct qc_disk_opts {
 };
 
 /* Open the directory, made if its parent is there (0700). ACCESS if it belongs to another user or others
- * may write to it, or it is reached by a link; IO, NOSPACE, NOMEM. A directory that may not be written
- * to is read from. */
+ * may write to it, or it is reached by a link; NOTFOUND (no parent), INVAL (no directory), IO, NOSPACE,
+ * NOMEM. A directory that may not be written to is read from. */
 int  qc_disk_open(struct qc_disk **out, const char *dir, const struct qc_disk_opts *opts,
                   qchain_error *err);
 void qc_disk_close(struct qc_disk *d); /* all tiers are closed; NULL is fine */
@@ -35,11 +35,12 @@ void qc_disk_close(struct qc_disk *d); /* all tiers are closed; NULL is fine */
  * max_age_s ago, else NOTFOUND. Blocks on the local disk. */
 int  qc_disk_find_pin(struct qc_disk *d, const char *key, const char *scope, uint32_t max_age_s,
                       struct qc_pin *pin);
-/* Note what it is now. */
+/* Note what it is now (if it has validators). Blocks on the local disk; mostly one read of a small file. */
 void qc_disk_note_pin(struct qc_disk *d, const char *key, const char *scope,
                       const struct qc_pin *pin);
 
-/* Wrap below (owned, also on failure). NOMEM. */
+/* Wrap below (owned, also on failure). *out is below itself where nothing can be kept: the pin has no
+ * validators, so that another generation could not be told from this one. NOMEM. */
 int qc_disk_tier_create(struct qc_tier **out, struct qc_disk *d, const char *key, const char *scope,
                         const struct qc_pin *pin, struct qc_tier *below, qchain_error *err);
 

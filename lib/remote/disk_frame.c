@@ -10,7 +10,13 @@
 #include "util/crc32c.h"
 
 /* Read and checked in pieces that the processor's cache still has when they are checked. */
-#define PIECE ((size_t)128 << 10)
+#define PIECE ((size_t)512 << 10)
+/* What is no more than this many grains is read aside, and copied while it is checked. */
+#define SMALL 4u
+/* Where aside: AMD's processors keep what the kernel copies with "rep movsb" out of their near caches,
+ * but not if the target lies a little behind the source, counted within pages; and to fetch 4 KiB back
+ * takes them longer than all else that is done here. Others may be slow in just that case. */
+#define ASKEW 16u
 
 /* A table in memory. Other threads change it: entry by entry, and a wrong one is a miss. */
 struct table {
@@ -72,21 +78,28 @@ static struct qc_block *get_table(struct qc_disk_object *o, int fd, uint64_t fra
     return b;
 }
 
-/* Note on the medium that a frame is used, for those who evict. */
-static void touch(const struct qc_disk_object *o, int fd, struct table *t, uint64_t frame)
+/* Note on the medium that a frame is used, for those who evict. And do not keep the space of a file that
+ * they have removed for ever. */
+static void touch(struct qc_disk_object *o, int fd, struct table *t, uint64_t frame)
 {
     uint64_t now = qc_disk_now();
     uint64_t touched = atomic_load_explicit(&t->touched, memory_order_relaxed);
+    struct stat st;
 
-    if (!o->writable || (now >= touched && now - touched < QC_DISK_TOUCH_S))
+    if (now >= touched && now - touched < QC_DISK_TOUCH_S)
         return;
-    if (atomic_compare_exchange_strong(&t->touched, &touched, now) && qc_disk_fills(o->disk))
+    if (!atomic_compare_exchange_strong(&t->touched, &touched, now))
+        return;
+    if (fstat(fd, &st) == 0 && st.st_nlink == 0)
+        qc_disk_object_forget(o);
+    else if (o->writable && qc_disk_fills(o->disk))
         qc_disk_write(fd, &now, sizeof(now), qc_disk_frame_at(frame) + QC_GRAIN);
 }
 
 /* ----------------------------------------------------------------- reading --- */
 
-/* A range within a frame, by whole grains: those that the range covers in part are read aside. */
+/* A range of more than a grain within a frame, by whole grains: those at its ends that it covers in
+ * part are read aside. */
 struct span {
     uint64_t     first;  /* grain, counted from the object's begin */
     unsigned     n;
@@ -102,11 +115,9 @@ static void lay_out(struct span *s, uint8_t *buf, uint64_t offset, size_t length
     s->first = offset / QC_GRAIN;
     s->n = (unsigned)((offset + length - 1) / QC_GRAIN - s->first + 1);
     s->n_iov = 0;
-    if (head != 0 || length < QC_GRAIN) { /* the first grain, maybe the only one */
+    if (head) {
         s->iov[s->n_iov++] = (struct iovec){aside[0], QC_GRAIN};
         buf += QC_GRAIN - head;
-        if (s->n == 1)
-            return;
         length -= QC_GRAIN - head;
     }
     whole = length - tail;
@@ -133,6 +144,83 @@ static enum found check_grains(const struct span *s, const struct table *t)
     return HIT;
 }
 
+/* Do the entries have the marks of their places? */
+static enum found check_marks(const struct qc_disk_object *o, const struct table *t, uint64_t first,
+                              unsigned n)
+{
+    for (unsigned i = 0; i < n; i++) {
+        uint64_t entry = atomic_load_explicit(&t->entry[first % QC_FRAME_GRAINS + i],
+                                              memory_order_relaxed);
+
+        if (entry >> 32 != qc_disk_mark(o->tag, first + i))
+            return entry ? DAMAGED : ABSENT;
+    }
+    return HIT;
+}
+
+static off_t place_of(uint64_t grain)
+{
+    return (off_t)(qc_disk_frame_at(grain / QC_FRAME_GRAINS) +
+                   (2 + grain % QC_FRAME_GRAINS) * (uint64_t)QC_GRAIN);
+}
+
+static size_t askew(void)
+{
+#ifdef __x86_64__
+    if (__builtin_cpu_is("amd"))
+        return ASKEW;
+#endif
+    return 0;
+}
+
+/* Check what was read aside, and copy it out. */
+static enum found take_grains(const struct table *t, uint8_t *buf, uint64_t offset, uint64_t end,
+                              const uint8_t *p)
+{
+    for (uint64_t at = offset, to; at < end; at = to, p += QC_GRAIN) {
+        uint64_t entry = atomic_load_explicit(&t->entry[at / QC_GRAIN % QC_FRAME_GRAINS],
+                                              memory_order_relaxed);
+        uint32_t crc;
+
+        to = qc_min64(end, (at / QC_GRAIN + 1) * QC_GRAIN);
+        if (to - at == QC_GRAIN) {
+            crc = qc_crc32c_copy(0, buf + (at - offset), p, QC_GRAIN);
+        } else {
+            crc = qc_crc32c(0, p, QC_GRAIN);
+            memcpy(buf + (at - offset), p + at % QC_GRAIN, to - at);
+        }
+        if (crc != (uint32_t)entry)
+            return qc_is_zero(p, QC_GRAIN) ? ABSENT : DAMAGED; /* a hole: it was evicted */
+    }
+    return HIT;
+}
+
+/* As long as all goes well the data is read before the entries are looked at, which at random come
+ * from far memory meanwhile. Else holes are not read: the page cache would fill with zeros. */
+static enum found read_small(struct qc_disk_object *o, int fd, const struct table *t, uint8_t *buf,
+                             uint64_t offset, size_t length)
+{
+    _Alignas(QC_GRAIN) uint8_t aside[ASKEW + SMALL * QC_GRAIN];
+    uint8_t *p = aside + askew();
+    uint64_t first = offset / QC_GRAIN, end = offset + length;
+    unsigned n = (unsigned)((end - 1) / QC_GRAIN - first + 1);
+    bool well = atomic_load_explicit(&o->well, memory_order_relaxed);
+    enum found found = HIT;
+
+    __builtin_prefetch(&t->entry[first % QC_FRAME_GRAINS]);
+    if (!well)
+        found = check_marks(o, t, first, n);
+    if (found == HIT && pread(fd, p, n * QC_GRAIN, place_of(first)) != (ssize_t)(n * QC_GRAIN))
+        found = ABSENT;
+    if (found == HIT && well)
+        found = check_marks(o, t, first, n);
+    if (found == HIT)
+        found = take_grains(t, buf, offset, end, p);
+    if ((found == HIT) != well)
+        atomic_store_explicit(&o->well, found == HIT, memory_order_relaxed);
+    return found;
+}
+
 /* A range within a piece of a frame, by its table. */
 static enum found read_span(const struct qc_disk_object *o, int fd, const struct table *t,
                             uint8_t *buf, uint64_t offset, size_t length)
@@ -140,41 +228,27 @@ static enum found read_span(const struct qc_disk_object *o, int fd, const struct
     uint8_t aside[2][QC_GRAIN];
     size_t head = offset % QC_GRAIN;
     struct span s;
-    uint64_t at;
     enum found found;
     ssize_t n;
 
     lay_out(&s, buf, offset, length, aside);
-    for (unsigned i = 0; i < s.n; i++) {
-        uint64_t entry = atomic_load_explicit(&t->entry[s.first % QC_FRAME_GRAINS + i],
-                                              memory_order_relaxed);
-
-        if (entry >> 32 != qc_disk_mark(o->tag, s.first + i))
-            return entry ? DAMAGED : ABSENT;
-    }
-    at = qc_disk_frame_at(s.first / QC_FRAME_GRAINS) +
-         (2 + s.first % QC_FRAME_GRAINS) * (uint64_t)QC_GRAIN;
-    if (s.n_iov == 1)
-        n = pread(fd, s.iov[0].iov_base, s.iov[0].iov_len, (off_t)at);
-    else
-        n = preadv(fd, s.iov, (int)s.n_iov, (off_t)at);
+    found = check_marks(o, t, s.first, s.n);
+    if (found != HIT)
+        return found;
+    n = preadv(fd, s.iov, (int)s.n_iov, place_of(s.first));
     if (n != (ssize_t)s.n * QC_GRAIN)
         return ABSENT;
     found = check_grains(&s, t);
     if (found != HIT)
         return found;
-    if (s.iov[0].iov_base == aside[0]) {
-        n = (ssize_t)(length < QC_GRAIN - head ? length : QC_GRAIN - head);
-        memcpy(buf, aside[0] + head, (size_t)n);
-    }
-    if (s.iov[s.n_iov - 1].iov_base == aside[1]) {
-        n = (ssize_t)((offset + length) % QC_GRAIN);
-        memcpy(buf + length - n, aside[1], (size_t)n);
-    }
+    if (s.iov[0].iov_base == aside[0])
+        memcpy(buf, aside[0] + head, QC_GRAIN - head);
+    if (s.iov[s.n_iov - 1].iov_base == aside[1])
+        memcpy(buf + length - (offset + length) % QC_GRAIN, aside[1], (offset + length) % QC_GRAIN);
     return HIT;
 }
 
-static enum found read_pieces(const struct qc_disk_object *o, int fd, const struct table *t,
+static enum found read_pieces(struct qc_disk_object *o, int fd, const struct table *t,
                               uint8_t *buf, uint64_t offset, size_t length)
 {
     enum found found = HIT;
@@ -183,7 +257,10 @@ static enum found read_pieces(const struct qc_disk_object *o, int fd, const stru
         size_t n = PIECE - offset % PIECE;
 
         n = n < length ? n : length;
-        found = read_span(o, fd, t, buf, offset, n);
+        if (n <= (SMALL - 1) * QC_GRAIN + 1) /* wherever it begins */
+            found = read_small(o, fd, t, buf, offset, n);
+        else
+            found = read_span(o, fd, t, buf, offset, n);
         buf += n;
         offset += n;
         length -= n;

@@ -244,10 +244,11 @@ static int open_right(struct qc_disk_object *o, const struct qc_disk_header *wan
     return -1;
 }
 
-/* The same, and make it if there is none that is right. */
-static int open_or_make(struct qc_disk_object *o, bool make, struct stat *st, bool *writable)
+/* The same, and make it if there is none that is right; *failed: the errno if that failed. */
+static int open_or_make(struct qc_disk_object *o, bool make, struct stat *st, int *failed)
 {
     struct qc_disk *d = o->disk;
+    bool *writable = &o->writable;
     struct qc_disk_header want;
     int fd, errnum = 0;
 
@@ -264,8 +265,7 @@ static int open_or_make(struct qc_disk_object *o, bool make, struct stat *st, bo
         if (errnum == 0)
             fd = open_right(o, &want, st, writable);
     }
-    if (errnum != 0)
-        qc_disk_write_failed(d, errnum, "cannot make a file");
+    *failed = errnum;
     return fd;
 }
 
@@ -274,7 +274,7 @@ static int pin_slowly(struct qc_disk_object *o, bool make)
     struct qc_disk *d = o->disk;
     struct stat st;
     unsigned pins;
-    int fd = -1;
+    int fd = -1, failed = 0;
 
     if (d->fd < 0)
         return -1;
@@ -287,7 +287,7 @@ static int pin_slowly(struct qc_disk_object *o, bool make)
         fd = o->fd;
     } else if (o->fd < 0 && make_room(d)) {
         /* With readers left in a file that was forgotten this is a miss, until they are gone. */
-        fd = open_or_make(o, make, &st, &o->writable);
+        fd = open_or_make(o, make, &st, &failed);
         if (fd >= 0) {
             o->fd = fd;
             ring_add(d, o);
@@ -299,6 +299,8 @@ static int pin_slowly(struct qc_disk_object *o, bool make)
         }
     }
     pthread_mutex_unlock(&d->lock);
+    if (failed) /* who takes log lines may do anything */
+        qc_disk_write_failed(d, failed, "cannot make a file");
     return fd;
 }
 

@@ -123,7 +123,7 @@ bool qc_disk_next_frame(int fd, uint64_t *frame)
 
     if (at < (off_t)QC_DISK_HEADER)
         return false;
-    *frame = ((uint64_t)at - QC_DISK_HEADER) / QC_FRAME_BYTES;
+    *frame = (uint64_t)at / QC_FRAME_STRIDE;
     return true;
 }
 

@@ -164,7 +164,7 @@ int qc_disk_tier_create(struct qc_tier **out, struct qc_disk *d, const char *key
     *out = below;
     /* An object without validators may be another tomorrow, of the same size: its bytes are not kept
      * beyond the chain that reads it. Nor those of one that is too large for any file. */
-    if (!qc_pin_is_set(pin) || !qc_mul_ok(pin->size / QC_FRAME_DATA + 2, QC_FRAME_BYTES, &end) ||
+    if (!qc_pin_is_set(pin) || !qc_mul_ok(pin->size / QC_FRAME_DATA + 2, QC_FRAME_STRIDE, &end) ||
         end > INT64_MAX)
         return 0;
     *out = NULL;

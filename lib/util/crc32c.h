@@ -8,5 +8,7 @@
 
 /* Continue a checksum over n more bytes; begin with 0. */
 uint32_t qc_crc32c(uint32_t crc, const void *p, size_t n);
+/* The same, and copy the bytes on the way. */
+uint32_t qc_crc32c_copy(uint32_t crc, void *to, const void *p, size_t n);
 
 #endif

@@ -24,6 +24,13 @@ static uint32_t by_bits(uint32_t crc, const uint8_t *p, size_t n)
 
 static void check_all(uint32_t from, const uint8_t *p, size_t n, uint32_t want)
 {
+    uint8_t *to = test_malloc(n + 1);
+
+    to[n] = 77;
+    assert_int_equal(qc_crc32c_copy(from, to, p, n), want);
+    assert_memory_equal(to, p, n);
+    assert_int_equal(to[n], 77);
+    test_free(to);
     assert_int_equal(by_bits(from, p, n), want);
     assert_int_equal(qc_crc32c(from, p, n), want);
     assert_int_equal(~continue_plain(~from, p, n), want);
@@ -32,6 +39,8 @@ static void check_all(uint32_t from, const uint8_t *p, size_t n, uint32_t want)
         assert_int_equal(~continue_sse42(~from, p, n), want);
     if (CPU_FEATURE_ACTIVE(SSE4_2) && CPU_FEATURE_ACTIVE(PCLMULQDQ))
         assert_int_equal(~continue_three(~from, p, n), want);
+    if (n >= 256 && has_wide())
+        assert_int_equal(~continue_wide(~from, p, n), want);
 #endif
 }
 
@@ -83,7 +92,7 @@ static void all_ways_agree(void **unused)
 /* Around the lengths at which three stretches go side by side. */
 static void stretches(void **unused)
 {
-    static const size_t around[] = {480, 960, 4080, 4096, 4560, 8160, 8192};
+    static const size_t around[] = {265, 480, 512, 960, 4080, 4096, 4560, 8160, 8192};
     uint64_t seed = mem_seed(20263);
 
     (void)unused;
