@@ -96,8 +96,8 @@ def images(place, made):
         r.subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", "-u", "-b", name, "-F", "qcow2",
                           path, "8M"], check=True)
         for allow in ([], ["--allow-url", made.http + "/"]):
-            # What one image holds is what inspect and info are asked for; a chain is another thing.
-            for verb in (("map",), ("checksum",), ("read", "-q", "--length=4096")):
+            for verb in (("map",), ("checksum",), ("read", "-q", "--length=4096"), ("info",),
+                         ("info", "--output=json"), ("info", "--backing-chain"), ("inspect",)):
                 rest = [os.devnull] if verb[0] == "read" else []
                 for env in ({}, {"QCHAIN_DEBUG": "1"}):
                     made.tools.run(*verb, *allow, f"{made.http}/t{i}", *rest, ok=None, env=env,
