@@ -267,8 +267,8 @@ run-demo: all
 	$(Q)sh examples/demo.sh $(BUILD)/bin
 bench: deps-check
 	+$(Q)$(MAKE) run-bench
-run-bench: all $(BENCH)
-	$(Q)$(PYTHON) tests/bench/bench.py --bin $(BUILD)/bin --out $(BUILD)/bench $(BENCH_ARGS)
+run-bench: all $(BENCH) $(BUILD)/tests/remote/delay_proxy
+	$(Q)QC_BUILD='$(abspath $(BUILD))' $(PYTHON) tests/bench/bench.py --bin $(BUILD)/bin --out $(BUILD)/bench $(BENCH_ARGS)
 
 help:
 	@echo 'make [all]       libraries, tools and examples, into $(BUILD)/'
