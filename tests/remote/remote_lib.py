@@ -32,6 +32,11 @@ EMPTY_SHA256 = hashlib.sha256(b"").hexdigest()
 SLOW = 8 if os.environ.get("QC_SAN") else 1    # how much slower the tools may be
 
 
+def says_changed(text):
+    """Does an error tell that an object was replaced?"""
+    return any(w in text.lower() for w in ("changed", "not what it was", "replaced"))
+
+
 class Missing(Exception):
     """A server that cannot be had here; the message says why."""
 
