@@ -48,6 +48,7 @@ PACKAGES   = zlib libzstd $(HAVE_LIBDEFLATE) $(HAVE_LIBURING)
 PKG_CFLAGS = $(call once,PKG_CFLAGS,$(PKG) --cflags $(PACKAGES))
 CURL_CFLAGS = $(call once,CURL_CFLAGS,$(PKG) --cflags libcurl)
 PKG_LIBS   = $(call once,PKG_LIBS,$(PKG) --libs $(PACKAGES))
+CURL_LIBS  = $(call once,CURL_LIBS,$(PKG) --libs libcurl)
 CMOCKA_LIBS = $(call once,CMOCKA_LIBS,$(PKG) --libs cmocka)
 
 SAN_FLAGS  = $(if $(SAN),-fsanitize=$(SAN) -fno-sanitize-recover=all -fno-omit-frame-pointer)
@@ -159,7 +160,7 @@ $(PROGS): $(BUILD)/%: $(BUILD)/obj/%.o $(LIB_A)
 $(ABI): $(BUILD)/%: $(BUILD)/obj/%.o $(LIB_SO)
 	$(call link,-L$(BUILD)/lib -lqchain -Wl$(comma)-rpath$(comma)$(abspath $(BUILD)/lib) $(CMOCKA_LIBS))
 $(BENCH): $(BUILD)/bench/bin/%: $(BUILD)/obj/tests/bench/%.o $(LIB_A)
-	$(call link,$(PKG_LIBS))
+	$(call link,$(if $(filter ref_curl,$*),$(CURL_LIBS)) $(PKG_LIBS))
 $(REPLAY): $(BUILD)/fuzz/replay_%: $(BUILD)/obj/tests/fuzz/fuzz_%.o \
 		$(BUILD)/obj/tests/fuzz/replay_main.o $(LIB_A)
 	$(call link,$(PKG_LIBS))
@@ -266,8 +267,8 @@ run-demo: all
 	$(Q)sh examples/demo.sh $(BUILD)/bin
 bench: deps-check
 	+$(Q)$(MAKE) run-bench
-run-bench: all $(BENCH)
-	$(Q)$(PYTHON) tests/bench/bench.py --bin $(BUILD)/bin --out $(BUILD)/bench $(BENCH_ARGS)
+run-bench: all $(BENCH) $(BUILD)/tests/remote/delay_proxy
+	$(Q)QC_BUILD='$(abspath $(BUILD))' $(PYTHON) tests/bench/bench.py --bin $(BUILD)/bin --out $(BUILD)/bench $(BENCH_ARGS)
 
 help:
 	@echo 'make [all]       libraries, tools and examples, into $(BUILD)/'

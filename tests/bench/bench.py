@@ -3,10 +3,10 @@
 """Measure libqchain against qemu-img and against the limits of the machine.
 
 Makes its own disks at the first run (make_chain.py, about 22 GB; --quick needs 2 GB), measures
-every bar of bench_bars.py, bars_sidecar.py and bars_queue.py in turn with its peer, and writes
-results.json, results.md and chart.svg into --out. Needs qemu-img, qemu-io and strace; some rows
-also fio. Nothing else should run on the machine meanwhile. Sidecar indexes beside the tops of the
-disks are removed.
+every bar of bench_bars.py and of the bars_*.py in turn with its peer, and writes results.json,
+results.md and chart.svg into --out. Needs qemu-img, qemu-io and strace; some rows also fio, those
+of layers behind URLs nginx, curl and QEMU's curl driver (make deps-remote). Nothing else should run
+on the machine meanwhile. Sidecar indexes beside the tops of the disks are removed.
 """
 
 import argparse
@@ -19,13 +19,15 @@ import time
 sys.dont_write_bytecode = True
 
 import bars_queue  # noqa: E402
+import bars_remote  # noqa: E402
 import bars_sidecar  # noqa: E402
 import bench_bars  # noqa: E402
 from bench_measure import Failed, Measure, machine  # noqa: E402
 import bench_report  # noqa: E402
 import make_chain  # noqa: E402
 
-BARS = {**bench_bars.BARS, **bars_sidecar.BARS, **bars_queue.BARS}
+BARS = {**bench_bars.BARS, **bars_sidecar.BARS, **bars_queue.BARS,
+        **bars_remote.BARS}
 
 QUICK_SCALE = 0.0625
 
@@ -98,6 +100,7 @@ def main():
         sys.exit("bench: not found: " + ", ".join(missing))
     os.makedirs(args.out, exist_ok=True)
     m = Measure(args.bin, args.progs, args.bin_nodeflate, args.runs)
+    m.quick = args.quick
     try:
         results = measure(args, m)
     finally:

@@ -91,7 +91,7 @@ certificates() {
     done
     openssl req -newkey rsa:2048 -nodes -subj /CN=localhost -keyout "$dir/server.key" \
         -out "$dir/server.csr" 2>/dev/null
-    printf 'subjectAltName=DNS:localhost,DNS:*.localhost,DNS:*.s3.localhost,IP:127.0.0.1\n' >"$dir/server.ext"
+    printf 'subjectAltName=DNS:localhost,DNS:s3.localhost,DNS:*.s3.localhost,IP:127.0.0.1\n' >"$dir/server.ext"
     openssl x509 -req -in "$dir/server.csr" -CA "$dir/ca.pem" -CAkey "$dir/ca.key" -CAcreateserial \
         -days 3650 -extfile "$dir/server.ext" -out "$dir/server.pem" 2>/dev/null
 }

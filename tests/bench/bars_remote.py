@@ -1,0 +1,398 @@
+# SPDX-License-Identifier: MIT
+"""The bars of layers behind URLs: nginx on this machine, behind a proxy that adds a round trip of
+20 ms and carries 100 MB/s; peers are QEMU's curl driver and plain libcurl (ref_curl.c) through the
+same proxy. What is required is said in round trips, requests, and parts of what the peers do."""
+
+import atexit
+import bisect
+import json
+import os
+import random
+import shutil
+import sys
+import time
+
+import make_chain
+from bench_bars import Bar, load_map, mib, rate, secs
+from bench_measure import Failed, median, peak, warm
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../remote"))
+import remote_lib  # noqa: E402
+
+RTT = 0.020
+BANDWIDTH = 100                 # MB/s
+BLOCK = 2 << 20
+DEPTHS = (10, 50, 100)
+
+
+class Net:
+    """The server and the proxies; one of each for all bars of a run."""
+
+    def __init__(self, m):
+        self.place = remote_lib.Place("bench")
+        atexit.register(self.place.close)
+        try:
+            nginx = self.place.server("nginx")
+        except remote_lib.Missing as e:
+            raise Failed(str(e)) from None
+        self.www = os.path.join(nginx["WWW"], "dav")
+        self.near = f"http://127.0.0.1:{nginx['HTTP']}/dav"
+        self.proxy = self.place.proxy(nginx["HTTP"], delay_ms=RTT * 1000, bandwidth=BANDWIDTH)
+        self.far = self.proxy.url + "/dav"
+        self.quick = getattr(m, "quick", False)
+
+    def share(self, top, name=None):
+        """Serve a data set; the path of its top below the server's root."""
+        home, file = os.path.split(os.path.abspath(top))
+        name = name or os.path.basename(home)
+        link = os.path.join(self.www, name)
+        if not os.path.islink(link):
+            os.symlink(home, link)
+        return f"/{name}/{file}"
+
+    def moved(self):
+        """Counters of the proxy since the last call."""
+        now = self.proxy.stats()
+        last = getattr(self, "last", {k: 0 for k in now})
+        self.last = now
+        return {k: now[k] - last[k] for k in now}
+
+
+def net(m):
+    found = m.once("net", lambda: Net(m))
+    os.environ.update(QCHAIN_REMOTE="", QCHAIN_POLICY="")
+    return found
+
+
+def write_list(m, name, reads):
+    path = m.path(name)
+    with open(path, "w", encoding="ascii") as f:
+        f.writelines("%d %d\n" % r for r in reads)
+    return path
+
+
+def reader(m, reads, name, *options):
+    """A job of bench_remote."""
+    return lambda: m.answer([m.prog("bench_remote"), *options, reads, name])
+
+
+def at_depth(top, depth):
+    """The layer of a chain that has so many below it."""
+    return make_chain.layer_name(os.path.dirname(top), depth)
+
+
+def with_index(m, url, local):
+    """Build the index of a chain by its URL; returns how to remove it."""
+    m.run([m.tool("qchain-index"), "build", "-q", "--no-wait", url])
+    if not os.path.exists(local + ".qci"):
+        raise Failed("no index lies beside " + local)
+    return lambda: os.unlink(local + ".qci")
+
+
+def rtts(seconds):
+    return "%.1f RTT, %s" % (seconds / RTT, secs(seconds))
+
+
+# -------------------------------------------------------------------------------- open and map ---
+
+def open_rows(m, bar, n, top, depth):
+    """Open a chain and read its first 4 KiB, with and without its index."""
+    image = at_depth(top, depth)
+    warm([image])
+    path = n.share(image)
+    url = n.far + path
+    first = write_list(m, "first", [(0, 4096)])
+    want = reader(m, first, image)()["sum"]
+    bare = m.alternate({"bare": reader(m, first, url, "--no-index")})["bare"]
+    drop = with_index(m, url, image)
+    try:
+        used = m.alternate({"used": reader(m, first, url)})["used"]
+    finally:
+        drop()
+    if {r["sum"] for r in bare + used} != {want}:
+        raise Failed("the first 4 KiB are other bytes than those of the files")
+    bar.raw.update({"bare-%d" % depth: bare, "used-%d" % depth: used})
+    peer = ""
+    if not n.quick or depth == DEPTHS[0]:
+        qemu = m.run(["qemu-io", "-r", "-f", "qcow2", "-c", "read -q 0 4k", url], many_files=True)
+        bar.raw["qemu-%d" % depth] = qemu
+        peer = "QEMU: " + rtts(qemu["seconds"])
+    where = "remote: open depth %d and read 4 KiB, " % depth
+    for what, runs, most in (("with an index", used, 5), ("without", bare, None)):
+        seconds = median(runs, "first_seconds")
+        requests = median(runs, "requests")
+        bar.row(where + what + ": round trips", seconds / RTT, "<=" if most else None,
+                most and most + 2, rtts(seconds), peer)
+        bar.row(where + what + ": requests", requests, "<=", most or 3 * (depth + 1), "%d KiB" % (median(runs, "bytes") / 1024))
+    if peer:
+        bar.chart.append({"what": "open remote depth %d" % depth,
+                          "ours": median(used, "first_seconds"), "qemu": qemu["seconds"]})
+
+
+def remote_open(m, data):
+    bar, n = Bar(), net(m)
+    top = data("C100")
+    for depth in DEPTHS:
+        open_rows(m, bar, n, top, depth)
+    return bar
+
+
+def remote_map(m, data):
+    """Map a chain of 10 layers; QEMU reads the tables one after the other."""
+    bar, n = Bar(), net(m)
+    image = at_depth(data("C100"), 10)
+    url = n.far + n.share(image)
+    tool = [m.tool("qchain-map"), "--output=json"]
+    ours, bare, local, theirs = (m.path(x) for x in ("ours", "bare", "local", "theirs"))
+    m.run(tool + ["--no-index", image], out=local)
+    without = m.alternate({"bare": lambda: m.run(tool + ["--no-index", url], out=bare)})["bare"]
+    n.moved()
+    m.run(tool + ["--no-index", url], out=bare)
+    requests = n.moved()["requests"]
+    drop = with_index(m, url, image)
+    try:
+        used = m.alternate({"used": lambda: m.run(tool + [url], out=ours)})["used"]
+        n.moved()
+        m.run(tool + [url], out=ours)
+        few = n.moved()["requests"]
+    finally:
+        drop()
+    bar.raw = {"bare": without, "used": used}
+    same = load_map(ours) == load_map(bare) == load_map(local)
+    bar.row("remote: the same map by URL with and without index (1 = yes)", int(same), ">=", 1)
+    seconds, slow = median(used, "seconds"), median(without, "seconds")
+    bar.row("remote: map depth 10 with an index: requests", few, "<=", 4, rtts(seconds))
+    bar.row("remote: map depth 10 without: requests", requests, ours=rtts(slow))
+    if n.quick:
+        bar.skip("remote: map depth 10: times faster than qemu-img", "slow, and this is --quick")
+        return bar
+    qemu = m.run(["qemu-img", "map", "--output=json", "-f", "qcow2", url], out=theirs,
+                 many_files=True)
+    bar.raw["qemu"] = qemu
+    bar.row("remote: map depth 10, index: times faster than qemu-img", qemu["seconds"] / seconds,
+            ">=", 50, secs(seconds), secs(qemu["seconds"]))
+    bar.row("remote: map depth 10, no index: times faster than qemu-img", qemu["seconds"] / slow,
+            ">=", 5, secs(slow), secs(qemu["seconds"]))
+    bar.chart.append({"what": "map remote depth 10", "ours": slow, "qemu": qemu["seconds"]})
+    return bar
+
+
+# ---------------------------------------------------------------------------- sequential reads ---
+
+def busy(run, size):
+    """Processor seconds a GB."""
+    return (run["user"] + run["system"]) / (size / 1e9)
+
+
+def sequential(m, bar, where, base, path, size):
+    """qchain-read and ref_curl by turns, over one network."""
+    url = base + path
+    runs = m.alternate({
+        "ours": lambda: m.run([m.tool("qchain-read"), "-q", "--length", str(size), url, "-"]),
+        "curl": lambda: m.run([m.prog("ref_curl"), "--bytes", str(size), "--parallel", "8", url]),
+        "one": lambda: m.run(["curl", "-s", "-r", "0-%d" % (size - 1), "-o", "/dev/null", url])})
+    bar.raw[where] = runs
+    ours, ref, one = (size / median(runs[k], "seconds") for k in ("ours", "curl", "one"))
+    bar.row("remote: sequential, %s: qchain-read / libcurl, 8 ranges" % where, ours / ref, ">=",
+            0.9, rate(ours), rate(ref))
+    bar.row("remote: sequential, %s: qchain-read / curl, one request" % where, ours / one,
+            ours=rate(ours), peer=rate(one))
+    mine = sorted(busy(r, size) for r in runs["ours"])[len(runs["ours"]) // 2]
+    theirs = sorted(busy(r, size) for r in runs["curl"])[len(runs["curl"]) // 2]
+    bar.row("remote: sequential, %s: processor seconds a GB / libcurl's" % where, mine / theirs,
+            "<=", 2.0, "%.2f s" % mine, "%.2f s" % theirs)
+    bar.row("remote: sequential, %s: peak memory, MiB" % where, peak(runs["ours"], "rss_mib"),
+            ours=mib(peak(runs["ours"], "rss_mib")), peer=mib(peak(runs["curl"], "rss_mib")))
+    return ours
+
+
+def remote_seq(m, data):
+    bar, n = Bar(), net(m)
+    top = data("D1")
+    warm([top])
+    size = min(os.path.getsize(top) // BLOCK * BLOCK - 8 * BLOCK, 1 << 30)
+    path = n.share(top)
+    far = sequential(m, bar, "20 ms, 100 MB/s", n.far, path, size)
+    sequential(m, bar, "loopback", n.near, path, size)
+    some = 16 if n.quick else 64
+    qemu = m.run(["qemu-io", "-r", "-f", "qcow2"] +
+                 [x for i in range(some) for x in ("-c", "read -q %dM 1M" % i)] + [n.far + path])
+    theirs = (some << 20) / qemu["seconds"]
+    bar.row("remote: sequential, 20 ms: times faster than QEMU, 1 MiB a read", far / theirs, ">=", 2,
+            rate(far), rate(theirs))
+    return bar
+
+
+# -------------------------------------------------------------------------------- random reads ---
+
+def remote_random(m, data):
+    """256 reads of 4 KiB in flight, in blocks as they are fetched, against as many of libcurl's."""
+    bar, n = Bar(), net(m)
+    top = data("D1")
+    warm([top])
+    path = n.share(top)
+    url = n.far + path
+    rng = random.Random("random")
+    size = make_chain.dense_size(1) if os.path.getsize(top) > 4 << 30 else \
+        os.path.getsize(top) // BLOCK * BLOCK - BLOCK
+    count = 256 if not n.quick else 64
+    reads = [(rng.randrange(size // 4096) * 4096, 4096) for _ in range(count)]
+    few = write_list(m, "random", reads)
+    drop = with_index(m, url, top)
+    try:
+        for block, words in (("2M", "2 MiB"), ("64K", "64 KiB")):
+            runs = m.alternate({
+                "ours": reader(m, few, url, "--depth", str(count), "--rule", "block-size " + block),
+                "curl": lambda b=block: m.answer([m.prog("ref_curl"), "--random", str(count),
+                                                  "--widen", b, "--parallel", "32", url])})
+            bar.raw[block] = runs
+            ours = count / median(runs["ours"], "read_seconds")
+            theirs = count / median(runs["curl"], "seconds")
+            bar.row("remote: %d random 4 KiB in flight, blocks of %s / 32 of libcurl's" %
+                    (count, words), ours / theirs, ">=", 0.9, "%.0f/s" % ours, "%.0f/s" % theirs)
+            bar.row("remote: ... requests / libcurl's", median(runs["ours"], "requests") /
+                    runs["curl"][0]["requests"], "<=", 1.15,
+                    "%d" % median(runs["ours"], "requests"), "%d" % runs["curl"][0]["requests"])
+        alone = m.alternate({"curl": lambda: m.answer([m.prog("ref_curl"), "--random", str(count),
+                                                       "--parallel", "32", url])})["curl"]
+    finally:
+        drop()
+    bar.row("remote: libcurl, 4 KiB ranges over 32 connections: reads a second",
+            count / median(alone, "seconds"))
+    return bar
+
+
+def remote_cache(m, data):
+    """What one process read, another reads from the disk cache: as fast as a file?"""
+    bar, n = Bar(), net(m)
+    top = data("D1")
+    warm([top])
+    path = n.share(top)
+    url, cache = n.near + path, m.path("cache")
+    os.makedirs(cache, 0o700, exist_ok=True)
+    size = min(os.path.getsize(top) // BLOCK * BLOCK - BLOCK, 256 << 20)
+    rules = ("--rule", "cache-dir " + cache, "--rule", "revalidate 3600")
+    flags = ["--remote", rules[1], "--remote", rules[3], "-q", "--length", str(size)]
+    read = [m.tool("qchain-read")]
+    for _ in range(2):
+        m.run(read + flags + [url, "-"])
+        time.sleep(1)
+    rng = random.Random("cache")
+    reads = write_list(m, "cached", [(rng.randrange(size // 4096) * 4096, 4096)
+                                     for _ in range(20000)])
+    runs = m.alternate({
+        "random": reader(m, reads, url, *rules), "random-file": reader(m, reads, top),
+        "seq": lambda: m.run(read + flags + [url, "-"]),
+        "seq-file": lambda: m.run(read + ["-q", "--length", str(size), top, "-"])})
+    bar.raw = runs
+    if runs["random"][0]["sum"] != runs["random-file"][0]["sum"]:
+        raise Failed("the disk cache gives other bytes than the file")
+    asked = max(r["requests"] for r in runs["random"])
+    bar.row("remote: disk cache, another process: requests", asked, "<=", 0)
+    ours, theirs = (20000 / median(runs[k], "read_seconds") for k in ("random", "random-file"))
+    bar.row("remote: disk cache, random 4 KiB / local file", ours / theirs, ">=", 0.5,
+            "%.0f k/s" % (ours / 1e3), "%.0f k/s" % (theirs / 1e3))
+    ours, theirs = (size / median(runs[k], "seconds") for k in ("seq", "seq-file"))
+    bar.row("remote: disk cache, sequential / local file", ours / theirs, ">=", 0.5, rate(ours),
+            rate(theirs))
+    shutil.rmtree(cache, ignore_errors=True)
+    return bar
+
+
+# ------------------------------------------------------------------------------ traces, memory ---
+
+def boot_trace(extents, count):
+    """Reads as of a system that starts: 4 to 64 KiB, seven of ten right behind the last one."""
+    rng = random.Random("boot")
+    stored = [e for e in extents if e["data"] and e["length"] >= 65536]
+    places = rng.sample(stored, min(len(stored), 400))
+    reads, where, last = [], places[0], places[0]["start"]
+    for _ in range(count):
+        length = 4096 * rng.choice((1, 1, 1, 2, 2, 4, 4, 8, 16))
+        at = last + 4096 * rng.choice((0, 0, 0, 1, 4))
+        if rng.random() >= 0.7 or at + length > where["start"] + where["length"]:
+            where = rng.choice(places)
+            at = where["start"] + rng.randrange(max(1, (where["length"] - length) // 4096 + 1)) * 4096
+        length = min(length, where["start"] + where["length"] - at)
+        reads.append((at, length))
+        last = at + length
+    return reads
+
+
+def least(extents, reads, layers):
+    """Blocks of 2 MiB of the layers' files that hold what is read, and their bytes."""
+    blocks = set()
+    begin = [e["start"] for e in extents]
+    for at, length in reads:
+        i = max(0, bisect.bisect_right(begin, at) - 1)
+        while i < len(extents) and extents[i]["start"] < at + length:
+            e = extents[i]
+            i += 1
+            if not e["data"] or "offset" not in e:
+                continue
+            low = max(at, e["start"]) - e["start"] + e["offset"]
+            high = min(at + length, e["start"] + e["length"]) - e["start"] + e["offset"]
+            blocks.update((e["depth"], b) for b in range(low // BLOCK, (high - 1) // BLOCK + 1))
+    size = [os.path.getsize(x) for x in layers]
+    return len(blocks), sum(min(BLOCK, size[d] - b * BLOCK) for d, b in blocks)
+
+
+def remote_trace(m, data):
+    bar, n = Bar(), net(m)
+    image = data("C100")
+    depth = len([x for x in os.listdir(os.path.dirname(image)) if x.endswith(".qcow2")])
+    layers = [make_chain.layer_name(os.path.dirname(image), d) for d in range(depth - 1, -1, -1)]
+    warm(layers)
+    url = n.far + n.share(image)
+    m.run([m.tool("qchain-map"), "--output=json", image], out=m.path("map"))
+    with open(m.path("map"), encoding="utf-8") as f:
+        extents = json.load(f)
+    reads = boot_trace(extents, 300 if n.quick else 3000)
+    trace = write_list(m, "trace", reads)
+    none = write_list(m, "none", [])
+    blocks, size = least(extents, reads, layers)
+    want = reader(m, trace, image)()["sum"]
+    drop = with_index(m, url, image)
+    # Memory for all of it: what is fetched twice would be the block cache's doing.
+    try:
+        start = reader(m, none, url)()
+        runs = m.alternate({"ours": reader(m, trace, url)}, runs=min(m.runs, 3))["ours"]
+    finally:
+        drop()
+    if {r["sum"] for r in runs} != {want}:
+        raise Failed("the trace reads other bytes than from the files")
+    bar.raw = {"ours": runs, "open": start}
+    requests = median(runs, "requests") - start["requests"]
+    moved = median(runs, "bytes") - start["bytes"]
+    bar.row("remote: boot trace: requests / least for blocks of 2 MiB", requests / blocks, "<=", 1.2,
+            "%d" % requests, "%d" % blocks)
+    bar.row("remote: boot trace: bytes / least for blocks of 2 MiB", moved / size, "<=", 1.2,
+            mib(moved / 2**20), mib(size / 2**20))
+    bar.row("remote: boot trace: seconds", median(runs, "read_seconds"))
+    return bar
+
+
+def remote_memory(m, data):
+    """40 disks of 100 layers each, in one process."""
+    bar, n = Bar(), net(m)
+    image = data("C100")
+    disks = 8 if n.quick else 40
+    urls = [n.near + n.share(image, "disk-%02d" % i) for i in range(disks)]
+    got = m.answer([m.prog("bench_many"), "", "20"] + urls, many_files=True)
+    bar.raw = {"ours": got}
+    bar.row("remote: memory of %d disks of %d layers, open: MiB" % (disks, got["layers"] // disks),
+            got["open_rss_kib"] / 1024, "<=", 256, "%.1f s" % got["open_seconds"])
+    bar.row("remote: ... after 20 reads of each: MiB", got["rss_kib"] / 1024, "<=", 320,
+            "%d requests" % got["requests"])
+    return bar
+
+
+BARS = {
+    "remote-open": remote_open,
+    "remote-map": remote_map,
+    "remote-seq": remote_seq,
+    "remote-random": remote_random,
+    "remote-cache": remote_cache,
+    "remote-trace": remote_trace,
+    "remote-memory": remote_memory,
+}
