@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 #include "remote/flight.h"
 
+#include <errno.h>
 #include <string.h>
+#include <time.h>
 
 #include "util/alloc.h"
 #include "util/bytes.h"
@@ -167,6 +169,7 @@ void qc_flight_over(struct qc_flight *f, int ret, const qchain_error *err)
         make_room(s, room);
     qc_free(f);
     qc_object_drop(o);
+    qc_flights_leave(s); /* the last: nothing of the environment is touched after it */
 }
 
 static void fetch_progress(struct qc_fetch *fetch, size_t have)
@@ -254,14 +257,52 @@ static void start(struct qc_flight *f)
     let_off(s);
 }
 
+void qc_flights_enter(struct qc_flights *s)
+{
+    pthread_mutex_lock(&s->lock);
+    s->n++;
+    pthread_mutex_unlock(&s->lock);
+}
+
+void qc_flights_leave(struct qc_flights *s)
+{
+    pthread_mutex_lock(&s->lock);
+    if (--s->n == 0)
+        pthread_cond_broadcast(&s->fewer);
+    pthread_mutex_unlock(&s->lock);
+}
+
+bool qc_flights_wait(struct qc_flights *s, unsigned seconds)
+{
+    struct timespec until;
+    bool none;
+    int ret = 0;
+
+    clock_gettime(CLOCK_MONOTONIC, &until);
+    until.tv_sec += (time_t)seconds;
+    pthread_mutex_lock(&s->lock);
+    while (s->n > 0 && ret != ETIMEDOUT)
+        ret = pthread_cond_timedwait(&s->fewer, &s->lock, &until);
+    none = s->n == 0;
+    pthread_mutex_unlock(&s->lock);
+    return none;
+}
+
 int qc_flights_init(struct qc_flights *s)
 {
+    pthread_condattr_t attr;
+
     s->waiting_end = &s->waiting;
+    pthread_condattr_init(&attr);
+    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+    pthread_cond_init(&s->fewer, &attr);
+    pthread_condattr_destroy(&attr);
     return pthread_mutex_init(&s->lock, NULL) == 0 ? 0 : QCHAIN_E_NOMEM;
 }
 
 void qc_flights_finish(struct qc_flights *s)
 {
+    pthread_cond_destroy(&s->fewer);
     pthread_mutex_destroy(&s->lock);
 }
 
@@ -315,6 +356,7 @@ static struct qc_flight *new_flight(struct qc_object *o, uint64_t start_at, size
     f->fetch.done = fetch_done;
     f->o = o;
     atomic_fetch_add(&o->users, 1);
+    qc_flights_enter(o->shared);
     return f;
 }
 
@@ -385,6 +427,7 @@ void qc_flight_want(struct qc_object *o, struct qc_reading *rd, char *dest, uint
     if (there) {
         qc_free(f);
         qc_object_drop(o);
+        qc_flights_leave(o->shared);
         return;
     }
     start(f);

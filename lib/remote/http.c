@@ -47,6 +47,17 @@ static void stop_all(struct qc_http *h)
     h->n_workers = 0;
 }
 
+void qc_http_abort(struct qc_http *h)
+{
+    atomic_store(&h->aborted, true);
+    if (!atomic_load_explicit(&h->started, memory_order_acquire))
+        return;
+    for (unsigned i = 0; i < h->n_workers; i++) {
+        atomic_store(&h->worker[i].cancels, true);
+        qc_worker_wake(&h->worker[i]);
+    }
+}
+
 void qc_http_destroy(struct qc_http *h)
 {
     if (!h)
@@ -181,7 +192,7 @@ static int submit(struct qc_http *h, struct qc_http_request *r, struct http_wait
     ret = start(h, &r->err);
     if (ret != 0)
         return ret;
-    if (atomic_load(&h->stop))
+    if (atomic_load(&h->stop) || atomic_load(&h->aborted))
         return qc_fail(&r->err, QCHAIN_E_CANCELLED, "cancelled: the environment ends");
     op = qc_calloc(1, sizeof(*op));
     if (!op)

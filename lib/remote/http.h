@@ -22,6 +22,8 @@ struct qc_http_private;
  * and slots are borrowed for life. NULL: no memory. */
 struct qc_http *qc_http_create(const qchain_remote *conf, const struct qc_log *log,
                                struct qc_slots *slots);
+/* What is under way fails CANCELLED soon, and so does at once whatever is submitted from now on. */
+void qc_http_abort(struct qc_http *h);
 /* Ends the workers; what is under way is failed CANCELLED first. NULL is fine. */
 void qc_http_destroy(struct qc_http *h);
 

@@ -189,6 +189,7 @@ struct qc_http {
     struct qc_slots     *slots;
     pthread_mutex_t      lock;  /* starting */
     atomic_bool          started, stop;
+    atomic_bool          aborted; /* nothing is begun any more */
     const struct qc_curl *curl;
     struct http_worker  *worker;
     unsigned             n_workers;

@@ -364,9 +364,15 @@ static void check_running(struct http_worker *w, struct qc_http_private *op, int
         maybe_hedge(w, op, now);
 }
 
+static bool is_ending(const struct http_worker *w)
+{
+    return atomic_load_explicit(&w->h->stop, memory_order_relaxed) ||
+           atomic_load_explicit(&w->h->aborted, memory_order_relaxed);
+}
+
 static void check(struct http_worker *w, struct qc_http_private *op, int64_t now)
 {
-    if (atomic_load(&op->cancelled) || atomic_load(&w->h->stop)) {
+    if (atomic_load(&op->cancelled) || is_ending(w)) {
         qc_op_finish(op, qc_op_fail(op, QCHAIN_E_CANCELLED, "cancelled"));
     } else if (now >= op->deadline_us) {
         qc_op_expire(op);
@@ -391,7 +397,7 @@ static void scan(struct http_worker *w)
 
     if (atomic_load_explicit(&w->cancels, memory_order_relaxed) && atomic_exchange(&w->cancels, false))
         w->scan_us = now;
-    if (atomic_load_explicit(&w->h->stop, memory_order_relaxed))
+    if (is_ending(w))
         w->scan_us = now;
     if (now < w->scan_us)
         return;

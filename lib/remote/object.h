@@ -28,6 +28,8 @@ struct qc_flights {
     uint64_t               under_way, room; /* bytes */
     struct qc_flight      *waiting, **waiting_end;
     bool                   letting_off; /* somebody does */
+    uint32_t               n;           /* flights and openings */
+    pthread_cond_t         fewer;
     struct qc_block_cache *blocks;
     struct qc_tasks       *leaves;
     struct qc_slots       *slots;
@@ -69,6 +71,11 @@ struct qc_flight *qc_flight_begin(struct qc_object *o, struct qc_block *block, s
 void qc_flight_progress(struct qc_flight *f, size_t have);
 void qc_flight_over(struct qc_flight *f, int ret, const qchain_error *err);
 
+/* Count something that is under way, and that it has ended. */
+void qc_flights_enter(struct qc_flights *s);
+void qc_flights_leave(struct qc_flights *s);
+/* Wait until nothing is under way, at most so long; true if so. */
+bool qc_flights_wait(struct qc_flights *s, unsigned seconds);
 int  qc_flights_init(struct qc_flights *s);
 void qc_flights_finish(struct qc_flights *s);
 

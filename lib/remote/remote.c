@@ -12,6 +12,7 @@
 #define HEAD_BYTES (64u << 10)   /* headers, names, small tables */
 #define WHOLE_BYTES (1u << 20)   /* what is read whole if it is no longer */
 #define FIRST_BYTES 4096u        /* enough to go on with: an image's header and its names */
+#define PATIENCE_S 1 /* for what is under way when an environment ends */
 #define MISSING_NS UINT64_C(60000000000)
 
 /* ---------------------------------------------------------------- environment --- */
@@ -47,8 +48,16 @@ int qc_remote_create(struct qc_remote **out, const qchain_remote *conf,
 
 void qc_remote_stop(struct qc_remote *r)
 {
-    if (!r)
+    bool caches;
+
+    if (!r || !r->http)
         return;
+    /* What nobody waits for any more is given up; what caches are to keep is waited for, a while. */
+    caches = r->conf->cache_dir || r->conf->n_regions > 0;
+    if (!caches || !qc_flights_wait(&r->flights, PATIENCE_S)) {
+        qc_http_abort(r->http);
+        qc_flights_wait(&r->flights, UINT32_MAX / 2);
+    }
     for (uint32_t i = 0; r->region && i < r->conf->n_regions; i++)
         qc_region_destroy(r->region[i]);
     qc_free(r->region);
@@ -184,6 +193,7 @@ static void end_flight(struct qc_opening *o, struct qc_flight *f, int ret)
 static void opening_done(struct qc_http_request *req, int ret)
 {
     struct qc_opening *o = (struct qc_opening *)(void *)req;
+    struct qc_flights *flights = &o->r->flights;
     struct qc_flight *f;
 
     if (ret == QCHAIN_E_NOTFOUND && o->flags & QC_REMOTE_MISSING_OK)
@@ -198,6 +208,7 @@ static void opening_done(struct qc_http_request *req, int ret)
     if (f)
         end_flight(o, f, ret);
     drop_opening(o);
+    qc_flights_leave(flights);
 }
 
 static struct qc_opening *new_opening(struct qc_remote *r, const char *name, uint32_t flags,
@@ -236,6 +247,7 @@ static int request_head(struct qc_opening *o, qchain_error *err)
     o->req.progress = opening_progress;
     o->req.done = opening_done;
     atomic_fetch_add(&o->users, 1);
+    qc_flights_enter(&o->r->flights);
     qc_http_submit(o->r->http, &o->req);
     return 0;
 }
