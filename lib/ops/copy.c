@@ -12,7 +12,7 @@
 #define SALVAGE_PIECE (UINT64_C(64) << 10) /* lost when it cannot be mapped */
 #define SALVAGE_SHARE 1024                 /* of what was lost in one stretch: the next piece */
 #define MAX_THREADS 64
-#define FAR_THREADS 16 /* for chains that lie far away: they mostly wait */
+#define FAR_THREADS 8 /* for chains that lie far away: they mostly wait */
 
 struct engine {
     struct qc_copy_job *job;

@@ -8,6 +8,7 @@
 #include "util/bytes.h"
 
 #define DEFAULT_CHUNK (512u << 10)
+#define FAR_CHUNK (2u << 20)     /* of chains that lie far away */
 #define MAX_CHUNK (UINT64_C(1) << 30)
 #define ZERO_UNIT 4096
 
@@ -92,7 +93,7 @@ int qc_copy_out(qchain *c, const qchain_sink *sink, qchain_copy_opts *opts, qcha
 {
     struct out o = {sink, opts->flags, opts->job};
     struct qc_copy_job job = {.c = c, .start = opts->offset, .align = 512, .ctx = &o};
-    uint64_t chunk = opts->chunk_bytes ? opts->chunk_bytes : DEFAULT_CHUNK;
+    uint64_t chunk = opts->chunk_bytes ? opts->chunk_bytes : c->far ? FAR_CHUNK : DEFAULT_CHUNK;
     int ret;
 
     if (opts->offset > c->size || opts->length > c->size - opts->offset)
