@@ -153,7 +153,13 @@ $(BUILD)/bin/qchain-%: $(BUILD)/bin/qchain
 	$(Q)ln -sf qchain $@
 $(EXAMPLES): $(BUILD)/examples/%: $(BUILD)/obj/examples/%.o $(LIB_A)
 	$(call link,$(PKG_LIBS))
-$(UNIT): $(BUILD)/%: $(BUILD)/obj/%.o $(call objects,$(UNIT_HELP)) $(LIB_A)
+# Helpers are an archive, too: a test that has a double of a part of the library must not bring the
+# part in by what it does not use.
+$(BUILD)/tests/unit/help.a: $(call objects,$(UNIT_HELP))
+	$(call say,AR)
+	@mkdir -p $(@D)
+	$(Q)rm -f $@ && ar rcs $@ $^
+$(UNIT): $(BUILD)/%: $(BUILD)/obj/%.o $(BUILD)/tests/unit/help.a $(LIB_A)
 	$(call link,$(CMOCKA_LIBS) $(PKG_LIBS))
 $(PROGS): $(BUILD)/%: $(BUILD)/obj/%.o $(LIB_A)
 	$(call link,$(CMOCKA_LIBS) $(PKG_LIBS))
