@@ -69,7 +69,8 @@ typedef struct qchain_store_limits {
 } qchain_store_limits;
 
 /* Flags of pread, preadv and submit. 0 but for stores whose limits set `parallel`. */
-#define QCHAIN_STORE_META 0x1u /* metadata: waited for, and not worth widening */
+#define QCHAIN_STORE_META 0x1u  /* metadata: waited for, and not worth widening */
+#define QCHAIN_STORE_FRESH 0x2u /* what caches hold was found to be wrong: from its origin */
 
 /* One asynchronous read. The library's memory; nothing of it changes until done is called. */
 typedef struct qchain_store_read {

@@ -145,6 +145,7 @@ static int decode_stretch(void *ctx, uint64_t i)
     size_t len = (size_t)(s->end - s->start), first = s->first;
     struct qc_codec *codec;
     uint64_t start, end;
+    bool fresh = false;
     int ret;
 
     if (!img)
@@ -165,6 +166,14 @@ static int decode_stretch(void *ctx, uint64_t i)
         stream_extent(&piece[k].run, store->size, &start, &end);
         ret = decode_piece(c, codec, &piece[k], (char *)codec->input + (start - s->start),
                            (size_t)(end - start), err);
+        /* Bits that were flipped on the way, or in a cache, are right at the origin. */
+        if (ret == QCHAIN_E_CORRUPT && qc_store_is_far(store) && !fresh) {
+            fresh = true;
+            ret = qc_store_read(store, codec->input, len, s->start, QC_READ_FRESH, err);
+            if (ret == 0)
+                ret = decode_piece(c, codec, &piece[k], (char *)codec->input + (start - s->start),
+                                   (size_t)(end - start), err);
+        }
         if (ret != 0) {
             qc_error_at(err, start);
             qc_error_prefix(err, -1, "guest offset %llu: compressed cluster at %llu: ",

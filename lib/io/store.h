@@ -27,7 +27,8 @@ struct qc_store {
 
 enum qc_read_flags {
     QC_READ_META = 0x1,      /* counted as metadata */
-    QC_READ_PAST_END = 0x2   /* bytes past the end read as zeros, else CORRUPT */
+    QC_READ_PAST_END = 0x2,  /* bytes past the end read as zeros, else CORRUPT */
+    QC_READ_FRESH = 0x4      /* of a far store: not from a cache, whose bytes make no sense */
 };
 
 /* Wrap an extender's store: copies ops and name, asks size and identity. On

@@ -99,7 +99,8 @@ static void run_fetch(struct qc_task *t)
     struct disk_fetch *df = of_task(t);
     struct qc_fetch *f = df->asker;
 
-    if (!qc_disk_object_read(df->tier->object, f->buf, f->offset, f->length)) {
+    if (f->flags & QC_FETCH_FRESH ||
+        !qc_disk_object_read(df->tier->object, f->buf, f->offset, f->length)) {
         qc_tier_fetch(df->tier->base.below, &df->below);
         return;
     }

@@ -433,6 +433,25 @@ void qc_flight_want(struct qc_object *o, struct qc_reading *rd, char *dest, uint
     start(f);
 }
 
+void qc_flight_fresh(struct qc_object *o, struct qc_reading *rd, char *dest, uint64_t offset,
+                     size_t length)
+{
+    uint64_t first = qc_align_down(offset, QC_GRAIN);
+    uint64_t end = qc_min64(qc_align_up(offset + length, QC_GRAIN), o->pin.size);
+    struct qc_flight *f = new_flight(o, first, (size_t)(end - first));
+
+    if (!f) {
+        fail_reading(rd);
+        return;
+    }
+    f->fetch.flags = QC_FETCH_META | QC_FETCH_FRESH;
+    pthread_mutex_lock(&o->lock);
+    f->part = add_part(rd, dest, offset, length);
+    link_flight(f);
+    pthread_mutex_unlock(&o->lock);
+    start(f);
+}
+
 void qc_flight_direct(struct qc_object *o, struct qc_reading *rd, char *dest, uint64_t offset,
                       size_t length)
 {

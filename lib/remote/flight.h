@@ -43,6 +43,9 @@ bool qc_flight_join(struct qc_object *o, struct qc_reading *rd, char *dest, uint
 /* Have [start, end), which holds the piece, brought into a block, and wait. rd NULL: nobody waits. */
 void qc_flight_want(struct qc_object *o, struct qc_reading *rd, char *dest, uint64_t offset,
                     size_t length, uint64_t start, uint64_t end, bool meta);
+/* Have the grains of the piece brought anew, from the origin. */
+void qc_flight_fresh(struct qc_object *o, struct qc_reading *rd, char *dest, uint64_t offset,
+                     size_t length);
 /* Have the piece brought straight into dest. */
 void qc_flight_direct(struct qc_object *o, struct qc_reading *rd, char *dest, uint64_t offset,
                       size_t length);

@@ -221,7 +221,12 @@ static int object_pread(void *obj, void *buf, size_t length, uint64_t offset, ui
     if (!rd.part)
         return qc_fail_nomem(err);
     qc_reading_init(&rd, err);
-    begin_read(o, &rd, buf, length, offset, meta, true);
+    if (flags & QCHAIN_STORE_FRESH) {
+        qc_block_drop_owner(o->shared->blocks, o->owner);
+        qc_flight_fresh(o, &rd, buf, offset, length);
+    } else {
+        begin_read(o, &rd, buf, length, offset, meta, true);
+    }
     ret = qc_reading_wait(&rd);
     if (rd.part != few)
         qc_free(rd.part);

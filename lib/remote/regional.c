@@ -336,7 +336,7 @@ static void regional_fetch(struct qc_tier *tier, struct qc_fetch *f)
     struct regional *t = (struct regional *)tier;
     struct want *w = NULL;
 
-    if (f->length <= MAX_RANGE && qc_region_may_look(t->region))
+    if (!(f->flags & QC_FETCH_FRESH) && f->length <= MAX_RANGE && qc_region_may_look(t->region))
         w = create_want(t, f);
     if (w)
         look(w);

@@ -141,6 +141,7 @@ struct qc_opening {
     struct qc_http_request req; /* first */
     struct qc_remote      *r;
     struct qc_place       *place;
+    struct qc_place       *asked; /* it, or a replica; counted */
     struct qc_block       *block; /* where the first bytes go */
     uint32_t               flags;
     bool                   known; /* no request: the pin is */
@@ -162,6 +163,7 @@ static void drop_opening(struct qc_opening *o)
         return;
     qc_block_unpin(o->r->deps.blocks, o->block);
     qc_place_unref(o->place);
+    qc_place_unref(o->asked);
     pthread_mutex_destroy(&o->lock);
     pthread_cond_destroy(&o->told);
     qc_free(o);
@@ -232,14 +234,17 @@ static struct qc_opening *new_opening(struct qc_remote *r, const char *name, uin
     return NULL;
 }
 
-static int request_head(struct qc_opening *o, qchain_error *err)
+static int request_head(struct qc_opening *o, struct qc_place *from, qchain_error *err)
 {
     size_t length = o->flags & QC_REMOTE_WHOLE ? WHOLE_BYTES : HEAD_BYTES;
 
-    o->block = qc_block_new(length);
+    if (!o->block)
+        o->block = qc_block_new(length);
     if (!o->block)
         return qc_fail_nomem(err);
-    o->req.place = o->place;
+    o->have = 0;
+    o->over = false;
+    o->req.place = o->asked = qc_place_ref(from);
     o->req.method = QC_HTTP_GET;
     o->req.flags = QC_HTTP_META | (o->flags & QC_REMOTE_MISSING_OK ? QC_HTTP_MISSING_OK : 0);
     o->req.length = length;
@@ -269,7 +274,7 @@ int qc_remote_begin(struct qc_opening **out, struct qc_remote *r, const char *na
                                         r->conf->revalidate_s, &o->pin) == 0) {
         o->known = true;
     } else {
-        ret = request_head(o, err);
+        ret = request_head(o, o->place, err);
     }
     if (ret == 0)
         *out = o;
@@ -294,13 +299,57 @@ void qc_remote_abandon(struct qc_opening *o)
     drop_opening(o);
 }
 
+static int wait_for_head(struct qc_opening *o)
+{
+    int ret;
+
+    pthread_mutex_lock(&o->lock);
+    while (!o->over && o->have < FIRST_BYTES)
+        pthread_cond_wait(&o->told, &o->lock);
+    ret = o->over ? o->ret : 0;
+    pthread_mutex_unlock(&o->lock);
+    return ret;
+}
+
+/* Failures of the place, not of the request: another one may do better. */
+static bool may_be_elsewhere(const struct qc_opening *o, int ret)
+{
+    return ret == QCHAIN_E_NET || ret == QCHAIN_E_TIMEOUT || ret == QCHAIN_E_THROTTLED ||
+           ret == QCHAIN_E_AUTH || ret == QCHAIN_E_ACCESS || ret == QCHAIN_E_CORRUPT ||
+           (ret == QCHAIN_E_NOTFOUND && !(o->flags & QC_REMOTE_MISSING_OK));
+}
+
+/* The origin did not tell what the object is: ask its replicas, one after the other. */
+static int ask_replicas(struct qc_opening *o, int ret)
+{
+    struct qc_place *replica[QC_ORIGIN_REPLICAS];
+    struct qc_remote *r = o->r;
+    uint32_t n = 0;
+    int other = ret;
+
+    if (qc_remote_replicas(r, qc_place_shown(o->place), replica, &n, NULL) != 0)
+        other = ret;
+    for (uint32_t i = 0; may_be_elsewhere(o, other) && i < n; i++) {
+        qc_place_unref(o->asked);
+        o->asked = NULL;
+        other = request_head(o, replica[i], NULL);
+        if (other == 0)
+            other = wait_for_head(o);
+        if (other == 0)
+            qc_count(r->deps.slots, QC_CNT_FAILOVERS, 1);
+    }
+    for (uint32_t i = 0; i < n; i++)
+        qc_place_unref(replica[i]);
+    return other;
+}
+
 static int make_object(struct qc_object **out, struct qc_remote *r, struct qc_place *place,
-                       const struct qc_pin *pin, struct qc_tier **seed, uint32_t head,
+                       struct qc_place *first, const struct qc_pin *pin, struct qc_tier **seed, uint32_t head,
                        qchain_error *err)
 {
     struct qc_escaped shown;
     struct qc_tier *tier;
-    int ret = qc_remote_tiers(&tier, r, place, pin, seed, err);
+    int ret = qc_remote_tiers(&tier, r, place, first, pin, seed, err);
 
     if (ret != 0)
         return ret;
@@ -344,21 +393,22 @@ int qc_remote_finish(struct qc_opening *o, struct qc_store **out, qchain_error *
     struct qc_remote *r = o->r;
     struct qc_object *object = NULL;
     uint32_t head = HEAD_BYTES;
+    qchain_error why;
     int ret = 0;
 
     if (!o->known) {
-        pthread_mutex_lock(&o->lock);
-        while (!o->over && o->have < FIRST_BYTES)
-            pthread_cond_wait(&o->told, &o->lock);
-        ret = o->over ? o->ret : 0;
-        pthread_mutex_unlock(&o->lock);
+        ret = wait_for_head(o);
+        if (ret != 0)
+            why = o->req.err; /* the origin's own, whatever the others say */
+        if (ret != 0 && ask_replicas(o, ret) == 0)
+            ret = 0;
+        if (ret != 0)
+            qc_error_copy(err, &why);
         o->pin = o->req.got;
         head = (uint32_t)o->req.length;
     }
-    if (ret != 0)
-        qc_error_copy(err, &o->req.err);
     if (ret == 0)
-        ret = make_object(&object, r, o->place, &o->pin, &o->seed, head, err);
+        ret = make_object(&object, r, o->place, o->asked ? o->asked : o->place, &o->pin, &o->seed, head, err);
     if (ret == 0 && !o->known)
         ret = attach(o, object, err);
     if (ret == 0 && !o->known && r->conf->cache_dir && qc_remote_disk(r) && qc_pin_is_set(&o->pin))
@@ -380,7 +430,7 @@ int qc_remote_open_pinned(struct qc_store **out, struct qc_remote *r, const char
 
     if (ret != 0)
         return ret;
-    ret = make_object(&object, r, place, pin, NULL, HEAD_BYTES, err);
+    ret = make_object(&object, r, place, place, pin, NULL, HEAD_BYTES, err);
     if (ret == 0)
         ret = qc_object_store(object, r->deps.slots, out, err);
     qc_place_unref(place);

@@ -35,10 +35,15 @@ struct qc_remote {
 
 /* The disk cache, opened at the first call; NULL if there is none. */
 struct qc_disk *qc_remote_disk(struct qc_remote *r);
-/* All tiers of an object. *seed (may be NULL) receives the tier that offers its first bytes to the disk
+/* The places that hold what name lies at as well, by the rules; counted, at most QC_ORIGIN_REPLICAS. */
+int  qc_remote_replicas(struct qc_remote *r, const char *name, struct qc_place **place, uint32_t *n,
+                        qchain_error *err);
+/* All tiers of an object. first: the place that told what it is, whose pin it is: place, or a replica of
+ * it. *seed (may be NULL) receives the tier that offers its first bytes to the disk
  * cache once they are there (qc_seed_run), NULL if there is none. */
 int  qc_remote_tiers(struct qc_tier **out, struct qc_remote *r, struct qc_place *place,
-                     const struct qc_pin *pin, struct qc_tier **seed, qchain_error *err);
+                     struct qc_place *first, const struct qc_pin *pin, struct qc_tier **seed,
+                     qchain_error *err);
 /* Put the first length bytes through the tiers of o; they are copied. Never blocks. */
 void qc_seed_run(struct qc_object *o, struct qc_tier *seed, const void *bytes, size_t length);
 

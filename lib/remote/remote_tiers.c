@@ -161,13 +161,14 @@ static char *beneath(const char *url, const char *rest)
     return qc_asprintf("%s%s%s", url, len > 0 && url[len - 1] == '/' ? "" : "/", rest);
 }
 
-static int find_replicas(struct qc_remote *r, const char *name, struct qc_place **place, uint32_t *n,
-                         qchain_error *err)
+int qc_remote_replicas(struct qc_remote *r, const char *name, struct qc_place **place, uint32_t *n,
+                       qchain_error *err)
 {
     const char *rest;
     char *other;
     int ret = 0;
 
+    *n = 0;
     for (uint32_t i = 0; ret == 0 && i < r->conf->n_replicas && *n < QC_ORIGIN_REPLICAS; i++) {
         rest = behind(name, r->conf->replica[i].prefix);
         if (!rest)
@@ -228,21 +229,38 @@ static int add_disk(struct qc_tier **tier, struct qc_remote *r, struct qc_place 
     return ret;
 }
 
+/* The lowest tier: whoever told the pin first, then the others. */
+static int make_origin(struct qc_tier **out, struct qc_remote *r, struct qc_place *place,
+                       struct qc_place *first, const struct qc_pin *pin, qchain_error *err)
+{
+    struct qc_place *replica[QC_ORIGIN_REPLICAS], *other[QC_ORIGIN_REPLICAS];
+    uint32_t n = 0, n_others = 0;
+    int ret = qc_remote_replicas(r, qc_place_shown(place), replica, &n, err);
+
+    if (first != place)
+        other[n_others++] = place;
+    for (uint32_t i = 0; i < n && n_others < QC_ORIGIN_REPLICAS; i++)
+        if (strcmp(qc_place_key(replica[i]), qc_place_key(first)) != 0)
+            other[n_others++] = replica[i];
+    if (ret == 0)
+        ret = qc_origin_create(out, r->http, r->health, first, pin, other, n_others, r->deps.log, err);
+    for (uint32_t i = 0; i < n; i++)
+        qc_place_unref(replica[i]);
+    return ret;
+}
+
 int qc_remote_tiers(struct qc_tier **out, struct qc_remote *r, struct qc_place *place,
-                    const struct qc_pin *pin, struct qc_tier **seed, qchain_error *err)
+                    struct qc_place *first, const struct qc_pin *pin, struct qc_tier **seed,
+                    qchain_error *err)
 {
     const char *name = qc_place_shown(place);
-    struct qc_place *replica[QC_ORIGIN_REPLICAS];
     struct qc_tier *tier = NULL, *below;
     struct qc_region *region;
-    uint32_t n = 0;
     int ret;
 
     if (seed)
         *seed = NULL;
-    ret = find_replicas(r, name, replica, &n, err);
-    if (ret == 0)
-        ret = qc_origin_create(&tier, r->http, r->health, place, pin, replica, n, r->deps.log, err);
+    ret = make_origin(&tier, r, place, first, pin, err);
     region = ret == 0 && qc_pin_is_set(pin) ? find_region(r, name) : NULL;
     if (region) {
         below = tier;
@@ -252,8 +270,6 @@ int qc_remote_tiers(struct qc_tier **out, struct qc_remote *r, struct qc_place *
     }
     if (ret == 0)
         ret = add_disk(&tier, r, place, pin, seed, err);
-    for (uint32_t i = 0; i < n; i++)
-        qc_place_unref(replica[i]);
     if (ret == 0)
         *out = tier;
     else

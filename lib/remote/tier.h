@@ -12,7 +12,8 @@
 #include "util/error.h"
 
 enum qc_fetch_flags {
-    QC_FETCH_META = 0x1  /* metadata: small, waited for */
+    QC_FETCH_META = 0x1,  /* metadata: small, waited for */
+    QC_FETCH_FRESH = 0x2  /* from the origin: what caches hold is replaced */
 };
 
 /* One range, asynchronously. Embed it. */
