@@ -94,6 +94,36 @@ static void content_range(struct qc_answer *a, struct value v)
     a->has_range = true;
 }
 
+/* "Sun, 06 Nov 1994 08:49:37 GMT", which all servers send; what curl takes dates of all kinds for costs
+ * more than the rest of a header. */
+static time_t date_of(const struct qc_curl *curl, const char *text)
+{
+    static const char month[] = "JanFebMarAprMayJunJulAugSepOctNovDec";
+    uint64_t n[5]; /* day, year, hour, minute, second */
+    static const uint8_t at[5] = {5, 12, 17, 20, 23}, len[5] = {2, 4, 2, 2, 2};
+    const char *m = NULL, *p;
+    int64_t y, days;
+    unsigned mon;
+
+    if (strlen(text) != 29 || memcmp(text + 25, " GMT", 4) != 0)
+        return curl->getdate(text, NULL);
+    for (unsigned i = 0; i < 5; i++) {
+        p = text + at[i];
+        if (!number(&p, p + len[i], &n[i]) || p != text + at[i] + len[i])
+            return curl->getdate(text, NULL);
+    }
+    for (mon = 0; mon < 12 && !m; mon++)
+        if (memcmp(month + (size_t)3 * mon, text + 8, 3) == 0)
+            m = text;
+    if (!m || n[0] < 1 || n[0] > 31 || n[1] < 1970 || n[2] > 23 || n[3] > 59 || n[4] > 60)
+        return curl->getdate(text, NULL);
+    /* Years that begin in March have the leap day at their end. */
+    y = (int64_t)n[1] - (mon <= 2);
+    days = 365 * y + y / 4 - y / 100 + y / 400 + (153 * ((int64_t)mon + (mon > 2 ? -3 : 9)) + 2) / 5 +
+           (int64_t)n[0] - 1 - 719468;
+    return days * 86400 + (int64_t)(n[2] * 3600 + n[3] * 60 + n[4]);
+}
+
 static bool one_header(struct qc_answer *a, const struct qc_curl *curl, struct value name,
                        struct value v)
 {
@@ -117,7 +147,7 @@ static bool one_header(struct qc_answer *a, const struct qc_curl *curl, struct v
             keep(v, a->version, sizeof(a->version));
     } else if (is_word(name, "last-modified")) {
         keep(v, date, sizeof(date));
-        when = date[0] ? curl->getdate(date, NULL) : -1;
+        when = date[0] ? date_of(curl, date) : -1;
         if (when > 0)
             a->mtime_s = (uint64_t)when;
     } else if (is_word(name, "date")) {
@@ -196,11 +226,11 @@ int64_t qc_answer_retry_ms(const struct qc_answer *a, const struct qc_curl *curl
         return -1;
     if (strspn(p, "0123456789") == strlen(p)) /* however many */
         return !number(&p, end, &seconds) || seconds > (uint64_t)most ? most * 1000 : (int64_t)seconds * 1000;
-    when = curl->getdate(a->retry_after, NULL);
+    when = date_of(curl, a->retry_after);
     if (when == -1)
         return -1;
     /* By the server's own clock, if it tells. */
-    now = a->date[0] ? curl->getdate(a->date, NULL) : -1;
+    now = a->date[0] ? date_of(curl, a->date) : -1;
     if (now == -1)
         now = time(NULL);
     if (when <= now)

@@ -300,6 +300,8 @@ static bool set_common(struct http_attempt *a)
     SET(CURLOPT_TCP_NODELAY, 1L);
     SET(CURLOPT_TCP_KEEPALIVE, 1L);
     SET(CURLOPT_MAXAGE_CONN, 50L);
+    /* A thread that asks for a name is left to itself when nobody waits for it (since 7.87). */
+    c->easy_setopt(e, CURLOPT_QUICK_EXIT, 1L);
     if (c->easy_setopt(e, CURLOPT_PROTOCOLS_STR, "http,https") != CURLE_OK)
         SET((CURLoption)(CURLOPTTYPE_LONG + 181) /* PROTOCOLS, before 7.85 */,
             (long)(CURLPROTO_HTTP | CURLPROTO_HTTPS));

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Inside the HTTP engine. http.c is the door, http_worker.c the threads with their queues and timers,
- * http_attempt.c one transfer, http_answer.c the header of an answer, http_outcome.c what follows
- * from how a transfer ended, http_latency.c percentiles.
+ * Inside the HTTP engine. http.c is the door, http_worker.c the threads with their timers and sockets,
+ * http_queue.c what requests wait in, http_attempt.c one transfer, http_answer.c the header of an
+ * answer, http_outcome.c what follows from how a transfer ended, with http_network.c (curl's codes)
+ * and http_redirect.c; http_latency.c percentiles.
  *
  * A request (struct qc_http_private) belongs to one worker and is touched by its thread alone, but for
  * `cancelled`. It waits in its origin's queue, or for a time (backoff), or for credentials, or
@@ -225,15 +226,25 @@ void qc_worker_free(struct http_worker *w);
 void qc_worker_wake(struct http_worker *w);
 void qc_worker_give(struct http_worker *w, struct qc_http_private *op); /* any thread */
 uint64_t qc_worker_random(struct http_worker *w);
-/* Put it into its origin's queue, at the end or the beginning. */
-void qc_op_enqueue(struct qc_http_private *op, bool first);
-void qc_op_delay(struct qc_http_private *op, int64_t us);
-/* Get credentials on a helper thread, then queue it. */
-void qc_op_prepare(struct qc_http_private *op, bool refresh);
 /* It is done: ends what is under way. */
 void qc_op_finish(struct qc_http_private *op, int ret);
 /* Call done. From any thread; the request is in no list. */
 void qc_op_tell(struct qc_http_private *op, int ret);
+
+/* http_queue.c */
+/* Put it into its origin's queue, at the end or the beginning; take it out again. */
+void qc_op_enqueue(struct qc_http_private *op, bool first);
+void qc_op_take_out(struct qc_http_private *op);
+struct qc_http_private *qc_queue_pop(struct http_queue *q); /* NULL: it is empty */
+void qc_op_delay(struct qc_http_private *op, int64_t us);
+/* Have requests looked at no later than then. */
+void qc_worker_look_at(struct http_worker *w, int64_t when);
+/* The origin of "https://host:8443 /path"; NULL: no memory. */
+struct http_origin *qc_worker_origin(struct http_worker *w, const char *key);
+/* Get credentials on a helper thread, then queue it. */
+void qc_op_prepare(struct qc_http_private *op, bool refresh);
+void qc_worker_take_prepared(struct http_worker *w);
+void qc_prepare_free(struct http_prepare *p);
 
 /* http_attempt.c */
 /* Begin one. The op is in no queue. 0, or: 1 = credentials first, or a failure in r->err. */
@@ -252,5 +263,22 @@ int  qc_op_fail(struct qc_http_private *op, int code, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));
 /* Time is up. */
 void qc_op_expire(struct qc_http_private *op);
+/* Another attempt at once, which is not counted as a retry. */
+void qc_op_again(struct qc_http_private *op, bool fresh);
+/* End the attempt, and the request with the failure in r->err. */
+void qc_attempt_fatal(struct http_attempt *a);
+
+/* http_network.c */
+bool qc_is_tls_failure(CURLcode code, const struct http_attempt *a, long sys_errno);
+/* The connection was an old one, and the server had closed it when the request came. */
+bool qc_is_keepalive_race(const struct http_attempt *a, CURLcode code);
+/* "connect to host:port: Connection refused" */
+void qc_attempt_describe(const struct http_attempt *a, CURLcode code, long sys_errno, char *out,
+                         size_t size);
+
+/* http_redirect.c */
+void qc_attempt_redirected(struct http_attempt *a);
+/* If a redirect led to the object: go there at once from now on. */
+void qc_remember_target(struct http_attempt *a);
 
 #endif

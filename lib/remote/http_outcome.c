@@ -14,7 +14,6 @@
 
 #define BACKOFF_BASE_US INT64_C(50000)
 #define BACKOFF_MOST_US INT64_C(5000000)
-#define MAX_REDIRECTS 3
 
 /* ---------------------------------------------------------------------- messages --- */
 
@@ -65,7 +64,11 @@ static void add_attempts(struct qc_http_private *op)
 
 static void give_up(struct qc_http_private *op)
 {
+    const struct qc_http_request *r = op->r;
+
     add_attempts(op);
+    if (!(r->err.code == QCHAIN_E_NOTFOUND && r->flags & QC_HTTP_MISSING_OK))
+        qc_log(op->w->h->log, QCHAIN_LOG_INFO, "remote", "%s", r->err.text);
     qc_op_finish(op, op->r->err.code);
 }
 
@@ -96,8 +99,7 @@ void qc_op_expire(struct qc_http_private *op)
 
 /* ----------------------------------------------------------------------- another --- */
 
-/* At once, uncounted. */
-static void again(struct qc_http_private *op, bool fresh)
+void qc_op_again(struct qc_http_private *op, bool fresh)
 {
     op->fresh = fresh;
     qc_op_enqueue(op, true);
@@ -127,6 +129,8 @@ static void retry(struct qc_http_private *op, bool fresh, int64_t least_ms)
         give_up(op);
         return;
     }
+    qc_log(op->w->h->log, QCHAIN_LOG_DEBUG, "remote", "%s; again in %.2f s", op->r->err.text,
+           (double)wait / 1e6);
     op->counted++;
     op->fresh = fresh;
     qc_op_delay(op, wait);
@@ -142,12 +146,11 @@ static bool without_target(struct http_attempt *a)
     qc_place_set_target(op->r->place, NULL);
     op->no_target = true;
     qc_attempt_end(a);
-    again(op, false);
+    qc_op_again(op, false);
     return true;
 }
 
-/* End the attempt and the request with the failure in r->err. */
-static void fatal(struct http_attempt *a)
+void qc_attempt_fatal(struct http_attempt *a)
 {
     struct qc_http_private *op = a->op;
 
@@ -178,71 +181,10 @@ static void broken_rules(struct http_attempt *a, int code, const char *why)
     if (may)
         try_again(a, true, -1);
     else
-        fatal(a);
+        qc_attempt_fatal(a);
 }
 
 /* ------------------------------------------------------------------------ network --- */
-
-static bool is_tls_failure(CURLcode code, const struct http_attempt *a, long sys)
-{
-    switch (code) {
-    case CURLE_SSL_CONNECT_ERROR:
-        /* A connection that breaks during the handshake is none. */
-        return sys == 0 && !strstr(a->error, "SYSCALL") && !strcasestr(a->error, "reset") &&
-               !strcasestr(a->error, "timed out") && !strcasestr(a->error, "eof");
-    case CURLE_PEER_FAILED_VERIFICATION:
-    case CURLE_SSL_CERTPROBLEM:
-    case CURLE_SSL_CIPHER:
-    case CURLE_SSL_CACERT_BADFILE:
-    case CURLE_SSL_CRL_BADFILE:
-    case CURLE_SSL_ISSUER_ERROR:
-    case CURLE_SSL_INVALIDCERTSTATUS:
-    case CURLE_SSL_PINNEDPUBKEYNOTMATCH:
-    case CURLE_SSL_CLIENTCERT:
-    case CURLE_SSL_ENGINE_NOTFOUND:
-    case CURLE_SSL_ENGINE_SETFAILED:
-    case CURLE_USE_SSL_FAILED:
-        return true;
-    default:
-        return false;
-    }
-}
-
-/* The connection was an old one, and the server had closed it when the request came. */
-static bool is_keepalive_race(const struct http_attempt *a, CURLcode code)
-{
-    long connects = 1;
-
-    if (a->answer.n_bytes > 0 || a->answer.status != 0)
-        return false;
-    if (code != CURLE_GOT_NOTHING && code != CURLE_RECV_ERROR && code != CURLE_SEND_ERROR &&
-        code != CURLE_HTTP2 && code != CURLE_HTTP2_STREAM)
-        return false;
-    a->w->curl->easy_getinfo(a->easy, CURLINFO_NUM_CONNECTS, &connects);
-    return connects == 0;
-}
-
-/* "connect to host:port: Connection refused" */
-static void describe(const struct http_attempt *a, CURLcode code, long sys, char *out, size_t size)
-{
-    const char *text = a->error[0] ? a->error : a->w->curl->easy_strerror(code);
-    char reason[128];
-    struct qc_escaped e;
-    struct qc_url u = {0};
-
-    qc_escape_str(&e, text);
-    if (code == CURLE_COULDNT_CONNECT && sys != 0 && qc_url_parse(&u, a->url, NULL) == 0)
-        snprintf(out, size, "connect to %s:%u: %s", qc_escape_str(&e, u.host), u.port,
-                 strerror_r((int)sys, reason, sizeof(reason)));
-    else if (code == CURLE_OPERATION_TIMEDOUT && !a->ready)
-        snprintf(out, size, "no connection within %.1f s",
-                 (double)a->w->h->conf->connect_ms / 1000);
-    else if (sys != 0 && (code == CURLE_RECV_ERROR || code == CURLE_SEND_ERROR))
-        snprintf(out, size, "%s", strerror_r((int)sys, reason, sizeof(reason)));
-    else
-        snprintf(out, size, "%s", e.text);
-    qc_url_finish(&u);
-}
 
 static void name_not_found(struct http_attempt *a, const char *text)
 {
@@ -252,7 +194,7 @@ static void name_not_found(struct http_attempt *a, const char *text)
 
     qc_op_fail(op, QCHAIN_E_NET, "%s", text);
     if (quick && op->resolved++ > 0)
-        fatal(a);
+        qc_attempt_fatal(a);
     else
         try_again(a, false, -1);
 }
@@ -264,22 +206,22 @@ static void network_failed(struct http_attempt *a, CURLcode code)
     long sys = 0;
 
     a->w->curl->easy_getinfo(a->easy, CURLINFO_OS_ERRNO, &sys);
-    describe(a, code, sys, text, sizeof(text));
+    qc_attempt_describe(a, code, sys, text, sizeof(text));
     if (code == CURLE_OUT_OF_MEMORY) {
         qc_fail_nomem(&op->r->err);
-        fatal(a);
-    } else if (is_keepalive_race(a, code) && !op->race_used) {
+        qc_attempt_fatal(a);
+    } else if (qc_is_keepalive_race(a, code) && !op->race_used) {
         op->race_used = true;
         qc_attempt_end(a);
-        again(op, true);
-    } else if (is_tls_failure(code, a, sys)) {
+        qc_op_again(op, true);
+    } else if (qc_is_tls_failure(code, a, sys)) {
         qc_op_fail(op, QCHAIN_E_NET, "TLS: %s", text);
-        fatal(a);
+        qc_attempt_fatal(a);
     } else if (code == CURLE_COULDNT_RESOLVE_HOST || code == CURLE_COULDNT_RESOLVE_PROXY) {
         name_not_found(a, text);
     } else if (code == CURLE_URL_MALFORMAT || code == CURLE_UNSUPPORTED_PROTOCOL) {
         qc_op_fail(op, QCHAIN_E_UNSUPPORTED, "%s", text);
-        fatal(a);
+        qc_attempt_fatal(a);
     } else if (code == CURLE_WEIRD_SERVER_REPLY || code == CURLE_BAD_CONTENT_ENCODING) {
         broken_rules(a, QCHAIN_E_CORRUPT, text);
     } else {
@@ -287,74 +229,6 @@ static void network_failed(struct http_attempt *a, CURLcode code)
                    text);
         try_again(a, true, -1);
     }
-}
-
-/* ------------------------------------------------------------------------ redirect --- */
-
-/* May it go from one to the other? 0, or a failure in r->err. */
-static int may_follow(struct http_attempt *a, const struct qc_url *from, const struct qc_url *to)
-{
-    struct qc_http_private *op = a->op;
-    struct qc_escaped e;
-    char *origin = qc_url_origin(to);
-    int ret = 0;
-
-    qc_escape_str(&e, origin);
-    qc_free(origin);
-    if (strcmp(to->scheme, "http") != 0 && strcmp(to->scheme, "https") != 0)
-        ret = qc_op_fail(op, QCHAIN_E_ACCESS, "a redirect to %s: is not followed", to->scheme);
-    else if (strcmp(from->scheme, "https") == 0 && strcmp(to->scheme, "https") != 0)
-        ret = qc_op_fail(op, QCHAIN_E_ACCESS, "a redirect from https to %s is not followed", e.text);
-    else if (a->sign.has_credentials && !qc_url_same_origin(from, to))
-        ret = qc_op_fail(op, QCHAIN_E_ACCESS, "a redirect to %s is not followed, as credentials are "
-                         "for their own origin only", e.text);
-    return ret;
-}
-
-static void redirected(struct http_attempt *a)
-{
-    struct qc_http_private *op = a->op;
-    struct qc_url from = {0}, to = {0};
-    char *hop = NULL;
-    qchain_error why;
-    int ret;
-
-    qc_error_init(&why);
-    if (!a->answer.location)
-        ret = qc_op_fail(op, QCHAIN_E_NET, "status %d without a Location", a->answer.status);
-    else if (op->redirects++ >= MAX_REDIRECTS)
-        ret = qc_op_fail(op, QCHAIN_E_NET, "more than %d redirects", MAX_REDIRECTS);
-    else if ((ret = qc_url_parse(&from, a->url, &why)) != 0 ||
-             (ret = qc_url_resolve(&to, &from, a->answer.location, &why)) != 0)
-        ret = qc_op_fail(op, ret == QCHAIN_E_NOMEM ? ret : QCHAIN_E_ACCESS,
-                         "a redirect is not followed: %s", why.text);
-    else if ((ret = may_follow(a, &from, &to)) == 0 && !(hop = qc_url_text(&to)))
-        ret = qc_fail_nomem(&op->r->err);
-    qc_url_finish(&from);
-    qc_url_finish(&to);
-    if (ret != 0) {
-        fatal(a);
-        return;
-    }
-    qc_count(op->w->h->slots, QC_CNT_HTTP_REDIRECTS, 1);
-    qc_attempt_end(a);
-    qc_conf_wipe(op->hop);
-    op->hop = hop;
-    again(op, false);
-}
-
-/* It led to the object: go there at once from now on. */
-static void remember_target(struct http_attempt *a)
-{
-    struct qc_http_private *op = a->op;
-    char *url;
-
-    if (!op->hop || op->r->method != QC_HTTP_GET)
-        return;
-    url = qc_asprintf("%s%s", op->hop, op->was_public ? "" : QC_PRIVATE_MARK);
-    if (url)
-        qc_place_set_target(op->r->place, url);
-    qc_free(url);
 }
 
 /* ------------------------------------------------------------------------- status --- */
@@ -394,9 +268,9 @@ static void refused(struct http_attempt *a)
     } else if (what == QC_REFUSED_AGAIN && !op->again_used) {
         op->again_used = true;
         qc_attempt_end(a);
-        again(op, false);
+        qc_op_again(op, false);
     } else {
-        fatal(a);
+        qc_attempt_fatal(a);
     }
 }
 
@@ -410,7 +284,7 @@ static void succeeded(struct http_attempt *a)
     if (a->first_us == 0)
         qc_latency_add(&op->w->h->first_byte, (uint64_t)(qc_http_now_us() - a->begun_us));
     qc_latency_add(&op->w->h->total, (uint64_t)(qc_http_now_us() - a->begun_us));
-    remember_target(a);
+    qc_remember_target(a);
     qc_attempt_end(a);
     qc_op_finish(op, 0);
 }
@@ -424,7 +298,7 @@ static void range_beyond_end(struct http_attempt *a)
 
     if (r->pin || op->pinned) {
         qc_op_fail(op, QCHAIN_E_CHANGED, "the object is smaller than it was");
-        fatal(a);
+        qc_attempt_fatal(a);
     } else if (told && n->total > r->offset) {
         broken_rules(a, QCHAIN_E_CORRUPT, "the server refuses a range that the object has");
     } else if (r->offset == 0 || told) {
@@ -432,7 +306,7 @@ static void range_beyond_end(struct http_attempt *a)
         succeeded(a);
     } else {
         qc_op_fail(op, QCHAIN_E_CHANGED, "the object ends before this offset");
-        fatal(a);
+        qc_attempt_fatal(a);
     }
 }
 
@@ -449,7 +323,7 @@ static void got_part(struct http_attempt *a)
         succeeded(a);
     } else if (a->got > a->skip) { /* a server may give less than was asked for */
         qc_attempt_end(a);
-        again(op, false);
+        qc_op_again(op, false);
     } else {
         broken_rules(a, QCHAIN_E_CORRUPT, "the answer has no bytes");
     }
@@ -470,7 +344,7 @@ static void not_absent(struct http_attempt *a)
 
     qc_op_fail(op, QCHAIN_E_BUSY, "there is such an object already%s",
                op->r->attempts > 1 ? ", perhaps by an earlier attempt of this request" : "");
-    fatal(a);
+    qc_attempt_fatal(a);
 }
 
 static void server_failed(struct http_attempt *a)
@@ -501,7 +375,7 @@ static void answered(struct http_attempt *a)
     } else if (moved && a->sign.sigv4 && (status == 301 || status == 307)) {
         refused(a);
     } else if (moved) {
-        redirected(a);
+        qc_attempt_redirected(a);
     } else if (status == 416 && r->method == QC_HTTP_GET) {
         range_beyond_end(a);
     } else if ((status == 412 || status == 409) && r->flags & QC_HTTP_IF_ABSENT) {
@@ -512,7 +386,7 @@ static void answered(struct http_attempt *a)
         refused(a);
     } else if (status == 501 || status == 505) {
         qc_op_fail(op, QCHAIN_E_UNSUPPORTED, "status %d: the server cannot do this", status);
-        fatal(a);
+        qc_attempt_fatal(a);
     } else {
         char text[64];
 
@@ -553,7 +427,7 @@ static void cut_off(struct http_attempt *a)
         qc_fail_nomem(&op->r->err);
         break;
     }
-    fatal(a);
+    qc_attempt_fatal(a);
 }
 
 static void account(struct http_attempt *a)

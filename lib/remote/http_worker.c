@@ -22,167 +22,6 @@
 
 static _Thread_local struct http_worker *here; /* the worker whose thread this is */
 
-/* ------------------------------------------------------------------------ queues --- */
-
-static void push(struct http_queue *q, struct qc_http_private *op, bool first)
-{
-    if (!q->first || !first) {
-        op->next_q = NULL;
-        if (!q->first)
-            q->end = &q->first;
-        *q->end = op;
-        q->end = &op->next_q;
-    } else {
-        op->next_q = q->first;
-        q->first = op;
-    }
-}
-
-static struct qc_http_private *pop(struct http_queue *q)
-{
-    struct qc_http_private *op = q->first;
-
-    if (op) {
-        q->first = op->next_q;
-        if (!q->first)
-            q->end = &q->first;
-    }
-    return op;
-}
-
-static struct http_queue *queue_of(struct qc_http_private *op)
-{
-    return &op->origin->queue[op->r->flags & QC_HTTP_META ? 0 : 1];
-}
-
-static void take_out(struct qc_http_private *op)
-{
-    struct http_queue *q = queue_of(op);
-    struct qc_http_private **link = &q->first;
-
-    while (*link != op)
-        link = &(*link)->next_q;
-    *link = op->next_q;
-    if (!*link)
-        q->end = link;
-}
-
-void qc_op_enqueue(struct qc_http_private *op, bool first)
-{
-    op->state = OP_QUEUED;
-    push(queue_of(op), op, first);
-}
-
-static void look_at(struct http_worker *w, int64_t when)
-{
-    if (when < w->scan_us)
-        w->scan_us = when;
-}
-
-void qc_op_delay(struct qc_http_private *op, int64_t us)
-{
-    op->state = OP_DELAYED;
-    op->due_us = qc_http_now_us() + us;
-    look_at(op->w, op->due_us);
-}
-
-/* The origin of "https://host:8443 /path". */
-static struct http_origin *origin_of(struct http_worker *w, const char *key)
-{
-    size_t len = strcspn(key, " ");
-    struct http_origin *o, **link = &w->origins;
-
-    while ((o = *link)) {
-        if (o->len == len && memcmp(o->name, key, len) == 0)
-            return o;
-        if (o->n_ops == 0 && o->window >= w->limit) { /* nothing to remember */
-            *link = o->next;
-            qc_free(o);
-        } else {
-            link = &o->next;
-        }
-    }
-    o = qc_calloc(1, sizeof(*o) + len + 1);
-    if (!o)
-        return NULL;
-    memcpy(o->name, key, len);
-    o->len = len;
-    o->window = w->limit;
-    o->next = w->origins;
-    w->origins = o;
-    return o;
-}
-
-/* ------------------------------------------------------------------------- credentials --- */
-
-static void prepare_run(struct qc_task *t)
-{
-    struct http_prepare *p = (struct http_prepare *)((char *)t - offsetof(struct http_prepare, task));
-    struct http_worker *w = p->w;
-    struct http_prepare *old = atomic_load(&w->prepared);
-
-    p->ret = qc_place_prepare(p->place, p->refresh, &p->err);
-    do
-        p->next = old;
-    while (!atomic_compare_exchange_weak(&w->prepared, &old, p));
-    qc_worker_wake(w);
-}
-
-static void prepare_free(struct http_prepare *p)
-{
-    qc_place_unref(p->place);
-    qc_free(p);
-}
-
-void qc_op_prepare(struct qc_http_private *op, bool refresh)
-{
-    struct http_prepare *p = qc_calloc(1, sizeof(*p));
-
-    op->prepared++;
-    if (!p) {
-        qc_op_finish(op, qc_fail_nomem(&op->r->err));
-        return;
-    }
-    qc_error_init(&p->err);
-    p->w = op->w;
-    p->op = op;
-    p->place = qc_place_ref(op->r->place);
-    p->refresh = refresh;
-    p->task.key = p->place;
-    p->task.run = prepare_run;
-    op->state = OP_PREPARING;
-    op->prepare = p;
-    if (!qc_tasks_submit(op->w->h->helpers, &p->task)) {
-        prepare_free(p);
-        op->prepare = NULL;
-        qc_op_finish(op, qc_op_fail(op, QCHAIN_E_LIMIT, "no thread can be started"));
-    }
-}
-
-static void take_prepared(struct http_worker *w)
-{
-    struct http_prepare *p = atomic_load_explicit(&w->prepared, memory_order_relaxed), *next;
-
-    if (!p)
-        return;
-    for (p = atomic_exchange(&w->prepared, NULL); p; p = next) {
-        struct qc_http_private *op = p->op;
-
-        next = p->next;
-        if (op) {
-            op->prepare = NULL;
-            if (p->ret == 0) {
-                qc_op_enqueue(op, true);
-            } else {
-                qc_error_copy(&op->r->err, &p->err);
-                op->r->err.http_status = op->r->status;
-                qc_op_finish(op, p->ret);
-            }
-        }
-        prepare_free(p);
-    }
-}
-
 /* ------------------------------------------------------------------------- begin, end --- */
 
 void qc_op_finish(struct qc_http_private *op, int ret)
@@ -190,7 +29,7 @@ void qc_op_finish(struct qc_http_private *op, int ret)
     struct http_worker *w = op->w;
 
     if (op->state == OP_QUEUED)
-        take_out(op);
+        qc_op_take_out(op);
     if (op->attempt)
         qc_attempt_end(op->attempt);
     if (op->hedge)
@@ -219,7 +58,7 @@ static void start(struct http_worker *w, struct qc_http_private *op)
         op->state = OP_RUNNING;
         if (op->counted > 0)
             qc_count(w->h->slots, QC_CNT_HTTP_RETRIES, 1);
-        look_at(w, qc_http_now_us() + HEDGE_LEAST_US);
+        qc_worker_look_at(w, qc_http_now_us() + HEDGE_LEAST_US);
     } else if (ret == 1) {
         op->state = OP_NEW;
         if (op->prepared < 3)
@@ -238,7 +77,7 @@ static void launch(struct http_worker *w)
 
     for (struct http_origin *o = w->origins; o; o = o->next)
         while (o->running < (unsigned)o->window &&
-               ((op = pop(&o->queue[0])) || (op = pop(&o->queue[1])))) {
+               ((op = qc_queue_pop(&o->queue[0])) || (op = qc_queue_pop(&o->queue[1])))) {
             op->state = OP_NEW;
             start(w, op);
         }
@@ -252,13 +91,13 @@ static void admit(struct http_worker *w, struct qc_http_private *op)
     if (w->ops)
         w->ops->prev = op;
     w->ops = op;
-    op->origin = origin_of(w, qc_place_key(op->r->place));
+    op->origin = qc_worker_origin(w, qc_place_key(op->r->place));
     if (!op->origin) {
         qc_op_finish(op, qc_fail_nomem(&op->r->err));
         return;
     }
     op->origin->n_ops++;
-    look_at(w, op->deadline_us);
+    qc_worker_look_at(w, op->deadline_us);
     qc_op_enqueue(op, false);
 }
 
@@ -315,7 +154,7 @@ static bool is_stalled(struct http_worker *w, struct http_attempt *a, int64_t no
         a->mark_us = now;
     }
     if (now - a->mark_us < stall) {
-        look_at(w, a->mark_us + stall);
+        qc_worker_look_at(w, a->mark_us + stall);
         return false;
     }
     qc_attempt_cut(a, CUT_STALL, "the transfer stalls: %llu bytes in %.1f s",
@@ -335,12 +174,12 @@ static void maybe_hedge(struct http_worker *w, struct qc_http_private *op, int64
         return;
     late = (int64_t)qc_max64(4 * qc_latency_at(&h->first_byte, 95), (uint64_t)HEDGE_LEAST_US);
     if (now - a->begun_us < late) {
-        look_at(w, a->begun_us + late);
+        qc_worker_look_at(w, a->begun_us + late);
         return;
     }
     if (op->origin->running >= (unsigned)op->origin->window ||
         atomic_load(&h->hedge_tokens) < QC_HEDGE_PRICE) {
-        look_at(w, now + HEDGE_LEAST_US);
+        qc_worker_look_at(w, now + HEDGE_LEAST_US);
         return;
     }
     atomic_fetch_sub(&h->hedge_tokens, QC_HEDGE_PRICE);
@@ -357,7 +196,7 @@ static void check_running(struct http_worker *w, struct qc_http_private *op, int
         if (two[i] && (two[i]->cut == CUT_LOST || is_stalled(w, two[i], now))) {
             /* With the end of one, the request may be at its end. */
             qc_attempt_over(two[i], CURLE_ABORTED_BY_CALLBACK);
-            look_at(w, now);
+            qc_worker_look_at(w, now);
             return;
         }
     if (state == OP_RUNNING && op->attempt)
@@ -377,11 +216,11 @@ static void check(struct http_worker *w, struct qc_http_private *op, int64_t now
     } else if (now >= op->deadline_us) {
         qc_op_expire(op);
     } else {
-        look_at(w, op->deadline_us);
+        qc_worker_look_at(w, op->deadline_us);
         if (op->state == OP_RUNNING)
             check_running(w, op, now);
         else if (op->state == OP_DELAYED && now < op->due_us)
-            look_at(w, op->due_us);
+            qc_worker_look_at(w, op->due_us);
         else if (op->state == OP_DELAYED && take_retry_token(w->h, now))
             qc_op_enqueue(op, false);
         else if (op->state == OP_DELAYED)
@@ -511,7 +350,7 @@ static void *worker_thread(void *arg)
     here = w;
     while (!atomic_load(&w->h->stop) || w->ops || atomic_load(&w->inbox)) {
         take_inbox(w);
-        take_prepared(w);
+        qc_worker_take_prepared(w);
         scan(w);
         launch(w);
         wait_and_move(w);
@@ -622,7 +461,7 @@ void qc_worker_free(struct http_worker *w)
 
     for (p = atomic_load(&w->prepared); p; p = next_p) {
         next_p = p->next;
-        prepare_free(p);
+        qc_prepare_free(p);
     }
     while ((a = w->spare)) {
         w->spare = a->next;

@@ -72,7 +72,7 @@ struct srv {
     unsigned        seed;                 /* of the object's pattern */
     char            etag[64], modified[64];
     struct srv_seen *seen;
-    unsigned        n_seen, n_conns, n_now;
+    unsigned        n_seen, n_conns, n_now, n_most;   /* connections: ever, now, at once */
     int             conn_fd[512];
     char            scratch[90000];       /* for a test's texts, which must outlive the connections */
     char           *stored;               /* the last PUT's body */
@@ -469,7 +469,8 @@ static inline void *srv_thread(void *arg)
         while (c->slot < 511 && s->conn_fd[c->slot] >= 0)
             c->slot++;
         s->conn_fd[c->slot] = fd;
-        s->n_now++;
+        if (++s->n_now > s->n_most)
+            s->n_most = s->n_now;
         pthread_mutex_unlock(&s->lock);
         assert_int_equal(pthread_create(&id, NULL, srv_conn_thread, c), 0);
         pthread_detach(id);

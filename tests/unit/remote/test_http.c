@@ -4,6 +4,8 @@
 
 #include "http_tools.h"
 
+#include "remote/config_int.h"
+
 static void a_range(void **unused)
 {
     struct get g;
@@ -230,12 +232,13 @@ static void many_at_once(void **unused)
     struct crowd c;
 
     (void)unused;
+    conf->stall_ms = 20000;
     crowd_start(&c, 300, 40000, 2);
     crowd_wait(&c);
     for (unsigned i = 0; i < c.n; i++)
         assert_int_equal(c.m[i].g.ret, 0);
     crowd_finish(&c);
-    assert_true(srv->n_conns <= 64);
+    assert_true(srv->n_most <= 64);
     assert_int_equal(srv->n_seen, 900);
 }
 
@@ -247,7 +250,7 @@ static void many_on_several_workers(void **unused)
     conf->connections = 12;
     http = qc_http_create(conf, NULL, slots);
     many_at_once(NULL);
-    assert_true(srv->n_conns <= 12);
+    assert_true(srv->n_most <= 12);
 }
 
 static void ended_while_under_way(void **unused)
@@ -310,6 +313,125 @@ static void metadata_first(void **unused)
     crowd_finish(&c);
 }
 
+/* ----------------------------------------------------------------- credentials --- */
+
+struct giver {
+    atomic_int asked, slow_ms;
+};
+
+static int give(void *data, const char *where, int renew, qchain_credentials *out)
+{
+    struct giver *g = data;
+    static const char *const token[] = {"token-1", "token-2", "token-3"};
+    int n = atomic_fetch_add(&g->asked, 1);
+
+    (void)where;
+    (void)renew;
+    usleep((unsigned)atomic_load(&g->slow_ms) * 1000);
+    out->session_token = token[n < 2 ? n : 2];
+    return 0;
+}
+
+static struct giver giver;
+
+static void reopen_with_giver(int slow_ms)
+{
+    giver.asked = 0;
+    giver.slow_ms = slow_ms;
+    qc_http_destroy(http);
+    qc_credentials_destroy(creds);
+    qc_slots_destroy(slots);
+    assert_int_equal(qc_conf_set_credentials(conf, give, &giver, NULL), 0);
+    open_http();
+}
+
+static void credentials_are_renewed_once(void **unused)
+{
+    (void)unused;
+    reopen_with_giver(0);
+    get_is(true, 0, 100, 0);
+    assert_string_equal(srv_header(srv->seen[0].head, "Authorization"), "Bearer token-1");
+    srv_add(srv, (struct srv_step){.status = 401});
+    get_is(true, 0, 100, 0);
+    assert_string_equal(srv_header(srv->seen[2].head, "Authorization"), "Bearer token-2");
+    srv_add(srv, (struct srv_step){.status = 403, .times = 99});
+    get_is(true, 0, 100, QCHAIN_E_AUTH);
+    assert_true(srv->n_seen <= 5);
+    assert_in_range(giver.asked, 2, 3);
+}
+
+/* Slow credentials hold up those who need them, and nobody longer than its deadline. */
+static void slow_credentials(void **unused)
+{
+    int64_t begun = srv_now_ms();
+    struct get g;
+
+    (void)unused;
+    reopen_with_giver(600);
+    get_init(&g, place_of(srv, "/object"), 0, 100);
+    g.r.deadline_ms = 150;
+    assert_int_equal(get_run(&g), QCHAIN_E_TIMEOUT);
+    assert_true(srv_now_ms() - begun < 400);
+    assert_int_equal(srv->n_seen, 0);
+    get_finish(&g);
+    get_is(true, 0, 100, 0); /* what was asked for then came all the same */
+    assert_int_equal(giver.asked, 1);
+}
+
+static void ended_while_credentials_are_awaited(void **unused)
+{
+    struct crowd c;
+
+    (void)unused;
+    reopen_with_giver(200);
+    crowd_start(&c, 10, 100, 0);
+    usleep(20000);
+    qc_http_destroy(http);
+    assert_int_equal(c.left, 0);
+    for (unsigned i = 0; i < c.n; i++)
+        assert_int_equal(c.m[i].g.ret, QCHAIN_E_CANCELLED);
+    crowd_finish(&c);
+    http = qc_http_create(conf, NULL, slots);
+}
+
+/* What curl signs, and what it must not: a range may change, a proxy may change Accept-Encoding. */
+static void s3_signature(void **unused)
+{
+    char endpoint[64];
+    const char *auth;
+    struct get g;
+
+    (void)unused;
+    snprintf(endpoint, sizeof(endpoint), "http://127.0.0.1:%u", srv->port);
+    conf->s3_endpoint = qc_strdup(endpoint);
+    conf->s3_region = qc_strdup("eu-west-1");
+    conf->s3_access_key = qc_strdup("AKID");
+    conf->s3_secret_key = qc_strdup("SECRET");
+    qc_http_destroy(http);
+    qc_credentials_destroy(creds);
+    qc_slots_destroy(slots);
+    open_http();
+    get_init(&g, place_at("s3://bucket/dir/a b"), 1000, 100);
+    get_pin(&g);
+    srv_add(srv, (struct srv_step){.status = 500});
+    assert_int_equal(get_run(&g), 0);
+    assert_true(srv_is(g.r.buf, 100, 1000, 1));
+    get_finish(&g);
+    assert_string_equal(srv->seen[1].path, "/bucket/dir/a%20b");
+    auth = srv_header(srv->seen[1].head, "Authorization");
+    assert_non_null(strstr(auth, "AWS4-HMAC-SHA256 Credential=AKID/"));
+    assert_non_null(strstr(auth, "/eu-west-1/s3/aws4_request"));
+    assert_non_null(strstr(auth, "x-amz-content-sha256"));
+    assert_null(strstr(auth, "accept-encoding"));
+    assert_null(strstr(auth, "range"));
+    assert_string_equal(srv_header(srv->seen[1].head, "Accept-Encoding"), "identity");
+    assert_string_equal(srv_header(srv->seen[1].head, "Range"), "bytes=1000-1099");
+    assert_string_equal(srv_header(srv->seen[1].head, "If-Match"), "\"one\"");
+    get_is(true, 0, 100, 0); /* nothing of it is left in the handle */
+    assert_null(srv_header(srv->seen[2].head, "Authorization"));
+    assert_null(srv_header(srv->seen[2].head, "x-amz-content-sha256"));
+}
+
 static void nothing_before_the_first(void **unused)
 {
     int fds = 0;
@@ -337,7 +459,8 @@ int main(void)
         T(a_range), T(the_end_of_the_object), T(an_empty_object), T(a_small_object_without_ranges),
         T(validators_are_repeated), T(connections_are_kept), T(put_and_delete), T(many_at_once),
         T(many_on_several_workers), T(ended_while_under_way), T(cancelled_one_by_one),
-        T(metadata_first), T(nothing_before_the_first),
+        T(metadata_first), T(credentials_are_renewed_once), T(slow_credentials),
+        T(ended_while_credentials_are_awaited), T(s3_signature), T(nothing_before_the_first),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
