@@ -56,6 +56,10 @@ class Server:
         self.env = dict(os.environ, QC_SERVER_DIR=directory)
         self.facts = {}
         done = self.script("start")
+        if done.returncode not in (0, SKIP):
+            print(f"{name}.sh start: exit {done.returncode}, once more\n{done.stderr}", flush=True)
+            self.script("wipe")
+            done = self.script("start")
         if done.returncode == SKIP:
             raise Missing(done.stdout.strip().splitlines()[-1])
         if done.returncode:
