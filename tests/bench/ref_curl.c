@@ -4,7 +4,7 @@
  *
  *   --bytes N      read the first N bytes in order, in ranges of --range (2 MiB)
  *   --random N     or N random reads of 4 KiB, or of what --range says
- *   --widen N      of random reads: fetch the aligned block of N bytes that holds it, each once
+ *   --list FILE    or ranges of --range bytes at the offsets in a file, one a line
  *   --parallel N   transfers, and so connections, at a time (8)
  *   --http2        multiplexed over one connection, with TLS;  --ca FILE
  *   --seed N
@@ -22,13 +22,13 @@
 #include <sys/resource.h>
 #include <time.h>
 
-enum { MAX_PARALLEL = 1024, ROOM = 1 << 20 };
+enum { MAX_PARALLEL = 1024, MAX_LIST = 1 << 20, ROOM = 1 << 20 };
 
 static struct {
-    uint64_t bytes, random, range, widen, seed;
+    uint64_t bytes, random, range, seed;
     unsigned parallel;
     bool http2;
-    const char *url, *ca;
+    const char *url, *ca, *list;
 } opt = { .parallel = 8, .seed = 1 };
 
 static struct {
@@ -130,35 +130,37 @@ static uint64_t draw(void)
     return z ^ (z >> 31);
 }
 
-static bool planned(uint64_t start)
+static void read_list(void)
 {
-    for (uint64_t i = 0; i < plan.n; i++)
-        if (plan.start[i] == start)
-            return true;
-    return false;
+    FILE *f = fopen(opt.list, "re");
+    unsigned long at;
+
+    if (!f)
+        die("cannot read the list");
+    plan.start = calloc(MAX_LIST, sizeof(*plan.start));
+    while (plan.start && plan.n < MAX_LIST && fscanf(f, "%lu", &at) == 1)
+        plan.start[plan.n++] = at;
+    fclose(f);
 }
 
 static void make_plan(void)
 {
     uint64_t bytes = opt.bytes && opt.bytes < plan.size ? opt.bytes : plan.size;
-    uint64_t unit = opt.widen ? opt.widen : 4096, n;
 
     plan.length = opt.range ? opt.range : opt.random ? 4096 : 2 << 20;
-    if (opt.random && opt.widen)
-        plan.length = opt.widen;
-    n = opt.random ? opt.random : (bytes + plan.length - 1) / plan.length;
     if (plan.size < plan.length)
         die("the object is too small");
-    plan.start = calloc(n, sizeof(*plan.start));
+    if (opt.list) {
+        read_list();
+        return;
+    }
+    plan.n = opt.random ? opt.random : (bytes + plan.length - 1) / plan.length;
+    plan.start = calloc(plan.n, sizeof(*plan.start));
     if (!plan.start)
         die("no memory");
-    for (uint64_t i = 0; i < n; i++) {
-        uint64_t at = opt.random ? draw() % (plan.size - plan.length + 1) / unit * unit
-                                 : i * plan.length;
-
-        if (!opt.random || !opt.widen || !planned(at))
-            plan.start[plan.n++] = at;
-    }
+    for (uint64_t i = 0; i < plan.n; i++)
+        plan.start[i] = opt.random ? draw() % (plan.size - plan.length + 1) / 4096 * 4096
+                                   : i * plan.length;
 }
 
 static void run(void)
@@ -211,7 +213,7 @@ static void parse(int argc, char **argv)
 {
     static const struct option longs[] = {
         { "bytes", 1, NULL, 'b' }, { "random", 1, NULL, 'r' }, { "range", 1, NULL, 'l' },
-        { "widen", 1, NULL, 'w' }, { "parallel", 1, NULL, 'p' }, { "http2", 0, NULL, '2' },
+        { "list", 1, NULL, 'w' }, { "parallel", 1, NULL, 'p' }, { "http2", 0, NULL, '2' },
         { "ca", 1, NULL, 'c' }, { "seed", 1, NULL, 's' }, { 0 }
     };
     int o;
@@ -221,7 +223,7 @@ static void parse(int argc, char **argv)
         case 'b': opt.bytes = number(optarg); break;
         case 'r': opt.random = number(optarg); break;
         case 'l': opt.range = number(optarg); break;
-        case 'w': opt.widen = number(optarg); break;
+        case 'w': opt.list = optarg; break;
         case 'p': opt.parallel = (unsigned)number(optarg); break;
         case '2': opt.http2 = true; break;
         case 'c': opt.ca = optarg; break;
@@ -230,7 +232,7 @@ static void parse(int argc, char **argv)
         }
     }
     if (optind + 1 != argc || opt.parallel < 1 || opt.parallel > MAX_PARALLEL) {
-        fprintf(stderr, "usage: ref_curl [--bytes N | --random N] [--range N] [--widen N] "
+        fprintf(stderr, "usage: ref_curl [--bytes N | --random N | --list FILE] [--range N] "
                 "[--parallel N] [--http2] [--ca FILE] URL\n");
         exit(2);
     }

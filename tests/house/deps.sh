@@ -38,6 +38,10 @@ remote   ceph-mon              have ceph-mon
 remote   ceph-osd              have ceph-osd
 remote   radosgw               have radosgw
 remote   ceph-common           have ceph
+remote   swift-proxy           have swift-proxy-server
+remote   swift-account         have swift-account-server
+remote   swift-container       have swift-container-server
+remote   swift-object          have swift-object-server
 remote   nodejs                have node
 remote   npm                   have npm
 remote   openssl               have openssl

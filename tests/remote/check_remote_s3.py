@@ -211,5 +211,24 @@ def replicas(place, made):
     made.right(url, [rules[0].replace(proxy.url, bad.url)] + rules[1:])
 
 
+def another_maker(place, made):
+    """Swift's S3: a key with a colon, a region that is learnt from the refusal, odd answers."""
+    swift = place.server("swift")
+    s3 = r.S3(swift["S3"], swift["AK"], swift["SK"])
+    s3.create_bucket("images")
+    made.put_all(s3, "images", made.prefix)
+    endpoint = f"http://127.0.0.1:{swift['S3']}"
+    made.right(rules=made.rules_for(endpoint, swift["AK"], swift["SK"]))
+    elsewhere = made.rules_for(endpoint, swift["AK"], swift["SK"])
+    elsewhere[1] = "s3-region eu-west-1"
+    made.right(rules=elsewhere)
+    wrong = made.fails(("SignatureDoesNotMatch", "credentials", "secret", "403"),
+                       rules=made.rules_for(endpoint, swift["AK"], "wrong-secret-0451"))
+    if "wrong-secret-0451" in wrong.err:
+        raise Mismatch(f"the secret is shown: {wrong.err}")
+    made.tools.fails(("NoSuchKey", "not found", "no such"), "checksum", "s3://images/nothing",
+                     rules=made.rules_for(endpoint, swift["AK"], swift["SK"]))
+
+
 r.main("check_remote_s3", [all_tools, virtual_hosts, from_environment, temporary_keys, refusals,
-                           presigned, region, replicas], Made)
+                           presigned, region, replicas, another_maker], Made)

@@ -131,7 +131,7 @@ def s3(place, made):
         # Keys of S3 are no business of other servers.
         made.everything(place, made.other + "/f", how)
     url = store.presigned("images", "f")
-    made.secret(url.rsplit("X-Amz-Signature=", 1)[1])
+    made.secret(url.rsplit("X-Amz-Signature=", 1)[1][:64])
     made.everything(place, url, [])
     made.everything(place, url.replace("/f?", "/none?"), [])
     made.tools.run("index", "build", "--no-wait", url, ok=None)

@@ -30,8 +30,14 @@ settings() {
     mkdir -p "$dir"
     dir=$(cd "$dir" && pwd)
     [ -s "$dir/env" ] || "$python" - "$dir/env" "$@" <<'PY'
-import socket, sys
-held = [socket.create_server(("127.0.0.1", 0)) for _ in sys.argv[2:]]
+import random, socket, sys
+# Below those that the kernel gives to whoever connects, so that nobody comes in between.
+held = []
+while len(held) < len(sys.argv) - 2:
+    try:
+        held.append(socket.create_server(("127.0.0.1", random.randrange(12000, 32000))))
+    except OSError:
+        pass
 with open(sys.argv[1], "w") as f:
     for name, s in zip(sys.argv[2:], held):
         print("%s=%d" % (name, s.getsockname()[1]), file=f)

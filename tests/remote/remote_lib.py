@@ -56,6 +56,10 @@ class Server:
         self.env = dict(os.environ, QC_SERVER_DIR=directory)
         self.facts = {}
         done = self.script("start")
+        if done.returncode not in (0, SKIP):
+            print(f"{name}.sh start: exit {done.returncode}, once more\n{done.stderr}", flush=True)
+            self.script("wipe")
+            done = self.script("start")
         if done.returncode == SKIP:
             raise Missing(done.stdout.strip().splitlines()[-1])
         if done.returncode:
@@ -134,7 +138,9 @@ def request(method, url, body=b"", headers=None, ok=(200, 201, 202, 204, 206)):
     """One request to a server on this machine: (status, headers, body)."""
     u = urllib.parse.urlsplit(url)
     connection = http.client.HTTPConnection("127.0.0.1", u.port, timeout=60)
-    headers = dict({"Host": u.netloc}, **(headers or {}))
+    headers = dict(headers or {})
+    if not any(k.lower() == "host" for k in headers):
+        headers["Host"] = u.netloc
     try:
         target = (u.path or "/") + ("?" + u.query if u.query else "")
         connection.request(method, target, body=body or None,

@@ -64,11 +64,9 @@ CONF
 ceph_do() {
     program=$1
     shift
-    CEPH_ARGS=--no-mon-config timeout 60 "$program" -c "$dir/ceph.conf" "$@" >>"$dir/log/start.log" 2>&1
-}
-
-daemon() { # PROGRAM ARG...
-    ceph_do "$@" || { tail -n 20 "$dir/log/start.log" >&2; exit 1; }
+    echo "=== $program $*" >>"$dir/log/start.log"
+    CEPH_ARGS=--no-mon-config timeout 60 "$program" -c "$dir/ceph.conf" "$@" \
+        >>"$dir/log/start.log" 2>&1 || { tail -n 20 "$dir/log/start.log" >&2; exit 1; }
 }
 
 first_start() {
@@ -78,10 +76,10 @@ first_start() {
     touch "$dir/keyring"
     ceph_do monmaptool --create --clobber --fsid 6e2ba1a2-0ee7-4f8e-9a3c-5d0a5a3d7c11 \
         --addv a "[v1:127.0.0.1:$MON]" "$dir/monmap"
-    daemon ceph-mon -i a --mkfs --monmap "$dir/monmap"
-    daemon ceph-mon -i a
+    ceph_do ceph-mon -i a --mkfs --monmap "$dir/monmap"
+    ceph_do ceph-mon -i a
     ceph_do ceph osd new 2f1b6a40-51c4-4b8e-8d0f-6a2c9f0f7a55
-    daemon ceph-osd -i 0 --mkfs --osd-uuid 2f1b6a40-51c4-4b8e-8d0f-6a2c9f0f7a55
+    ceph_do ceph-osd -i 0 --mkfs --osd-uuid 2f1b6a40-51c4-4b8e-8d0f-6a2c9f0f7a55
 }
 
 user() {
@@ -111,11 +109,11 @@ do_start() {
     configure
     do_stop
     first_start
-    running "$dir/run/mon.a.pid" || daemon ceph-mon -i a
-    daemon ceph-osd -i 0
+    running "$dir/run/mon.a.pid" || ceph_do ceph-mon -i a
+    ceph_do ceph-osd -i 0
     [ -e "$dir/made" ] || user
-    daemon radosgw -n client.rgw
-    daemon radosgw -n client.sts
+    ceph_do radosgw -n client.rgw
+    ceph_do radosgw -n client.sts
     wait_for 60 is_up || { tail -n 20 "$dir/log/"*.log >&2; exit 1; }
 }
 
