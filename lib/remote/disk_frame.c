@@ -1,0 +1,326 @@
+/* SPDX-License-Identifier: MIT */
+/* Reading and storing an object's grains. */
+#include "remote/disk_int.h"
+
+#include <errno.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include "util/bytes.h"
+#include "util/crc32c.h"
+
+/* Read and checked in pieces that the processor's cache still has when they are checked. */
+#define PIECE ((size_t)128 << 10)
+
+/* A table in memory. Other threads change it: entry by entry, and a wrong one is a miss. */
+struct table {
+    atomic_uint_fast64_t entry[QC_FRAME_GRAINS];
+    atomic_uint_fast64_t touched; /* when this process last noted its use on the medium */
+};
+
+enum found { HIT, ABSENT, DAMAGED };
+
+static struct table *table_in(struct qc_block *b)
+{
+    return (struct table *)(void *)b->data;
+}
+
+static uint64_t entry_of(uint32_t mark, uint32_t crc)
+{
+    return (uint64_t)mark << 32 | crc;
+}
+
+/* ------------------------------------------------------------------ tables --- */
+
+/* The frame's table from the medium, zeros where there is none. False: all zeros. */
+static bool load_table(int fd, uint64_t frame, uint64_t entry[QC_FRAME_GRAINS])
+{
+    size_t size = QC_FRAME_GRAINS * sizeof(entry[0]);
+    ssize_t n = pread(fd, entry, size, (off_t)qc_disk_frame_at(frame));
+
+    if (n < 0)
+        n = 0;
+    memset((char *)entry + n, 0, size - (size_t)n);
+    return n > 0 && !qc_is_zero(entry, size);
+}
+
+/* The frame's table, pinned: as it is in memory, or (*fresh, which is set if it was) from the medium.
+ * NULL: nothing is there, or no memory. */
+static struct qc_block *get_table(struct qc_disk_object *o, int fd, uint64_t frame, bool *fresh)
+{
+    struct qc_block_cache *blocks = o->disk->o.blocks;
+    uint64_t owner = atomic_load_explicit(&o->owner, memory_order_relaxed);
+    struct qc_block *b = qc_block_find(blocks, owner, frame);
+    uint64_t entry[QC_FRAME_GRAINS];
+    bool any, made;
+
+    if (b && !*fresh)
+        return b;
+    *fresh = true;
+    any = load_table(fd, frame, entry);
+    made = !b && any;
+    if (made)
+        b = qc_block_new(sizeof(struct table));
+    if (!b)
+        return NULL;
+    for (unsigned i = 0; i < QC_FRAME_GRAINS; i++)
+        atomic_store_explicit(&table_in(b)->entry[i], entry[i], memory_order_relaxed);
+    if (made) {
+        atomic_init(&table_in(b)->touched, 0);
+        qc_block_insert(blocks, b, owner, frame);
+    }
+    return b;
+}
+
+/* Note on the medium that a frame is used, for those who evict. */
+static void touch(const struct qc_disk_object *o, int fd, struct table *t, uint64_t frame)
+{
+    uint64_t now = qc_disk_now();
+    uint64_t touched = atomic_load_explicit(&t->touched, memory_order_relaxed);
+
+    if (!o->writable || (now >= touched && now - touched < QC_DISK_TOUCH_S))
+        return;
+    if (atomic_compare_exchange_strong(&t->touched, &touched, now) && qc_disk_fills(o->disk))
+        qc_disk_write(fd, &now, sizeof(now), qc_disk_frame_at(frame) + QC_GRAIN);
+}
+
+/* ----------------------------------------------------------------- reading --- */
+
+/* A range within a frame, by whole grains: those that the range covers in part are read aside. */
+struct span {
+    uint64_t     first;  /* grain, counted from the object's begin */
+    unsigned     n;
+    unsigned     n_iov;
+    struct iovec iov[3];
+};
+
+static void lay_out(struct span *s, uint8_t *buf, uint64_t offset, size_t length,
+                    uint8_t aside[2][QC_GRAIN])
+{
+    size_t head = offset % QC_GRAIN, tail = (offset + length) % QC_GRAIN, whole;
+
+    s->first = offset / QC_GRAIN;
+    s->n = (unsigned)((offset + length - 1) / QC_GRAIN - s->first + 1);
+    s->n_iov = 0;
+    if (head != 0 || length < QC_GRAIN) { /* the first grain, maybe the only one */
+        s->iov[s->n_iov++] = (struct iovec){aside[0], QC_GRAIN};
+        buf += QC_GRAIN - head;
+        if (s->n == 1)
+            return;
+        length -= QC_GRAIN - head;
+    }
+    whole = length - tail;
+    if (whole)
+        s->iov[s->n_iov++] = (struct iovec){buf, whole};
+    if (tail)
+        s->iov[s->n_iov++] = (struct iovec){aside[1], QC_GRAIN};
+}
+
+static enum found check_grains(const struct span *s, const struct table *t)
+{
+    unsigned at = (unsigned)(s->first % QC_FRAME_GRAINS);
+
+    for (unsigned i = 0; i < s->n_iov; i++) {
+        const char *p = s->iov[i].iov_base;
+
+        for (size_t left = s->iov[i].iov_len; left > 0; left -= QC_GRAIN, p += QC_GRAIN, at++) {
+            uint64_t entry = atomic_load_explicit(&t->entry[at], memory_order_relaxed);
+
+            if ((uint32_t)entry != qc_crc32c(0, p, QC_GRAIN))
+                return qc_is_zero(p, QC_GRAIN) ? ABSENT : DAMAGED; /* a hole: it was evicted */
+        }
+    }
+    return HIT;
+}
+
+/* A range within a piece of a frame, by its table. */
+static enum found read_span(const struct qc_disk_object *o, int fd, const struct table *t,
+                            uint8_t *buf, uint64_t offset, size_t length)
+{
+    uint8_t aside[2][QC_GRAIN];
+    size_t head = offset % QC_GRAIN;
+    struct span s;
+    uint64_t at;
+    enum found found;
+    ssize_t n;
+
+    lay_out(&s, buf, offset, length, aside);
+    for (unsigned i = 0; i < s.n; i++) {
+        uint64_t entry = atomic_load_explicit(&t->entry[s.first % QC_FRAME_GRAINS + i],
+                                              memory_order_relaxed);
+
+        if (entry >> 32 != qc_disk_mark(o->tag, s.first + i))
+            return entry ? DAMAGED : ABSENT;
+    }
+    at = qc_disk_frame_at(s.first / QC_FRAME_GRAINS) +
+         (2 + s.first % QC_FRAME_GRAINS) * (uint64_t)QC_GRAIN;
+    if (s.n_iov == 1)
+        n = pread(fd, s.iov[0].iov_base, s.iov[0].iov_len, (off_t)at);
+    else
+        n = preadv(fd, s.iov, (int)s.n_iov, (off_t)at);
+    if (n != (ssize_t)s.n * QC_GRAIN)
+        return ABSENT;
+    found = check_grains(&s, t);
+    if (found != HIT)
+        return found;
+    if (s.iov[0].iov_base == aside[0]) {
+        n = (ssize_t)(length < QC_GRAIN - head ? length : QC_GRAIN - head);
+        memcpy(buf, aside[0] + head, (size_t)n);
+    }
+    if (s.iov[s.n_iov - 1].iov_base == aside[1]) {
+        n = (ssize_t)((offset + length) % QC_GRAIN);
+        memcpy(buf + length - n, aside[1], (size_t)n);
+    }
+    return HIT;
+}
+
+static enum found read_pieces(const struct qc_disk_object *o, int fd, const struct table *t,
+                              uint8_t *buf, uint64_t offset, size_t length)
+{
+    enum found found = HIT;
+
+    while (length > 0 && found == HIT) {
+        size_t n = PIECE - offset % PIECE;
+
+        n = n < length ? n : length;
+        found = read_span(o, fd, t, buf, offset, n);
+        buf += n;
+        offset += n;
+        length -= n;
+    }
+    return found;
+}
+
+/* A range within a frame. What the table in memory does not know may have been stored by another
+ * process since, and what it knows may have been evicted and stored again: only the one on the medium
+ * says for sure. */
+static bool read_frame(struct qc_disk_object *o, int fd, uint8_t *buf, uint64_t offset, size_t length)
+{
+    uint64_t frame = offset / QC_FRAME_DATA;
+    enum found found = ABSENT;
+
+    for (bool fresh = false, last = false; !last && found != HIT; fresh = true) {
+        struct qc_block *b = get_table(o, fd, frame, &fresh);
+
+        if (!b)
+            return false;
+        last = fresh;
+        found = read_pieces(o, fd, table_in(b), buf, offset, length);
+        if (found == HIT)
+            touch(o, fd, table_in(b), frame);
+        qc_block_unpin(o->disk->o.blocks, b);
+    }
+    if (found == DAMAGED)
+        qc_count(o->disk->o.slots, QC_CNT_DISK_DAMAGED, 1);
+    return found == HIT;
+}
+
+bool qc_disk_object_read(struct qc_disk_object *o, void *buf, uint64_t offset, size_t length)
+{
+    uint8_t *p = buf;
+    bool all = true;
+    int fd = qc_disk_object_pin(o, false);
+
+    if (fd < 0)
+        return false;
+    for (size_t left = length, n; left > 0 && all; p += n, offset += n, left -= n) {
+        n = (size_t)qc_min64(left, QC_FRAME_DATA - offset % QC_FRAME_DATA);
+        all = read_frame(o, fd, p, offset, n);
+    }
+    qc_disk_object_unpin(o);
+    if (all)
+        qc_count_bytes(o->disk->o.slots, QC_CNT_DISK_HITS, length);
+    return all;
+}
+
+/* ----------------------------------------------------------------- storing --- */
+
+/* Have what is in memory say the same as the medium. */
+static void update_table(struct qc_disk_object *o, uint64_t frame, unsigned at, const uint64_t *entry,
+                         unsigned n, uint64_t now)
+{
+    struct qc_block *b = qc_block_find(o->disk->o.blocks, atomic_load(&o->owner), frame);
+
+    if (!b)
+        return;
+    for (unsigned i = 0; i < n; i++)
+        atomic_store_explicit(&table_in(b)->entry[at + i], entry[i], memory_order_relaxed);
+    atomic_store_explicit(&table_in(b)->touched, now, memory_order_relaxed);
+    qc_block_unpin(o->disk->o.blocks, b);
+}
+
+/* A range within a frame, from a grain's begin to a grain's end or the object's; an errno. The data is
+ * written before the entries: who stops in between has stored nothing. The time comes first of all, for
+ * a frame without one is the next to be evicted. */
+static int store_frame(struct qc_disk_object *o, int fd, const uint8_t *buf, uint64_t offset,
+                       size_t length)
+{
+    uint64_t frame = offset / QC_FRAME_DATA, first = offset / QC_GRAIN, now = qc_disk_now();
+    uint64_t base = qc_disk_frame_at(frame), entry[QC_FRAME_GRAINS];
+    unsigned at = (unsigned)(first % QC_FRAME_GRAINS), n = 0;
+    size_t rest = length % QC_GRAIN, whole = length - rest;
+    struct qc_disk_meta meta = {now, now};
+    uint8_t last[QC_GRAIN];
+    uint64_t to = base + (2 + at) * (uint64_t)QC_GRAIN;
+    int errnum;
+
+    for (size_t i = 0; i < whole; i += QC_GRAIN, n++)
+        entry[n] = entry_of(qc_disk_mark(o->tag, first + n), qc_crc32c(0, buf + i, QC_GRAIN));
+    if (rest) {
+        memcpy(last, buf + whole, rest);
+        memset(last + rest, 0, QC_GRAIN - rest);
+        entry[n] = entry_of(qc_disk_mark(o->tag, first + n), qc_crc32c(0, last, QC_GRAIN));
+        n++;
+    }
+    errnum = qc_disk_write(fd, &meta, sizeof(meta), base + QC_GRAIN);
+    if (errnum == 0)
+        errnum = qc_disk_write(fd, buf, whole, to);
+    if (errnum == 0 && rest)
+        errnum = qc_disk_write(fd, last, QC_GRAIN, to + whole);
+    if (errnum == 0)
+        errnum = qc_disk_write(fd, entry, n * sizeof(entry[0]), base + at * sizeof(entry[0]));
+    if (errnum == 0)
+        update_table(o, frame, at, entry, n, now);
+    return errnum;
+}
+
+/* A descriptor of the file that the name leads to: who evicts removes files. Unpin it. -1: none. */
+static int pin_to_store(struct qc_disk_object *o)
+{
+    struct stat st;
+    int fd;
+
+    for (int tries = 0; tries < 2; tries++) {
+        fd = qc_disk_object_pin(o, true);
+        if (fd < 0 || (fstat(fd, &st) == 0 && st.st_nlink > 0))
+            return fd;
+        qc_disk_object_forget(o);
+        qc_disk_object_unpin(o);
+    }
+    return -1;
+}
+
+void qc_disk_object_store(struct qc_disk_object *o, const void *buf, uint64_t offset, size_t length)
+{
+    struct qc_disk *d = o->disk;
+    const uint8_t *p = buf;
+    int errnum = 0, fd;
+
+    if (atomic_load(&o->no_fill) || !qc_disk_fills(d))
+        return;
+    fd = pin_to_store(o);
+    if (fd < 0)
+        return;
+    for (size_t left = length, n; left > 0 && errnum == 0; p += n, offset += n, left -= n) {
+        n = (size_t)qc_min64(left, QC_FRAME_DATA - offset % QC_FRAME_DATA);
+        errnum = o->writable ? store_frame(o, fd, p, offset, n) : EROFS;
+    }
+    qc_disk_object_unpin(o);
+    if (errnum == EFBIG) /* no file may be as large as this object: that is its own fault */
+        atomic_store(&o->no_fill, true);
+    else if (errnum != 0)
+        qc_disk_write_failed(d, errnum, "cannot store");
+    else
+        qc_count(d->o.slots, QC_CNT_DISK_STORES, 1);
+    qc_disk_wrote(d, length + 2 * QC_GRAIN); /* and a table, and a meta page */
+}
