@@ -39,17 +39,24 @@ PY
     . "$dir/env"
 }
 
-running() { # PIDFILE
-    [ -s "$1" ] && kill -0 "$(cat "$1")" 2>/dev/null
+# alive PID - and not just waiting to be reaped by whoever its parent is now
+alive() {
+    kill -0 "$1" 2>/dev/null && ! grep -q '^State:[[:space:]]*Z' "/proc/$1/status" 2>/dev/null
 }
+
+running() { # PIDFILE
+    [ -s "$1" ] && alive "$(cat "$1")"
+}
+
+hard= # set when nothing that a server has is of use any more
 
 # stop_pid PIDFILE [SECONDS] - TERM, and KILL when that does not help.
 stop_pid() {
     running "$1" || { rm -f "$1"; return 0; }
     pid=$(cat "$1")
-    kill "$pid" 2>/dev/null || true
+    kill ${hard:+-9} "$pid" 2>/dev/null || true
     i=0
-    while kill -0 "$pid" 2>/dev/null && [ $i -lt $((${2:-10} * 20)) ]; do
+    while alive "$pid" && [ $i -lt $((${2:-10} * 20)) ]; do
         sleep 0.05
         i=$((i + 1))
     done
@@ -99,6 +106,7 @@ main() { # VERB
         [ -d "$dir" ] && is_up || { echo "$name: does not run"; exit 1; }
         do_print ;;
     wipe)
+        hard=yes
         [ ! -d "$dir" ] || { do_stop; rm -rf "$dir"; } ;;
     *)
         echo "usage: $name.sh start|stop|status|wipe" >&2
