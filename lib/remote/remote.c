@@ -13,6 +13,8 @@
 #define WHOLE_BYTES (1u << 20)   /* what is read whole if it is no longer */
 #define FIRST_BYTES 4096u        /* enough to go on with: an image's header and its names */
 #define MISSING_NS UINT64_C(60000000000)
+#define PUT_BYTES_A_MS 1024u     /* a long body gets more time than other requests, */
+#define PUT_MORE_MS 3600000u     /* but not for ever */
 
 /* ---------------------------------------------------------------- environment --- */
 
@@ -404,6 +406,19 @@ char *qc_remote_sibling(const struct qc_store *s, const char *suffix)
     return o ? qc_place_sibling(o->place, suffix) : NULL;
 }
 
+int qc_remote_sibling_of(char **out, struct qc_remote *r, const char *name, const char *suffix,
+                         qchain_error *err)
+{
+    struct qc_place *place;
+    int ret = qc_place_create(&place, r->creds, name, err);
+
+    if (ret != 0)
+        return ret;
+    *out = qc_place_sibling(place, suffix);
+    qc_place_unref(place);
+    return 0;
+}
+
 /* ------------------------------------------------------------------- writing --- */
 
 static int perform(struct qc_remote *r, const char *name, struct qc_http_request *req,
@@ -430,6 +445,8 @@ int qc_remote_put(struct qc_remote *r, const char *name, const void *buf, size_t
                                   .buf = (void *)(uintptr_t)buf,
                                   .flags = if_absent ? QC_HTTP_IF_ABSENT : 0};
 
+    req.deadline_ms = r->conf->deadline_ms +
+                      (uint32_t)qc_min64(length / PUT_BYTES_A_MS, PUT_MORE_MS);
     return perform(r, name, &req, err);
 }
 
