@@ -319,13 +319,13 @@ static int attach(struct qc_opening *o, struct qc_object *object, qchain_error *
     o->object = object;
     atomic_fetch_add(&object->users, 1);
     over = o->over;
-    if (!over)
+    if (!over) {
         o->flight = f;
+        qc_flight_progress(f, o->have); /* in here: once the lock is free it may end, and be gone */
+    }
     pthread_mutex_unlock(&o->lock);
     if (over)
         end_flight(o, f, o->ret);
-    else
-        qc_flight_progress(f, o->have);
     return 0;
 }
 
