@@ -459,6 +459,7 @@ static void background_is_no_burden(void **unused)
 
 struct crowd {
     qchain_env *env;
+    const char *name;
     atomic_bool stop;
 };
 
@@ -471,7 +472,7 @@ static void *open_and_close(void *arg)
         qchain *c[4] = {0};
 
         for (int i = 0; i < 4; i++)
-            assert_int_equal(qchain_open(&c[i], crowd->env, top(), NULL, NULL), 0);
+            assert_int_equal(qchain_open(&c[i], crowd->env, crowd->name, NULL, NULL), 0);
         nap((int)(random_next(&seed) % 1400));
         for (int i = 0; i < 4; i++)
             qchain_close(c[(i + 1) % 4]);
@@ -481,7 +482,7 @@ static void *open_and_close(void *arg)
 
 static void many_chains_take_turns(void **unused)
 {
-    struct crowd crowd = {.env = new_env("")};
+    struct crowd crowd = {.env = new_env(""), .name = top()};
     unsigned before, n;
     pthread_t id[6];
 
