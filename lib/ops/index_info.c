@@ -60,7 +60,8 @@ static int describe_files(qchain_index_info *info, const struct qc_ixf *x, qchai
         file[i].layer = s->layer;
         file[i].flags = (s->flags & QC_IXF_DATA_FILE ? QCHAIN_INDEX_FILE_DATA : 0) |
                         (s->flags & QC_IXF_RACY ? QCHAIN_INDEX_FILE_RACY : 0) |
-                        (s->flags & QC_IXF_HOLES ? QCHAIN_INDEX_FILE_HOLES : 0);
+                        (s->flags & QC_IXF_HOLES ? QCHAIN_INDEX_FILE_HOLES : 0) |
+                        (s->flags & QC_IXF_REMOTE ? QCHAIN_INDEX_FILE_REMOTE : 0);
         file[i].virtual_size = s->virtual_size;
         file[i].cluster_size = s->cluster_size;
         file[i].size = s->size;
