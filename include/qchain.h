@@ -778,16 +778,7 @@ QCHAIN_API void qchain_queue_close(qchain_queue *q);
  *     layer was modified less than two seconds before the build looked at it:
  *     such a change might leave the time as it is. (qchain_index_build waits.)
  *   - Its structure and its checksums are right.
- *
- * Layers behind URLs have no owners and no times to rely on. There
- *   - A sidecar is an object beside the image (not where the image's URL is signed,
- *     which is good for the image alone), or named by the caller. In a file that the
- *     caller names it is believed if the caller or root owns it and nobody else may
- *     write to it.
- *   - An image or layer is what it was if size and ETag are (or its version, or,
- *     if the server sends none, its time). The top is compared when it is opened, and
- *     each other layer with the first request for it, if not before: see `verify` in
- *     <qchain-remote.h>. One that was replaced makes the chain fail CHANGED.
+ * Of layers behind URLs <qchain-remote.h> tells.
  *
  * What a program does to a layer without changing its size or modification time
  * is not noticed; nothing that writes to images does that, but tools that set
@@ -857,14 +848,12 @@ typedef struct qchain_index_file {
     uint32_t    layer;        /* 0 is the sidecar's own image                    */
     uint32_t    flags;        /* QCHAIN_INDEX_FILE_*                             */
     const char *name;         /* as recorded in the image that refers to it      */
-    const char *location;     /* where it lay when the sidecar was built; of a URL no
-                                 user and no query is shown                      */
+    const char *location;     /* where it lay when the sidecar was built         */
     const char *format;       /* "qcow2", "raw"                                  */
     uint64_t    virtual_size; /* bytes; 0 for a data file                        */
     uint64_t    cluster_size; /* bytes; 0 for raw                                */
     uint64_t    size;         /* of the file, bytes                              */
-    uint64_t    mtime_ns;     /* its modification time, ns since the epoch; 0: of an
-                                 object whose server tells none                  */
+    uint64_t    mtime_ns;     /* its modification time, ns since the epoch; or 0 */
     uint64_t    reserved[4];
 } qchain_index_file;
 
