@@ -473,7 +473,7 @@ static void *open_and_close(void *arg)
 
         for (int i = 0; i < 4; i++)
             assert_int_equal(qchain_open(&c[i], crowd->env, crowd->name, NULL, NULL), 0);
-        nap((int)(random_next(&seed) % 1400));
+        nap(900 + (int)(random_next(&seed) % 1200));
         for (int i = 0; i < 4; i++)
             qchain_close(c[(i + 1) % 4]);
     }
@@ -493,7 +493,7 @@ static void many_chains_take_turns(void **unused)
         before += checks_of(k);
     for (int i = 0; i < 6; i++)
         assert_int_equal(pthread_create(&id[i], NULL, open_and_close, &crowd), 0);
-    nap(2500);
+    nap(3000);
     atomic_store(&crowd.stop, true);
     for (int i = 0; i < 6; i++)
         pthread_join(id[i], NULL);
@@ -502,7 +502,7 @@ static void many_chains_take_turns(void **unused)
         n += checks_of(k);
     qchain_env_destroy(crowd.env);
     assert_true(n - before > 3);
-    assert_true(n - before < 130); /* 20 a second */
+    assert_true(n - before < 110); /* 20 a second; for all chains it would be twice that */
 }
 
 /* ---------------------------------------------------------------------- the names --- */
@@ -537,7 +537,8 @@ static void see_no_secret(qchain_env *env, const char *name, const char *index)
         has_no_secret(image->backing_resolved);
     qchain_image_info_free(image);
     bytes = load_file(index, &size);
-    assert_non_null(bytes);
+    if (!bytes) /* behind a URL */
+        return;
     assert_null(memmem(bytes, size, SECRET, strlen(SECRET)));
     free(bytes);
 }
@@ -563,6 +564,13 @@ static void secrets_are_not_shown(void **unused)
     unlink(index);
     assert_int_equal(build(user, QCHAIN_OPEN_NO_INDEX, index), 0);
     see_no_secret(env, user, index);
+    free(index);
+    index = strdup(url_of("name:" SECRET "@", "side.qci", "?q=" SECRET));
+    assert_int_equal(build(name, QCHAIN_OPEN_NO_INDEX, index), 0);
+    see_no_secret(env, name, index);
+    assert_int_equal(drop(NULL, index), 0);
+    assert_int_equal(drop(NULL, index), QCHAIN_E_NOTFOUND);
+    has_no_secret(qchain_error_message(err));
     /* Beside it, with the user's name. */
     assert_int_equal(build(user, QCHAIN_OPEN_NO_INDEX, NULL), 0);
     assert_int_equal(used("", user, NULL), LAYERS);
