@@ -22,6 +22,15 @@
  * What a read brings: data misses are widened to aligned blocks (2 MiB); metadata is not. Blocks are
  * kept in memory (qchain_env_opts.block_bytes), and where configured in a directory that processes
  * share and in a second bucket near by; what goes wrong with these caches never fails a read.
+ *
+ * Sidecar indexes ("sidecar index" in <qchain.h>) of images behind URLs have no owners and no times to
+ * rely on. One is an object beside the image, asked for together with it (where the image's URL is signed
+ * there is none, as the signature is for the image alone), or named by the caller; in a file it is believed
+ * if it belongs to the caller or root and nobody else may write to it. A layer is what it was if its size
+ * and ETag are; or its version, where the ETag is weak; or its time, where there is no other. The top is
+ * compared when it is opened, each other layer by the first request for it, if not before (`verify` below).
+ * If one was replaced the chain fails CHANGED, or, at the open, the sidecar is not used.
+ *
  * libcurl is loaded when the first URL is opened, and not before.
  */
 #ifndef QCHAIN_REMOTE_H

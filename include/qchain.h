@@ -322,8 +322,8 @@ typedef struct qchain_open_opts {
     const qchain_policy *policy; /* instead of the environment's; copied        */
     qchain_resolver resolver;    /* asked for every reference; may be NULL      */
     void       *resolver_data;
-    const char *index;           /* the path of the top's sidecar index, instead of
-                                    the one beside it; NULL = look there         */
+    const char *index;           /* the path or URL of the top's sidecar index, instead
+                                    of the one beside it; NULL = look there      */
 } qchain_open_opts;
 
 /* Fill o with defaults; size is sizeof(qchain_open_opts). Since 0.1. */
@@ -778,6 +778,8 @@ QCHAIN_API void qchain_queue_close(qchain_queue *q);
  *     layer was modified less than two seconds before the build looked at it:
  *     such a change might leave the time as it is. (qchain_index_build waits.)
  *   - Its structure and its checksums are right.
+ * Of layers behind URLs <qchain-remote.h> tells.
+ *
  * What a program does to a layer without changing its size or modification time
  * is not noticed; nothing that writes to images does that, but tools that set
  * times back can. A layer that was changed after the open is noticed when it is
@@ -799,7 +801,7 @@ typedef struct qchain_index_opts {
     size_t      struct_size; /* set by qchain_index_opts_init                    */
     uint32_t    flags;       /* QCHAIN_INDEX_*                                   */
     uint32_t    threads;     /* 0 = one a processor, at most 16                  */
-    const char *name;        /* the sidecar's path; NULL = beside the image      */
+    const char *name;        /* the sidecar's path or URL; NULL = beside the image */
     qchain_job *job;         /* may be NULL                                      */
 } qchain_index_opts;
 
@@ -809,11 +811,12 @@ QCHAIN_API void qchain_index_opts_init(qchain_index_opts *o, size_t size);
  * with the image's owner (where the caller may) and permissions, less those to
  * read that not all layers give. Where the chain was opened by a sidecar, only the
  * layers above it are read; to read all of them open the chain with
- * QCHAIN_OPEN_NO_INDEX. Blocks; up to two seconds longer if a layer was changed
- * just now. opts may be NULL. Errors: UNSUPPORTED (a chain that cannot have one,
+ * QCHAIN_OPEN_NO_INDEX. Beside an image behind a URL it is put by one request, and in
+ * a file of such an image only the caller may read it. Blocks; up to two seconds longer
+ * if a layer was changed just now. opts may be NULL. Errors: UNSUPPORTED (a chain that cannot have one,
  * see above), CHANGED (a layer changed meanwhile), CORRUPT (damaged metadata),
- * ACCESS, NOSPACE, IO, CANCELLED, NOMEM, INVAL (what opts->name names is no
- * sidecar). After an error an older sidecar is as it was, but where only the last
+ * ACCESS, NOSPACE, IO, CANCELLED, NOMEM, LIMIT (more than 256 MiB for a URL), INVAL
+ * (what opts->name names is no sidecar; nothing may lie beside a signed URL). After an error an older sidecar is as it was, but where only the last
  * fsync failed. Since 0.1. */
 QCHAIN_API int qchain_index_build(qchain *c, const qchain_index_opts *opts,
                                   qchain_error *err);
@@ -825,8 +828,8 @@ QCHAIN_API int qchain_index_build(qchain *c, const qchain_index_opts *opts,
 QCHAIN_API int qchain_index_verify(qchain *c, const qchain_index_opts *opts,
                                    qchain_error *err);
 /* Remove the sidecar of the image `name`, or the file opts->name. A file that is
- * no sidecar is left alone. env may be NULL. Errors: NOTFOUND, ACCESS, IO,
- * INVAL. Since 0.1. */
+ * no sidecar is left alone. env may be NULL (a URL is then reached by the defaults).
+ * Errors: NOTFOUND, ACCESS, IO, INVAL, and those of requests. Since 0.1. */
 QCHAIN_API int qchain_index_drop(qchain_env *env, const char *name,
                                  const qchain_index_opts *opts, qchain_error *err);
 /* How many layers, counted from the bottom, an open chain knows from a sidecar: 0
@@ -836,7 +839,8 @@ QCHAIN_API uint32_t qchain_index_layers(const qchain *c);
 enum qchain_index_file_flags {
     QCHAIN_INDEX_FILE_DATA  = 0x1, /* the external data file of its layer        */
     QCHAIN_INDEX_FILE_RACY  = 0x2, /* was modified too shortly before the build  */
-    QCHAIN_INDEX_FILE_HOLES = 0x4  /* holes in it are looked for when mapping    */
+    QCHAIN_INDEX_FILE_HOLES = 0x4, /* holes in it are looked for when mapping    */
+    QCHAIN_INDEX_FILE_REMOTE = 0x8 /* an object behind a URL                     */
 };
 
 /* One file that a sidecar speaks of. */
@@ -849,7 +853,7 @@ typedef struct qchain_index_file {
     uint64_t    virtual_size; /* bytes; 0 for a data file                        */
     uint64_t    cluster_size; /* bytes; 0 for raw                                */
     uint64_t    size;         /* of the file, bytes                              */
-    uint64_t    mtime_ns;     /* its modification time, ns since the epoch       */
+    uint64_t    mtime_ns;     /* its modification time, ns since the epoch; or 0 */
     uint64_t    reserved[4];
 } qchain_index_file;
 

@@ -25,7 +25,7 @@ enum given { FULL = 0x1, NO_WAIT = 0x2, FILES = 0x4, OUTPUT = 0x8 };
 
 struct index_args {
     const char *name;
-    const char *index; /* the sidecar's path, NULL = beside the image */
+    const char *index; /* the sidecar's path or URL, NULL = beside the image */
     unsigned given;
 };
 
@@ -130,6 +130,7 @@ static void put_file(struct tool_json *j, const qchain_index_file *f)
     tool_json_u64(j, "mtime-nsec", f->mtime_ns % 1000000000);
     tool_json_bool(j, "racy", f->flags & QCHAIN_INDEX_FILE_RACY);
     tool_json_bool(j, "holes", f->flags & QCHAIN_INDEX_FILE_HOLES);
+    tool_json_bool(j, "remote", f->flags & QCHAIN_INDEX_FILE_REMOTE);
     tool_json_close(j);
 }
 
@@ -207,8 +208,10 @@ static void put_file_line(struct tool_out *o, const qchain_index_file *f)
     tool_out_str(o, f->flags & QCHAIN_INDEX_FILE_DATA ? "data file" : f->format);
     tool_out_str(o, ", ");
     tool_out_str(o, size);
-    tool_out_str(o, ", ");
-    put_time(o, f->mtime_ns);
+    if (f->mtime_ns || !(f->flags & QCHAIN_INDEX_FILE_REMOTE)) {
+        tool_out_str(o, ", ");
+        put_time(o, f->mtime_ns);
+    }
     if (f->flags & QCHAIN_INDEX_FILE_RACY)
         tool_out_str(o, ", modified too shortly before the build");
     tool_out_char(o, '\n');
@@ -393,7 +396,8 @@ const struct tool_verb tool_verb_index = {
     .name = "index",
     .run = run_index,
     .synopsis = "build|show|verify|drop [options] IMG",
-    .help = "  build                   write the sidecar index of IMG\n"
+    .help = "  build                   write the sidecar index of IMG, beside it: also where it\n"
+            "                          lies behind a URL\n"
             "  show                    tell what it says, and whether it is used\n"
             "  verify                  compare it with the layers (0 right, 2 not believed or\n"
             "                          none, 3 wrong or damaged)\n"

@@ -63,7 +63,7 @@ int qchain_index_verify(qchain *c, const qchain_index_opts *opts, qchain_error *
 }
 
 /* The path of an image's sidecar: beside what its name leads to, if that exists still. */
-static int path_of(char **out, const char *image, qchain_error *err)
+static int path_of(char **out, qchain_env *env, const char *image, qchain_error *err)
 {
     struct qc_name name = {0};
     char real[PATH_MAX];
@@ -71,15 +71,21 @@ static int path_of(char **out, const char *image, qchain_error *err)
 
     if (ret != 0)
         return ret;
-    *out = qc_sidecar_path(realpath(name.path, real) ? real : name.path);
+    if (name.is_url) {
+        ret = qc_index_place_of(out, env, name.path, err);
+    } else {
+        *out = qc_sidecar_path(realpath(name.path, real) ? real : name.path);
+        ret = *out ? 0 : qc_fail_nomem(err);
+    }
     qc_name_finish(&name);
-    return *out ? 0 : qc_fail_nomem(err);
+    return ret;
 }
 
 int qchain_index_drop(qchain_env *env, const char *name, const qchain_index_opts *opts,
                       qchain_error *err)
 {
     struct qc_escaped shown;
+    qchain_env *own = NULL;
     qchain_index_opts o;
     char *path = NULL;
     int ret;
@@ -88,16 +94,19 @@ int qchain_index_drop(qchain_env *env, const char *name, const qchain_index_opts
     ret = check_opts(&o, opts, 0, err);
     if (ret == 0 && !name && !o.name)
         ret = qc_fail(err, QCHAIN_E_INVAL, "index: no image is named");
+    if (ret == 0 && !env)
+        ret = qchain_env_create(&own, NULL, err);
     if (ret == 0 && o.name)
         ret = (path = qc_strdup(o.name)) ? 0 : qc_fail_nomem(err);
     else if (ret == 0)
-        ret = path_of(&path, name, err);
-    if (ret != 0)
-        return ret;
-    ret = qc_index_drop(env, path, err);
-    if (ret != 0)
-        qc_error_prefix(err, -1, "index '%s': ", qc_escape_str(&shown, path));
+        ret = path_of(&path, env ? env : own, name, err);
+    if (ret == 0) {
+        ret = qc_index_drop(env ? env : own, path, err);
+        if (ret != 0)
+            qc_error_prefix(err, -1, "index '%s': ", qc_name_shown(&shown, path));
+    }
     qc_free(path);
+    qchain_env_destroy(own);
     return ret;
 }
 

@@ -49,6 +49,7 @@ struct qchain {
     uint32_t          n_sources;
     size_t            cap_sources, cap_hot;
     atomic_bool       changed; /* a layer is not what its sidecar says: all fails CHANGED */
+    struct qc_verifying *verify; /* its turn among those that are compared with their stores, or NULL */
     struct qc_sidecar *sidecar; /* knows the lower layers; NULL if there is none */
     char             *why_not;  /* why the top's sidecar is not used; NULL: it is, or there is none */
     pthread_mutex_t   late_lock; /* guards what is opened late, while it is put in its place */

@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include "chain/codec.h"
+#include "chain/verify.h"
 #include "remote/remote.h"
 #include "util/alloc.h"
 #include "util/error.h"
@@ -63,10 +64,11 @@ int qc_env_create(qchain_env **out, const qchain_env_opts *opts, qchain_error *e
     env->walkers = qc_tasks_create(opts->walkers ? opts->walkers : DEFAULT_WALKERS);
     env->fds = env->slots ? qc_fdpool_create(opts->max_open_files, env->slots) : NULL;
     env->blocks = qc_block_cache_create(opts->block_bytes ? opts->block_bytes : DEFAULT_BYTES);
+    env->verifier = qc_verifier_create(env);
     env->policy = opts->policy ? qc_policy_copy(opts->policy) : qc_policy_new();
     env->alive = map_alive_page();
-    if (!env->slots || !env->pool || !env->far || !env->far_tasks || !env->leaves || !env->walkers || !env->fds || !env->blocks ||
-        !env->policy || !env->alive || make_remote(env, opts->remote, NULL) != 0) {
+    if (!env->slots || !env->pool || !env->far || !env->far_tasks || !env->leaves || !env->walkers ||
+        !env->fds || !env->blocks || !env->verifier || !env->policy || !env->alive || make_remote(env, opts->remote, NULL) != 0) {
         qc_env_destroy(env);
         return qc_fail_nomem(err);
     }
@@ -83,7 +85,9 @@ void qc_env_destroy(qchain_env *env)
     if (env->alive && atomic_load(&env->in_use) && qc_env_forked(env))
         return;
     qc_tasks_destroy(env->walkers);
+    qc_verifier_stop(env->verifier);
     qc_tasks_destroy(env->far_tasks);
+    qc_verifier_destroy(env->verifier);
     qc_remote_stop(env->remote);
     qc_tasks_destroy(env->leaves);
     qc_remote_destroy(env->remote);

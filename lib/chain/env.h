@@ -17,6 +17,7 @@
 
 struct qc_codec;
 struct qc_remote;
+struct qc_verifier;
 struct qc_tasks;
 
 struct qchain_env {
@@ -27,6 +28,7 @@ struct qchain_env {
     struct qc_pool        *far;     /* for what is far away: threads that mostly wait, */
     struct qc_tasks       *far_tasks; /* and their queued tasks, which may wait for walkers */
     struct qc_remote      *remote;  /* layers behind URLs */
+    struct qc_verifier    *verifier; /* what sidecars say of these, compared in the background */
     struct qc_tasks       *leaves;  /* for queues: tasks that wait for nothing queued */
     struct qc_tasks       *walkers; /* and those that read metadata */
     struct qc_fdpool      *fds;

@@ -6,6 +6,7 @@
 #include "chain/names.h"
 #include "chain/open.h"
 #include "chain/sidecar.h"
+#include "chain/verify.h"
 #include "chain/warm.h"
 #include "remote/url.h"
 #include "util/alloc.h"
@@ -125,6 +126,7 @@ void qc_chain_close(qchain *c)
 {
     if (!c)
         return;
+    qc_verify_end(c);
     qc_warm_end(c);
     qc_index_finish(c);
     qc_chain_truncate(c, 0, 0);
@@ -274,7 +276,7 @@ int qc_layer_describe(qchain_image_info *info, qchain *c, uint32_t layer, qchain
     struct qc_layer *l = &c->layer[layer];
     struct qc_image *img = qc_layer_image(c, layer, err);
     struct qc_store *store;
-    char *resolved, *shown;
+    char *resolved;
     int ret;
 
     if (!img)
@@ -289,17 +291,13 @@ int qc_layer_describe(qchain_image_info *info, qchain *c, uint32_t layer, qchain
     info->allocated_size = qc_store_allocated(store);
     if (qc_file_is_block_device(store))
         info->flags |= QCHAIN_IMAGE_BLOCK_DEVICE;
-    shown = qc_url_shown(l->name);
-    info->name = shown ? qc_escape_dup(shown, strlen(shown)) : NULL;
-    qc_free(shown);
+    info->name = qc_name_shown_dup(l->name);
     if (!info->name)
         return qc_fail_nomem(err);
     if (!img->backing_name)
         return 0;
     resolved = qc_name_resolve(l->name, img->backing_name);
-    shown = resolved ? qc_url_shown(resolved) : NULL;
-    info->backing_resolved = shown ? qc_escape_dup(shown, strlen(shown)) : NULL;
-    qc_free(shown);
+    info->backing_resolved = resolved ? qc_name_shown_dup(resolved) : NULL;
     qc_free(resolved);
     return info->backing_resolved ? 0 : qc_fail_nomem(err);
 }

@@ -198,19 +198,31 @@ char *qc_name_resolve(const char *from, const char *name)
 
 /* ----------------------------------------------------------------- showing --- */
 
+/* Not escaped; NULL: no memory. */
+static char *without_secrets(const char *name)
+{
+    const char *marks = strstr(name, "://");
+
+    if (marks && strncmp(name, "json:", 5) == 0)
+        return qc_strdup("json:{...}");
+    return marks && qc_name_scheme(name) == (size_t)(marks - name) ? qc_url_shown(name)
+                                                                   : qc_strdup(name);
+}
+
 const char *qc_name_shown(struct qc_escaped *e, const char *name)
 {
-    const char *marks = name ? strstr(name, "://") : NULL;
-    char *shown;
+    char *shown = name && strstr(name, "://") ? without_secrets(name) : NULL;
 
-    if (!marks)
-        return qc_escape_str(e, name);
-    if (strncmp(name, "json:", 5) == 0)
-        return qc_escape_str(e, "json:{...}");
-    if (qc_name_scheme(name) != (size_t)(marks - name))
-        return qc_escape_str(e, name);
-    shown = qc_url_shown(name);
-    qc_escape_str(e, shown ? shown : "(a URL)");
+    qc_escape_str(e, shown ? shown : name && strstr(name, "://") ? "(a URL)" : name);
     qc_free(shown);
     return e->text;
+}
+
+char *qc_name_shown_dup(const char *name)
+{
+    char *shown = without_secrets(name);
+    char *out = shown ? qc_escape_dup(shown, strlen(shown)) : NULL;
+
+    qc_free(shown);
+    return out;
 }

@@ -45,5 +45,7 @@ char *qc_name_directory(const char *path);
 /* A name for a message: without secrets (user, query and fragment of a URL; what stands
  * in a "json:" name that has a URL), and escaped. Returns e->text. */
 const char *qc_name_shown(struct qc_escaped *e, const char *name);
+/* The same without a limit; to be freed with qc_free. NULL: no memory. */
+char *qc_name_shown_dup(const char *name);
 
 #endif

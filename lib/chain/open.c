@@ -7,6 +7,7 @@
 #include "chain/names.h"
 #include "chain/open.h"
 #include "chain/sidecar.h"
+#include "chain/verify.h"
 #include "chain/warm.h"
 #include "qcow2/qcow2.h"
 #include "raw/raw_image.h"
@@ -173,6 +174,7 @@ static int open_data_file(struct opener *o, uint32_t k)
         t.path = qc_strdup(given);
         t.format = qc_strdup("raw");
         t.vetted = t.block_device = true;
+        t.is_url = qc_name_is_url(given);
         ret = t.path && t.format ? 0 : qc_fail_nomem(o->err);
     } else if (!img->data_file_name) {
         ret = qc_fail(o->err, QCHAIN_E_CHAIN,
@@ -329,8 +331,9 @@ static bool wants_sidecar(const struct opener *o, const struct qc_layer *l)
 
     if (!wants_any_sidecar(o) || l->cluster_size == 0)
         return false;
-    return qc_remote_is(store) ? o->side != NULL
-                               : l->real_path && !qc_file_is_block_device(store);
+    if (qc_remote_is(store))
+        return o->side || (o->c->n_layers == 1 && o->opts->index);
+    return l->real_path && !qc_file_is_block_device(store);
 }
 
 static int open_below(struct opener *o)
@@ -412,6 +415,8 @@ int qc_chain_open(qchain **out, qchain_env *env, const char *name, const qchain_
         o.c->size = o.c->layer[0].virtual_size;
         ret = qc_index_init(o.c, err);
     }
+    if (ret == 0)
+        ret = qc_verify_begin(o.c, err);
     if (ret != 0) {
         qc_chain_close(o.c);
         return ret;

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "chain/open.h"
+#include "chain/verify.h"
 #include "remote/remote.h"
 #include "util/alloc.h"
 #include "util/bytes.h"
@@ -42,7 +43,27 @@ char *qc_sidecar_path(const char *image)
     return path;
 }
 
+char *qc_sidecar_beside(const qchain *c, uint32_t k)
+{
+    const struct qc_layer *l = &c->layer[k];
+
+    return l->real_path ? qc_sidecar_path(l->real_path)
+                        : qc_remote_sibling(qc_source_opened(c, l->source), QC_SIDECAR_SUFFIX);
+}
+
 /* ------------------------------------------------------------------ reading --- */
+
+/* A file that tells of an object: no permissions of that are known here. */
+static int check_own(const struct stat *st, qchain_error *err)
+{
+    if (st->st_uid != geteuid() && st->st_uid != 0)
+        return qc_fail(err, QCHAIN_E_ACCESS, "belongs to user %u: not to the caller or root, as that "
+                       "of an image behind a URL must", (unsigned)st->st_uid);
+    if (st->st_mode & (S_IWGRP | S_IWOTH))
+        return qc_fail(err, QCHAIN_E_ACCESS, "others than its owner may write to it: chmod go-w and "
+                       "build it again");
+    return 0;
+}
 
 /* Who may write to the sidecar may make the chain read any byte of its files at any
  * place: that must be nobody who could not do so by writing to the image. */
@@ -54,6 +75,8 @@ static int check_owner(const struct stat *st, const char *tip, qchain_error *err
         return qc_fail(err, QCHAIN_E_ACCESS, "is not a regular file");
     if (!tip)
         return 0;
+    if (qc_name_is_url(tip))
+        return check_own(st, err);
     if (stat(tip, &image) != 0)
         return qc_fail_errno(err, errno, "cannot look at its image");
     if (st->st_uid != image.st_uid && st->st_uid != geteuid() && st->st_uid != 0)
@@ -154,13 +177,34 @@ int qc_sidecar_parse(struct qc_ixf *x, struct qc_store *store, qchain_error *err
     return ret;
 }
 
+/* The same of an object that is being opened. */
+static int load_object(struct qc_ixf *x, struct qc_store **store, struct qc_opening *side,
+                       qchain_error *err)
+{
+    int ret = qc_remote_finish(side, store, err);
+
+    if (ret == 0)
+        ret = qc_sidecar_parse(x, *store, err);
+    if (ret == 0)
+        return 0;
+    qc_store_destroy(*store);
+    *store = NULL;
+    return ret;
+}
+
 int qc_sidecar_load(struct qc_ixf *x, struct qc_store **store, qchain_env *env, const char *path,
                     const char *tip, qchain_error *err)
 {
+    struct qc_opening *side;
     int ret;
 
     memset(x, 0, sizeof(*x));
     *store = NULL;
+    if (qc_name_is_url(path)) {
+        /* Who may write there may write to the image beside it, or the caller named it. */
+        ret = qc_remote_begin(&side, env->remote, path, QC_REMOTE_WHOLE, err);
+        return ret == 0 ? load_object(x, store, side, err) : ret;
+    }
     ret = open_sidecar(store, env, path, tip, err);
     if (ret == 0)
         ret = qc_sidecar_parse(x, *store, err);
@@ -199,7 +243,7 @@ static int check_racy(const struct attempt *a, const struct qc_ixf_source *s)
         s->mtime_ns + QC_SIDECAR_RACY_NS <= a->sc->x.header.built_ns)
         return 0;
     return qc_fail(a->err, QCHAIN_E_CHANGED, "'%s' was modified less than two seconds before the "
-                   "index was built: build it again", qc_escape_str(&shown, s->name));
+                   "index was built: build it again", qc_name_shown(&shown, s->name));
 }
 
 static int is_changed(const struct attempt *a, const char *name)
@@ -207,7 +251,7 @@ static int is_changed(const struct attempt *a, const char *name)
     struct qc_escaped shown;
 
     return qc_fail(a->err, QCHAIN_E_CHANGED, "'%s' was changed since (size or modification time)",
-                   qc_escape_str(&shown, name));
+                   qc_name_shown(&shown, name));
 }
 
 static int tells_otherwise(const struct attempt *a, const char *name)
@@ -215,7 +259,7 @@ static int tells_otherwise(const struct attempt *a, const char *name)
     struct qc_escaped shown;
 
     return qc_fail(a->err, QCHAIN_E_CHANGED, "it tells of other files than the image '%s' names",
-                   qc_escape_str(&shown, name));
+                   qc_name_shown(&shown, name));
 }
 
 int qc_sidecar_pin(struct qc_pin *pin, const struct qc_ixf_source *s, qchain_error *err)
@@ -290,7 +334,7 @@ static int look_at(const struct attempt *a, const char *path, struct stat *st)
     if (ret == 0 && !S_ISLNK(st->st_mode))
         return 0;
     if (ret != 0 || !realpath(path, real) || stat(real, st) != 0)
-        return qc_fail_errno(a->err, errno, "'%s'", qc_escape_str(&shown, path));
+        return qc_fail_errno(a->err, errno, "'%s'", qc_name_shown(&shown, path));
     return qc_gate_check_path(a->gate, real, a->err);
 }
 
@@ -430,15 +474,6 @@ static void not_used(qchain *c, const char *path, bool top, const qchain_error *
     }
 }
 
-/* The same of one that lies behind a URL. Who may write there may write to the image beside it,
- * or the caller named it. */
-static int load_object(struct qc_sidecar *sc, struct qc_opening *side, qchain_error *err)
-{
-    int ret = qc_remote_finish(side, &sc->store, err);
-
-    return ret == 0 ? qc_sidecar_parse(&sc->x, sc->store, err) : ret;
-}
-
 int qc_sidecar_open_remote(qchain *c, uint32_t i, const char *url, struct qc_store **out,
                            qchain_error *err)
 {
@@ -455,7 +490,7 @@ int qc_sidecar_attach(qchain *c, struct qc_gate *gate, uint32_t file_flags, uint
                       const char *path, struct qc_opening *side, qchain_error *err)
 {
     uint32_t k = c->n_layers - 1, n_layers = c->n_layers, n_sources = c->n_sources;
-    const char *tip = c->layer[k].real_path, *image = tip ? tip : c->layer[k].name;
+    const char *tip = c->layer[k].real_path;
     struct qc_sidecar *sc = qc_calloc(1, sizeof(*sc));
     struct attempt a = {c, sc, gate, NULL};
     qchain_error why;
@@ -464,7 +499,7 @@ int qc_sidecar_attach(qchain *c, struct qc_gate *gate, uint32_t file_flags, uint
     qc_error_init(&why);
     a.err = &why;
     if (sc)
-        sc->path = path ? qc_strdup(path) : qc_sidecar_path(image);
+        sc->path = path ? qc_strdup(path) : qc_sidecar_beside(c, k);
     if (!sc || !sc->path) {
         qc_remote_abandon(side);
         ret = qc_fail_nomem(err);
@@ -476,11 +511,14 @@ int qc_sidecar_attach(qchain *c, struct qc_gate *gate, uint32_t file_flags, uint
     sc->first_source = c->layer[k].source;
     sc->file_flags = file_flags;
     if (side)
-        ret = load_object(sc, side, &why);
+        ret = load_object(&sc->x, &sc->store, side, &why);
     else
-        ret = qc_sidecar_load(&sc->x, &sc->store, c->env, sc->path, tip, &why);
+        ret = qc_sidecar_load(&sc->x, &sc->store, c->env, sc->path, tip ? tip : c->layer[k].name,
+                              &why);
     if (ret == 0)
         ret = believe(&a, max_layers);
+    if (ret == 0)
+        ret = qc_verify_all(c, sc, &why);
     if (ret == 0)
         ret = keep_directory(&a);
     if (ret == 0) {
@@ -566,7 +604,7 @@ int qc_sidecar_runs(qchain *c, uint64_t start, uint64_t end, struct qc_runs *out
         return ret;
     if (!atomic_exchange(&sc->bad, true))
         qc_log(&c->env->log, QCHAIN_LOG_WARN, "chain", "index '%s' is not used any more: %s",
-               qc_escape_str(&shown, sc->path), qchain_error_message(err));
+               qc_name_shown(&shown, sc->path), qchain_error_message(err));
     return ret;
 }
 
@@ -617,9 +655,18 @@ const struct qc_ixf_source *qc_sidecar_source(const struct qc_sidecar *sc, uint3
     return &sc->x.source[i - sc->first_source];
 }
 
+bool qc_sidecar_pins(const struct qc_sidecar *sc, const qchain *c, uint32_t i, struct qc_pin *pin)
+{
+    const struct qc_ixf_source *s = i >= sc->first_source ? qc_sidecar_source(sc, i) : NULL;
+
+    return s && s->flags & QC_IXF_REMOTE && !qc_source_opened(c, i) &&
+           qc_sidecar_pin(pin, s, NULL) == 0;
+}
+
 char *qc_sidecar_file_path(const struct qc_sidecar *sc, const char *name)
 {
-    size_t dir = sc->cwd && name[0] != '/' && !qc_name_is_url(name) ? strlen(sc->cwd) : 0, len = strlen(name);
+    size_t dir = sc->cwd && name[0] != '/' && !qc_name_is_url(name) ? strlen(sc->cwd) : 0;
+    size_t len = strlen(name);
     char *path;
 
     if (dir == 0)

@@ -22,15 +22,16 @@ struct qc_sidecar;
 
 /* Look for the sidecar of the last layer that c has, whose image is open, and if it may be
  * believed add the layers below as it tells them and set c->sidecar, which then takes the
- * gate's content over. path: NULL = beside the layer's real path. side: the sidecar is an object,
+ * gate's content over. path: NULL = beside the layer. side: the sidecar is an object,
  * which is being opened; it is used up in any case. That there is none, or one that is not
  * believed, is no failure (but logged): c is as it was. */
 int  qc_sidecar_attach(qchain *c, struct qc_gate *gate, uint32_t file_flags, uint32_t max_layers,
                        const char *path, struct qc_opening *side, qchain_error *err);
 void qc_sidecar_destroy(struct qc_sidecar *sc); /* NULL is fine */
 
-/* Read and check all but the pages of a sidecar; *store receives the open file. tip: who
- * its owner and writers may be; NULL: anybody. NOTFOUND if there is none. */
+/* Read and check all but the pages of a sidecar, a file or an object; *store receives it open. tip:
+ * its image, whose owner and writers may be those of the file, too; a URL: nobody's but the caller's
+ * or root's; NULL: anybody. NOTFOUND if there is none. */
 int qc_sidecar_load(struct qc_ixf *x, struct qc_store **store, qchain_env *env, const char *path,
                     const char *tip, qchain_error *err);
 /* The same of a store that is open already; it stays the caller's. */
@@ -45,6 +46,9 @@ int qc_sidecar_read_page(const struct qc_ixf *x, struct qc_store *store, uint32_
                          qchain_error *err);
 /* "PATH.qci", to be freed with qc_free; NULL: no memory. */
 char *qc_sidecar_path(const char *image);
+/* Where the sidecar of layer k would be, which is open; to be freed. NULL: no memory, or there is no such
+ * place: beside a URL with a signature that is for nothing else. */
+char *qc_sidecar_beside(const qchain *c, uint32_t k);
 
 /* The first layer that the map of c comes from a sidecar of; n_layers if from none, also
  * when it was found damaged. */
@@ -62,6 +66,8 @@ uint64_t qc_sidecar_next_used(const qchain *c, uint64_t guest);
 const struct qc_ixf *qc_sidecar_content(const struct qc_sidecar *sc);
 struct qc_store *qc_sidecar_store(const struct qc_sidecar *sc);
 const struct qc_ixf_source *qc_sidecar_source(const struct qc_sidecar *sc, uint32_t i);
+/* Is source i an object that nothing was asked for yet? And as what it is known. */
+bool qc_sidecar_pins(const struct qc_sidecar *sc, const qchain *c, uint32_t i, struct qc_pin *pin);
 /* Where a file of that name is, wherever the program went since; to be freed with qc_free.
  * NULL: no memory. */
 char *qc_sidecar_file_path(const struct qc_sidecar *sc, const char *name);

@@ -11,9 +11,11 @@
 
 #include "chain/chain.h"
 #include "chain/fill.h"
+#include "chain/names.h"
 #include "chain/sidecar.h"
 #include "io/newfile.h"
 #include "ops/job.h"
+#include "remote/remote.h"
 #include "util/alloc.h"
 #include "util/bytes.h"
 #include "util/crc32c.h"
@@ -24,6 +26,7 @@
 #define PAGE_TARGET_MANY (60u << 10) /* once there are many: the directory is kept in memory */
 #define MANY_PAGES 4096u
 #define SPILL_BYTES (32u << 20)      /* pages kept in memory */
+#define OBJECT_BYTES (256u << 20)    /* of an index that goes to a URL: it is all kept */
 
 /* -------------------------------------------------------------------- pages --- */
 
@@ -73,6 +76,13 @@ static int spill(struct qc_builder *b, const char *path)
     return 0;
 }
 
+static int too_large(struct qc_builder *b)
+{
+    return qc_fail(b->err, QCHAIN_E_LIMIT, "would have more than %u MiB, too much for one request: "
+                   "write it to a file with --index (qchain_index_opts.name) and copy that",
+                   OBJECT_BYTES >> 20);
+}
+
 /* Add a page's bytes, and its entry, whose offset follows. */
 static int add_page(struct qc_builder *b, struct qc_ixf_page page, const uint8_t *p)
 {
@@ -90,6 +100,8 @@ static int add_page(struct qc_builder *b, struct qc_ixf_page page, const uint8_t
     b->x.page[n] = page;
     b->x.header.n_pages++;
     b->x.header.n_runs += page.n_runs;
+    if (qc_name_is_url(b->opts->name)) /* sent whole */
+        return b->done.n <= OBJECT_BYTES ? 0 : too_large(b);
     return b->done.n < SPILL_BYTES ? 0 : spill(b, b->opts->name);
 }
 
@@ -309,10 +321,12 @@ static int write_file(struct qc_builder *b)
 {
     struct qc_newfile *f = NULL;
     struct qc_ixf_buf head = {0};
-    struct stat like;
+    const char *image = b->c->layer[0].real_path;
+    struct stat like = {.st_mode = 0600, .st_uid = geteuid(), .st_gid = getegid()};
     int ret;
 
-    if (stat(b->c->layer[0].real_path, &like) != 0)
+    /* Who else may read an object behind a URL is not known. */
+    if (image && stat(image, &like) != 0)
         return qc_fail_errno(b->err, errno, "cannot look at the image");
     /* Who may not read a layer shall not learn from the index what it holds. */
     like.st_mode &= ~(mode_t)0444 | b->readers;
@@ -334,6 +348,26 @@ static int write_file(struct qc_builder *b)
     return ret;
 }
 
+static int put_object(struct qc_builder *b)
+{
+    struct qc_ixf_buf head = {0}, *all = &b->done;
+    int ret = make_head(b, &head);
+
+    if (ret == 0 && head.n + all->n > OBJECT_BYTES)
+        ret = too_large(b);
+    if (ret == 0 && qc_grow((void **)&all->p, &all->cap, head.n + all->n, 1) != 0)
+        ret = qc_fail_nomem(b->err);
+    if (ret == 0) {
+        if (all->n > 0)
+            memmove(all->p + head.n, all->p, all->n);
+        memcpy(all->p, head.p, head.n);
+        all->n += head.n;
+        ret = qc_remote_put(b->c->env->remote, b->opts->name, all->p, all->n, false, b->err);
+    }
+    qc_ixf_buf_finish(&head);
+    return ret;
+}
+
 /* ------------------------------------------------------------------- builds --- */
 
 static int check_chain(struct qc_builder *b)
@@ -350,8 +384,9 @@ static int check_chain(struct qc_builder *b)
     if (flags & QCHAIN_OPEN_FORCE_SHARE)
         return qc_build_refuse(b, 0, "the chain was opened without locks (force-share), so it "
                                "may change while it is walked");
-    if (!c->layer[0].real_path || c->layer[0].cluster_size == 0)
-        return qc_build_refuse(b, 0, "it is no qcow2 image in a file");
+    if (c->layer[0].cluster_size == 0 ||
+        (!c->layer[0].real_path && !qc_remote_is(qc_source_opened(c, c->layer[0].source))))
+        return qc_build_refuse(b, 0, "it is no qcow2 image in a file or behind a URL");
     return qc_chain_check(c, b->err);
 }
 
@@ -362,8 +397,13 @@ static int check_name(struct qc_builder *b)
     char magic[8] = {0};
     struct stat st;
     ssize_t n;
-    int fd = open(b->opts->name, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+    int fd, ret;
 
+    if (qc_name_is_url(b->opts->name)) {
+        ret = qc_index_check_object(b->c->env, b->opts->name, b->err);
+        return ret == QCHAIN_E_NOTFOUND ? 0 : ret;
+    }
+    fd = open(b->opts->name, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
     if (fd < 0)
         return errno == ENOENT ? 0 : qc_fail_errno(b->err, errno, "cannot look at what is there");
     n = fstat(fd, &st) == 0 && S_ISREG(st.st_mode) ? pread(fd, magic, sizeof(magic), 0) : -1;
@@ -375,10 +415,8 @@ static int check_name(struct qc_builder *b)
 
 static int build(struct qc_builder *b)
 {
-    int ret = check_chain(b);
+    int ret = qc_build_table(b);
 
-    if (ret == 0)
-        ret = qc_build_table(b);
     if (ret == 0)
         ret = qc_build_wait(b);
     b->x.header.built_ns = qc_build_now(); /* not later: a walk may take long */
@@ -387,7 +425,9 @@ static int build(struct qc_builder *b)
         ret = make_pages(b);
     if (ret == 0)
         ret = qc_build_look_again(b);
-    return ret == 0 ? write_file(b) : ret;
+    if (ret != 0)
+        return ret;
+    return qc_name_is_url(b->opts->name) ? put_object(b) : write_file(b);
 }
 
 int qc_index_build(qchain *c, const qchain_index_opts *opts, qchain_error *err)
@@ -396,12 +436,11 @@ int qc_index_build(qchain *c, const qchain_index_opts *opts, qchain_error *err)
     struct qc_builder b = {.c = c, .opts = &o, .spill = -1, .readers = 0444,
                         .began_ns = qc_now_ns(), .err = err};
     char *path = NULL;
-    int ret = 0;
+    int ret = check_chain(&b);
 
-    if (!o.name && c->layer[0].real_path)
-        o.name = path = qc_sidecar_path(c->layer[0].real_path);
-    if (!o.name && c->layer[0].real_path)
-        ret = qc_fail_nomem(err);
+    if (ret == 0)
+        ret = qc_index_place(&path, c, opts->name, err);
+    o.name = path;
     if (ret == 0 && opts->name)
         ret = check_name(&b);
     if (ret == 0)

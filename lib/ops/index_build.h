@@ -10,9 +10,16 @@ struct qc_runs;
 /* Arguments are checked already; err is not NULL. */
 int qc_index_build(qchain *c, const qchain_index_opts *opts, qchain_error *err);
 int qc_index_verify(qchain *c, const qchain_index_opts *opts, qchain_error *err);
-/* path: the sidecar. */
+/* Where the sidecar of an open chain is, or is to be: name, a path or a URL, if it is not NULL, else
+ * beside the top. To be freed. UNSUPPORTED, INVAL (beside a presigned URL is no place), NOMEM. */
+int qc_index_place(char **path, const qchain *c, const char *name, qchain_error *err);
+/* Beside an image behind a URL, which is not looked at. */
+int qc_index_place_of(char **path, qchain_env *env, const char *url, qchain_error *err);
+/* Is the object a sidecar, or empty? INVAL if it is anything else; NOTFOUND. */
+int qc_index_check_object(qchain_env *env, const char *url, qchain_error *err);
+/* path: the sidecar, a file or a URL. */
 int qc_index_drop(qchain_env *env, const char *path, qchain_error *err);
-/* info: zeroed; freed by the caller also after an error. image: its path. */
+/* info: zeroed; freed by the caller also after an error. image: its name. */
 int qc_index_inspect(qchain_index_info *info, qchain_env *env, const char *image,
                      const qchain_open_opts *opts, qchain_error *err);
 void qc_index_info_finish(qchain_index_info *info);

@@ -11,6 +11,7 @@
 #include "chain/sidecar.h"
 #include "ops/index_build_int.h"
 #include "ops/job.h"
+#include "remote/remote.h"
 #include "util/alloc.h"
 #include "util/bytes.h"
 
@@ -45,6 +46,16 @@ static int stat_source(const qchain *c, uint32_t i, struct stat *st)
     return ret;
 }
 
+/* Is source i an object? Then it is told from others by more than a time, each request that
+ * walks it asks for that very one, and neither stat nor permissions tell anything of it. */
+static bool is_remote(const qchain *c, uint32_t i)
+{
+    const struct qc_store *store = qc_source_opened(c, i);
+
+    return store ? qc_remote_is(store)
+                 : (qc_sidecar_source(c->sidecar, i)->flags & QC_IXF_REMOTE) != 0;
+}
+
 /* Shall holes be looked for in source i? And at which space on the medium was that found
  * out: looked at first, so that a file whose space changes meanwhile is asked again. */
 static int find_holes(struct qc_builder *b, uint32_t i, bool *holes, uint64_t *allocated)
@@ -55,6 +66,11 @@ static int find_holes(struct qc_builder *b, uint32_t i, bool *holes, uint64_t *a
     struct stat st;
 
     *holes = known > 0;
+    if (is_remote(b->c, i)) {
+        *holes = false; /* what is fetched is fetched whole */
+        *allocated = b->x.source[i].size;
+        return 0;
+    }
     if (known >= 0) {
         *allocated = qc_sidecar_source(b->c->sidecar, i)->allocated;
         return 0;
@@ -70,36 +86,49 @@ static int find_holes(struct qc_builder *b, uint32_t i, bool *holes, uint64_t *a
     return ret;
 }
 
+/* The last component of where the top lies; to be freed. */
+static char *name_of_top(const qchain *c)
+{
+    const struct qc_layer *l = &c->layer[0];
+    const char *from = l->real_path ? l->real_path : c->source[l->source].shown;
+    const char *slash = strrchr(from, '/');
+
+    return qc_strndup(slash && slash[1] ? slash + 1 : from, QC_IXF_NAME_MAX);
+}
+
 /* Names as recorded, and what else is known of a layer without opening it. */
-static void describe_source(const qchain *c, uint32_t i, struct qc_ixf_source *s,
-                            const char **name)
+static int describe_source(const qchain *c, uint32_t i, struct qc_ixf_source *s, qchain_error *err)
 {
     const struct qc_layer *l = &c->layer[c->source[i].layer];
     const struct qc_image *img = l->img, *above = s->layer ? (l - 1)->img : NULL;
     const struct qc_ixf_source *old = NULL;
-    const char *slash;
+    const char *name = NULL;
 
     if (!above || (i != l->source && !img))
         old = s->layer ? qc_sidecar_source(c->sidecar, i) : NULL;
     if (old) {
-        *name = old->name;
+        name = old->name;
         s->flags = old->flags & QC_IXF_UNRECORDED;
     } else if (i != l->source) {
-        *name = img->data_file_name;
+        name = img->data_file_name;
     } else if (s->layer > 0) {
-        *name = above->backing_name;
+        name = above->backing_name;
         s->flags = above->backing_format ? 0 : QC_IXF_UNRECORDED;
-    } else {
-        slash = strrchr(l->real_path, '/');
-        *name = slash ? slash + 1 : l->real_path;
     }
+    if (i == 0)
+        s->name = name_of_top(c);
+    else if (name) /* else given by the caller, not recorded */
+        s->name = qc_strdup(name);
+    if (!s->name && (i == 0 || name))
+        return qc_fail_nomem(err);
     if (i != l->source) {
         s->flags = QC_IXF_DATA_FILE;
-        return;
+        return 0;
     }
     s->virtual_size = l->virtual_size;
     s->cluster_size = l->cluster_size;
     s->decoder_kind = img ? img->decoder_kind : qc_sidecar_source(c->sidecar, i)->decoder_kind;
+    return 0;
 }
 
 /* Where a file lies, for people; to be freed. */
@@ -108,39 +137,74 @@ static char *location_of(const qchain *c, uint32_t i)
     const struct qc_layer *l = &c->layer[c->source[i].layer];
     char real[PATH_MAX];
 
+    if (c->source[i].shown)
+        return qc_strndup(c->source[i].shown, QC_IXF_NAME_MAX);
     if (i == l->source && l->real_path)
         return qc_strdup(l->real_path);
     return qc_strdup(realpath(c->source[i].name, real) ? real : c->source[i].name);
+}
+
+/* What a file is told by from what it is after a change. */
+static int identify_file(struct qc_builder *b, uint32_t i, struct qc_ixf_source *s)
+{
+    const struct qc_store *store = qc_source_opened(b->c, i);
+
+    if (store && (!qc_file_is_local(store) || qc_file_is_block_device(store) ||
+                  !(store->identity.flags & QCHAIN_IDENTITY_HAS_MTIME)))
+        return qc_build_refuse(b, s->layer, "it is no regular file");
+    s->size = store ? store->size : qc_sidecar_source(b->c->sidecar, i)->size;
+    s->mtime_ns = store ? store->identity.mtime_ns : qc_sidecar_source(b->c->sidecar, i)->mtime_ns;
+    s->validator = qc_strdup("");
+    return s->validator ? 0 : qc_fail_nomem(b->err);
+}
+
+/* The same of an object. */
+static int identify_object(struct qc_builder *b, uint32_t i, struct qc_ixf_source *s)
+{
+    const struct qc_store *store = qc_source_opened(b->c, i);
+    const struct qc_ixf_source *old = store ? NULL : qc_sidecar_source(b->c->sidecar, i);
+    char text[256];
+
+    if (store) {
+        qc_pin_put(text, qc_remote_pin(store));
+        s->size = store->size;
+        if (qc_remote_pin(store)->mtime_s < UINT64_MAX / 1000000000u)
+            s->mtime_ns = qc_remote_pin(store)->mtime_s * 1000000000u;
+    } else {
+        s->size = old->size;
+        s->mtime_ns = old->mtime_ns;
+    }
+    s->validator = qc_strdup(store ? text : old->validator);
+    if (!s->validator)
+        return qc_fail_nomem(b->err);
+    if (!*s->validator && s->mtime_ns == 0)
+        return qc_build_refuse(b, s->layer, "its server sends neither an ETag nor a time, so a "
+                               "change of it would not be noticed");
+    return 0;
 }
 
 static int add_source(struct qc_builder *b, uint32_t i)
 {
     qchain *c = b->c;
     struct qc_ixf_source *s = &b->x.source[i];
-    const struct qc_store *store = qc_source_opened(c, i);
     const struct qc_layer *l = &c->layer[c->source[i].layer];
-    const char *name;
-    bool holes;
+    bool remote = is_remote(c, i), holes;
     int ret;
 
-    if (store && (!qc_file_is_local(store) || qc_file_is_block_device(store) ||
-                  !(store->identity.flags & QCHAIN_IDENTITY_HAS_MTIME)))
-        return qc_build_refuse(b, c->source[i].layer, "it is no regular file");
     s->layer = c->source[i].layer;
-    s->size = store ? store->size : qc_sidecar_source(c->sidecar, i)->size;
-    s->mtime_ns = store ? store->identity.mtime_ns : qc_sidecar_source(c->sidecar, i)->mtime_ns;
-    describe_source(c, i, s, &name);
-    ret = find_holes(b, i, &holes, &s->allocated);
+    ret = (remote ? identify_object : identify_file)(b, i, s);
+    if (ret == 0)
+        ret = describe_source(c, i, s, b->err);
+    if (ret == 0)
+        ret = find_holes(b, i, &holes, &s->allocated);
     if (ret != 0)
         return ret;
-    s->flags |= holes ? QC_IXF_HOLES : 0;
-    if (!name) /* given by the caller, not recorded */
+    s->flags |= (holes ? QC_IXF_HOLES : 0) | (remote ? QC_IXF_REMOTE : 0);
+    if (!s->name)
         return qc_build_refuse(b, s->layer, "its external data file is not named in the image");
-    s->name = qc_strdup(name);
     s->location = location_of(c, i);
     s->format = qc_strdup(i == l->source ? l->format->name : "raw");
-    s->validator = qc_strdup("");
-    return s->name && s->location && s->format && s->validator ? 0 : qc_fail_nomem(b->err);
+    return s->location && s->format ? 0 : qc_fail_nomem(b->err);
 }
 
 int qc_build_table(struct qc_builder *b)
@@ -166,6 +230,8 @@ int qc_build_look_again(struct qc_builder *b)
     for (uint32_t i = 0; i < b->c->n_sources; i++) {
         struct qc_ixf_source *s = &b->x.source[i];
 
+        if (s->flags & QC_IXF_REMOTE)
+            continue; /* what was read of it was it */
         if (stat_source(b->c, i, &st) != 0) {
             qc_fail_errno(b->err, errno, "cannot look at it again");
         } else if ((uint64_t)st.st_size == s->size && st.st_mtim.tv_sec >= 0 &&
@@ -193,6 +259,9 @@ int qc_build_wait(struct qc_builder *b)
     for (uint32_t i = 0; i < b->c->n_sources; i++) {
         const struct qc_ixf_source *s = &b->x.source[i];
 
+        /* Told by its time alone, which is in whole seconds and of another clock. */
+        if (s->flags & QC_IXF_REMOTE && (*s->validator || s->mtime_ns > now))
+            continue;
         if (s->mtime_ns > now + QC_SIDECAR_RACY_NS && !(b->opts->flags & QCHAIN_INDEX_NO_WAIT)) {
             return qc_build_refuse(b, s->layer, "its modification time lies in the future; set "
                                    "it right with touch(1)");

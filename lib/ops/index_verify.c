@@ -4,12 +4,13 @@
 
 #include "chain/chain.h"
 #include "chain/fill.h"
+#include "chain/names.h"
 #include "chain/sidecar.h"
 #include "ops/index_build.h"
 #include "ops/job.h"
+#include "remote/remote.h"
 #include "util/alloc.h"
 #include "util/bytes.h"
-#include "util/escape.h"
 #include "util/pool.h"
 
 struct verifier {
@@ -38,16 +39,13 @@ static const char *recorded_name(const qchain *c, uint32_t i)
     return c->source[i].layer > 0 ? ((const struct qc_image *)(l - 1)->img)->backing_name : NULL;
 }
 
-static int check_source(struct verifier *v, uint32_t i)
+/* Is source i the file that the index tells of? */
+static int check_file(struct verifier *v, uint32_t i, const struct qc_ixf_source *s)
 {
     const struct qc_store *store = qc_source_opened(v->c, i);
-    const struct qc_ixf_source *s = &v->x.source[i];
-    const struct qc_layer *l = &v->c->layer[v->c->source[i].layer];
-    const struct qc_image *img = l->img;
-    const char *name = recorded_name(v->c, i);
 
-    if (s->layer != v->c->source[i].layer || (name && strcmp(name, s->name) != 0))
-        return is_changed(v, i, "is another file than the index tells of");
+    if (qc_remote_is(store))
+        return is_changed(v, i, "is no file, as the index tells");
     if (store->size != s->size || !(store->identity.flags & QCHAIN_IDENTITY_HAS_MTIME) ||
         store->identity.mtime_ns != s->mtime_ns)
         return is_changed(v, i, "was changed since the index was built (size or modification "
@@ -55,6 +53,40 @@ static int check_source(struct verifier *v, uint32_t i)
     if (s->mtime_ns > UINT64_MAX - QC_SIDECAR_RACY_NS ||
         s->mtime_ns + QC_SIDECAR_RACY_NS > v->x.header.built_ns)
         return is_changed(v, i, "was modified less than two seconds before the index was built");
+    return 0;
+}
+
+/* Is it the object? */
+static int check_object(struct verifier *v, uint32_t i, const struct qc_ixf_source *s)
+{
+    const struct qc_pin *is = qc_remote_pin(qc_source_opened(v->c, i));
+    struct qc_pin was;
+    int ret;
+
+    if (!is)
+        return is_changed(v, i, "does not lie behind a URL, as the index tells");
+    ret = qc_sidecar_pin(&was, s, v->err);
+    if (ret == 0 && !qc_pin_same(&was, is))
+        ret = is_changed(v, i, "was changed since the index was built (size, ETag or time)");
+    return ret;
+}
+
+static int check_source(struct verifier *v, uint32_t i)
+{
+    const struct qc_ixf_source *s = &v->x.source[i];
+    const struct qc_layer *l = &v->c->layer[v->c->source[i].layer];
+    const struct qc_image *img = l->img;
+    const char *name = recorded_name(v->c, i);
+    int ret;
+
+    if (s->layer != v->c->source[i].layer || (name && strcmp(name, s->name) != 0))
+        return is_changed(v, i, "is another file than the index tells of");
+    if ((s->flags & QC_IXF_REMOTE) != 0)
+        ret = check_object(v, i, s);
+    else
+        ret = check_file(v, i, s);
+    if (ret != 0)
+        return ret;
     if (i == l->source ? s->virtual_size != l->virtual_size ||
                              s->cluster_size != l->cluster_size ||
                              s->decoder_kind != img->decoder_kind ||
@@ -156,22 +188,21 @@ int qc_index_verify(qchain *c, const qchain_index_opts *opts, qchain_error *err)
     const char *tip = c->layer[0].real_path;
     struct qc_escaped shown;
     char *path = NULL;
-    int ret;
+    int ret = qc_index_place(&path, c, opts->name, err);
 
-    if (!tip)
-        return qc_fail(err, QCHAIN_E_UNSUPPORTED, "index: the image is no file, so it has none");
-    path = opts->name ? qc_strdup(opts->name) : qc_sidecar_path(tip);
-    if (!path)
-        return qc_fail_nomem(err);
-    ret = qc_sidecar_load(&v.x, &v.store, c->env, path, tip, err);
-    if (ret == QCHAIN_E_ACCESS) /* not ours to believe */
+    if (ret != 0) {
+        qc_error_prefix(err, -1, "index: ");
+        return ret;
+    }
+    ret = qc_sidecar_load(&v.x, &v.store, c->env, path, tip ? tip : c->layer[0].name, err);
+    if (ret == QCHAIN_E_ACCESS && !qc_name_is_url(path)) /* not ours to believe */
         ret = err->code = QCHAIN_E_CHANGED;
     if (ret == 0)
         ret = check_table(&v);
     if (ret == 0)
         ret = compare_all(&v, opts);
     if (ret != 0)
-        qc_error_prefix(err, -1, "index '%s': ", qc_escape_str(&shown, path));
+        qc_error_prefix(err, -1, "index '%s': ", qc_name_shown(&shown, path));
     qc_store_destroy(v.store);
     qc_ixf_finish(&v.x);
     qc_free(path);

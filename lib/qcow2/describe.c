@@ -5,6 +5,7 @@
 
 #include "qcow2/image_int.h"
 #include "qcow2/table_walk.h"
+#include "remote/url.h"
 #include "util/alloc.h"
 #include "util/bytes.h"
 #include "util/error.h"
@@ -158,12 +159,24 @@ static uint32_t flags_of(const struct qc2_image *q)
     return f;
 }
 
+/* A name for display, without secrets of a URL; within "json:" those are not to be told from the
+ * rest. NULL: no memory. */
+static char *shown_name(const char *name)
+{
+    bool hides = strncmp(name, "json:", 5) == 0 && strstr(name, "://");
+    char *bare = qc_url_shown(hides ? "json:{...}" : name);
+    char *shown = bare ? qc_escape_dup(bare, strlen(bare)) : NULL;
+
+    qc_free(bare);
+    return shown;
+}
+
 /* A string of the image, for display and (raw may be NULL) as it is. */
 static int copy_name(const char **shown, const char **raw, const char *name, qchain_error *err)
 {
     if (!name)
         return QCHAIN_OK;
-    *shown = qc_escape_dup(name, strlen(name));
+    *shown = shown_name(name);
     if (raw)
         *raw = qc_strdup(name);
     return *shown && (!raw || *raw) ? QCHAIN_OK : qc_fail_nomem(err);

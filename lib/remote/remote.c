@@ -14,6 +14,8 @@
 #define FIRST_BYTES 4096u        /* enough to go on with: an image's header and its names */
 #define PATIENCE_S 1 /* for what is under way when an environment ends */
 #define MISSING_NS UINT64_C(60000000000)
+#define PUT_BYTES_A_MS 1024u     /* a long body gets more time than other requests, */
+#define PUT_MORE_MS 3600000u     /* but not for ever */
 
 /* ---------------------------------------------------------------- environment --- */
 
@@ -378,13 +380,13 @@ static int attach(struct qc_opening *o, struct qc_object *object, qchain_error *
     o->object = object;
     atomic_fetch_add(&object->users, 1);
     over = o->over;
-    if (!over)
+    if (!over) {
         o->flight = f;
+        qc_flight_progress(f, o->have); /* in here: once the lock is free it may end, and be gone */
+    }
     pthread_mutex_unlock(&o->lock);
     if (over)
         end_flight(o, f, o->ret);
-    else
-        qc_flight_progress(f, o->have);
     return 0;
 }
 
@@ -466,6 +468,19 @@ char *qc_remote_sibling(const struct qc_store *s, const char *suffix)
     return o ? qc_place_sibling(o->place, suffix) : NULL;
 }
 
+int qc_remote_sibling_of(char **out, struct qc_remote *r, const char *name, const char *suffix,
+                         qchain_error *err)
+{
+    struct qc_place *place;
+    int ret = qc_place_create(&place, r->creds, name, err);
+
+    if (ret != 0)
+        return ret;
+    *out = qc_place_sibling(place, suffix);
+    qc_place_unref(place);
+    return 0;
+}
+
 /* ------------------------------------------------------------------- writing --- */
 
 static int perform(struct qc_remote *r, const char *name, struct qc_http_request *req,
@@ -492,6 +507,8 @@ int qc_remote_put(struct qc_remote *r, const char *name, const void *buf, size_t
                                   .buf = (void *)(uintptr_t)buf,
                                   .flags = if_absent ? QC_HTTP_IF_ABSENT : 0};
 
+    req.deadline_ms = r->conf->deadline_ms +
+                      (uint32_t)qc_min64(length / PUT_BYTES_A_MS, PUT_MORE_MS);
     return perform(r, name, &req, err);
 }
 

@@ -59,10 +59,27 @@ const struct qc_pin *qc_remote_pin(const struct qc_store *s);
 void qc_remote_keep(const struct qc_store *s, bool keep);
 /* The name of an object beside it, see qc_place_sibling; to be freed. NULL: none, or no memory. */
 char *qc_remote_sibling(const struct qc_store *s, const char *suffix);
+/* The same of an object that is not open. No I/O. INVAL, UNSUPPORTED, NOMEM. */
+int qc_remote_sibling_of(char **out, struct qc_remote *r, const char *name, const char *suffix,
+                         qchain_error *err);
 /* Write an object whole. if_absent: BUSY if there is one. */
 int qc_remote_put(struct qc_remote *r, const char *name, const void *buf, size_t length, bool if_absent,
                   qchain_error *err);
 int qc_remote_delete(struct qc_remote *r, const char *name, qchain_error *err);
+
+/* Is the object pin's still? Its origin is asked for a byte, past all caches. CHANGED, NOTFOUND, or why
+ * that cannot be told. */
+int qc_remote_check(struct qc_remote *r, const char *name, const struct qc_pin *pin, qchain_error *err);
+/* The same in parts, so that another thread may end the waiting early: it is then over soon, with
+ * CANCELLED or as it would have been. */
+struct qc_checking;
+int  qc_remote_check_begin(struct qc_checking **out, struct qc_remote *r, const char *name,
+                           const struct qc_pin *pin, qchain_error *err);
+int  qc_remote_check_wait(struct qc_checking *k, qchain_error *err);
+void qc_remote_check_cancel(struct qc_checking *k);
+void qc_remote_check_free(struct qc_checking *k); /* waited for, or cancelled */
+/* When layers that only a sidecar index knows are to be checked. */
+enum qc_verify qc_remote_verify(const struct qc_remote *r);
 
 /* First-byte and total latencies, see http.h. */
 uint64_t qc_remote_latency_us(struct qc_remote *r, bool first_byte, unsigned percentile);
