@@ -479,8 +479,7 @@ const struct tool_verb tool_verb_bench = {
             "  -o N, -s N, -S N        the first offset; bytes a request (4k); the step, if another\n"
             "  --random, --seed N      at random multiples of the step\n"
             "  --allocated, --warm     stored bytes only; read all once before\n"
-            "  --blocking              plain reads, no queues\n"
-            "  --latency               percentiles of the time that requests took\n"
+            "  --blocking, --latency   plain reads, no queues; percentiles of their times\n"
             "  --output=FORMAT         human (default) or json\n"
             "  --threads N             N threads with a queue each (default: 1), not as below\n"
             "  -w                      writing: not possible yet\n",

@@ -51,13 +51,11 @@ static const char shared_help[] =
     "  --allow-path DIR, --allow-url URL  allow layers beneath DIR, URL (repeatable)\n"
     "  --backing-format FMT    the format of backing files that record none\n"
     "  --trust                 follow every reference that an image makes\n"
-    "  --index FILE            the sidecar index of IMG (default: IMG.qci)\n"
-    "  --no-index              use no sidecar index\n"
+    "  --index FILE, --no-index  the sidecar index of IMG (default: IMG.qci); use none\n"
     "  --remote RULE, --remote-config FILE  how URLs are reached, see qchain-remote(5)\n"
     "  --cache-dir DIR         keep what was read from URLs in DIR\n"
     "  --threads N             use N threads (default: one a processor)\n"
-    "  --stats[=text|json]     print what was done to standard error\n"
-    "  -h, --help              print this\n"
+    "  --stats[=text|json], -h  print what was done to standard error; print this\n"
     "Allowed layers are also taken from the file QCHAIN_POLICY names, or /etc/qchain/policy;\n"
     "rules for URLs from QCHAIN_REMOTE, ~/.config/qchain/remote or /etc/qchain/remote.\n";
 
