@@ -180,7 +180,7 @@ QCHAIN_API int qchain_policy_backing_format(qchain_policy *p, const char *format
 /* Add flags, QCHAIN_POLICY_*. Errors: INVAL (unknown bits). Since 0.1. */
 QCHAIN_API int qchain_policy_allow(qchain_policy *p, uint32_t flags,
                                    qchain_error *err);
-/* Read rules from text, a rule a line: "allow-path DIR", "backing-format FMT",
+/* Read rules from text, a rule a line: "allow-path DIR", "allow-url URL", "backing-format FMT",
  * "allow data-file", "allow block-device", "trust", "max-layers N"; '#' starts a
  * comment. Errors: INVAL with the line's number. Since 0.1. */
 QCHAIN_API int qchain_policy_parse(qchain_policy *p, const char *text,
@@ -332,14 +332,15 @@ QCHAIN_API void qchain_open_opts_init(qchain_open_opts *o, size_t size);
 /* Open an image and all layers below it, for reading.
  * out: receives the chain; close it with qchain_close.
  * env: the environment it lives in; NULL makes a private one with defaults.
- * name: a path, "file:PATH" or "json:{...}" (driver, file.driver,
- *   file.filename, as QEMU writes them); may be NULL with a store or descriptor.
+ * name: a path, "file:PATH", a URL (<qchain-remote.h>) or "json:{...}" (driver, file.driver,
+ *   file.filename or url, as QEMU writes them); may be NULL with a store or descriptor.
  * opts: may be NULL.
  * Blocks: reads each layer's header; with a sidecar index only the top's, and looks
  * at the others. Memory: below 2 KiB a layer and a bitmap.
  * Errors: NOTFOUND (no such layer), ACCESS (policy or permission), LOCKED (a
  * writer holds a layer; opts.flags FORCE_SHARE), CORRUPT, UNSUPPORTED, LIMIT
- * (damaged, unknown or outsized images), CHAIN (a loop), IO, NOMEM, INVAL.
+ * (damaged, unknown or outsized images), CHAIN (a loop), IO, NOMEM, INVAL; of URLs
+ * also NET, TIMEOUT, THROTTLED, AUTH, CHANGED.
  * Since 0.1. Source: qcow2 specification, docs/interop/qcow2.txt of QEMU. */
 QCHAIN_API int qchain_open(qchain **out, qchain_env *env, const char *name,
                            const qchain_open_opts *opts, qchain_error *err);
