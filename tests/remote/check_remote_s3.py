@@ -36,6 +36,12 @@ class Made:
             with open(os.path.join(self.home, name), "rb") as f:
                 s3.put(bucket, f"{prefix}/{name}", f.read())
 
+    def make_public(self, bucket):
+        self.s3.request("PUT", "/" + bucket, {"policy": ""}, r.json.dumps({
+            "Version": "2012-10-17", "Statement": [{
+                "Effect": "Allow", "Principal": "*", "Action": ["s3:GetObject"],
+                "Resource": [f"arn:aws:s3:::{bucket}/*"]}]}).encode())
+
     def rules_for(self, endpoint, key=None, secret=None, token=None, style="path"):
         rules = ["s3-endpoint " + endpoint, "s3-region us-east-1", "s3-style " + style,
                  "s3-access-key " + (key or self.key), "s3-secret-key " + (secret or self.secret),
@@ -155,10 +161,7 @@ def region(place, made):
     origin = place.proxy(made.rgw["S3"])
     near = place.proxy(made.rgw["S3"])
     # The origin is public here, so that the credentials of S3 are those of the cache.
-    made.s3.request("PUT", "/images", {"policy": ""}, r.json.dumps({
-        "Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Principal": "*", "Action":
-                                                ["s3:GetObject"], "Resource":
-                                                ["arn:aws:s3:::images/*"]}]}).encode())
+    made.make_public("images")
     url = f"{origin.url}/images/{r.quote_path(made.prefix)}/{made.top}"
     rules = made.rules_for(near.url) + [f"region {origin.url}/images/ s3://near/cache"]
     first = made.right(url, rules).stats
@@ -196,10 +199,8 @@ def replicas(place, made):
     made.put_all(made.s3, "copy", made.prefix)
     proxy = place.proxy(made.rgw["S3"])
     url = f"{proxy.url}/images/{r.quote_path(made.prefix)}/{made.top}"
-    made.s3.request("PUT", "/copy", {"policy": ""}, r.json.dumps({
-        "Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Principal": "*", "Action":
-                                                ["s3:GetObject"], "Resource":
-                                                ["arn:aws:s3:::copy/*"]}]}).encode())
+    made.make_public("images")
+    made.make_public("copy")
     rules = [f"replica {proxy.url}/images/ {made.endpoint}/copy/", "connect-timeout 2", "deadline 20"]
     made.right(url, rules)
     proxy.stop()
