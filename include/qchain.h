@@ -506,7 +506,7 @@ QCHAIN_API int qchain_diff(qchain *c, uint32_t below, uint32_t upto,
                            qchain_extent *extents, uint32_t max, uint32_t *n,
                            uint64_t *next, uint32_t flags, qchain_error *err);
 
-/* The name of a file that extents refer to. Borrowed until the chain is closed;
+/* The name of a file that extents refer to, without secrets of a URL. Borrowed until the chain is closed;
  * NULL for an unknown number. Since 0.1. */
 QCHAIN_API const char *qchain_source_name(const qchain *c, uint32_t source);
 

@@ -110,7 +110,11 @@ qchain_env *qchain_get_env(qchain *c)
 
 const char *qchain_source_name(const qchain *c, uint32_t source)
 {
-    return c && source < c->n_sources ? c->source[source].name : NULL;
+    const struct qc_source *s = c && source < c->n_sources ? &c->source[source] : NULL;
+
+    if (!s)
+        return NULL;
+    return s->shown ? s->shown : s->name;
 }
 
 int qchain_inspect(qchain_image_info **out, qchain_env *env, const char *name,

@@ -44,9 +44,17 @@ bool qc_is_keepalive_race(const struct http_attempt *a, CURLcode code)
     return connects == 0;
 }
 
+/* curl's sentence on a proxy that makes no sense quotes it, password and all. */
+static bool may_show_proxy(CURLcode code)
+{
+    return code == CURLE_UNSUPPORTED_PROTOCOL || code == CURLE_URL_MALFORMAT ||
+           code == CURLE_COULDNT_RESOLVE_PROXY || code == CURLE_PROXY;
+}
+
 void qc_attempt_describe(const struct http_attempt *a, CURLcode code, long sys, char *out, size_t size)
 {
-    const char *text = a->error[0] ? a->error : a->w->curl->easy_strerror(code);
+    const char *text = a->error[0] && !may_show_proxy(code) ? a->error
+                                                            : a->w->curl->easy_strerror(code);
     char reason[128];
     struct qc_escaped e;
     struct qc_url u = {0};

@@ -74,7 +74,7 @@ static bool learn_skew(const struct refusal *r)
         return false;
     now = qc_site_skew(r->p->site);
     if (llabs(skew - now) < SKEW_MIN_S)
-        return false;
+        return now != 0; /* perhaps signed before another request found it out */
     qc_site_set_skew(r->p->site, skew);
     qc_log(qc_credentials_log(r->p->creds), QCHAIN_LOG_WARN, "remote",
            "%s: this machine's clock is wrong by %lld seconds, says the server; requests to it are "

@@ -276,8 +276,10 @@ bool qc_place_s3_learn_region(struct qc_place *p, const char *region, const char
     region_of_host(host, found);
     if (region[0] == '\0')
         region = found;
-    if (!qc_region_is_name(region) || strcmp(region, known[0] ? known : used) == 0)
+    if (!qc_region_is_name(region) || (!known[0] && strcmp(region, used) == 0))
         return false;
-    qc_site_set_region(p->site, region);
+    /* If it is known already, this request was signed before another one found it out. */
+    if (strcmp(region, known) != 0)
+        qc_site_set_region(p->site, region);
     return true;
 }

@@ -248,7 +248,8 @@ static int request_head(struct qc_opening *o, struct qc_place *from, qchain_erro
     o->over = false;
     o->req.place = o->asked = qc_place_ref(from);
     o->req.method = QC_HTTP_GET;
-    o->req.flags = QC_HTTP_META | (o->flags & QC_REMOTE_MISSING_OK ? QC_HTTP_MISSING_OK : 0);
+    /* What may well not be there is not worth much waiting. */
+    o->req.flags = QC_HTTP_META | (o->flags & QC_REMOTE_MISSING_OK ? QC_HTTP_MISSING_OK | QC_HTTP_ONCE : 0);
     o->req.length = length;
     o->req.buf = o->block->data;
     o->req.progress = opening_progress;

@@ -139,8 +139,8 @@ static const int64_t to_last[8] = {0xa46ef4aa00000000, 0x6051243f00000000,
 
 static inline bool has_wide(void)
 {
-    return CPU_FEATURE_ACTIVE(AVX512F) && CPU_FEATURE_ACTIVE(VPCLMULQDQ) &&
-           CPU_FEATURE_ACTIVE(PCLMULQDQ) && CPU_FEATURE_ACTIVE(SSE4_2);
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("vpclmulqdq") &&
+           __builtin_cpu_supports("pclmul") && __builtin_cpu_supports("sse4.2");
 }
 
 #define WIDE __attribute__((target("avx512f,vpclmulqdq,pclmul,sse4.2")))
