@@ -57,7 +57,7 @@ static void load(void)
     const char *reason;
 
     for (size_t i = 0; !library && i < sizeof(name) / sizeof(name[0]); i++) {
-        library = dlopen(name[i], RTLD_NOW | RTLD_LOCAL);
+        library = dlopen(name[i], RTLD_LAZY | RTLD_LOCAL);
         /* What is wrong with the first is what people want to know. */
         if (!library && i == 0 && (reason = dlerror()))
             say(reason);
