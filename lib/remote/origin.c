@@ -163,6 +163,30 @@ static bool is_the_servers(int code)
     return code == QCHAIN_E_NET || code == QCHAIN_E_TIMEOUT || code == QCHAIN_E_THROTTLED;
 }
 
+bool qc_health_may_ask(struct qc_health *h, const struct qc_place *p)
+{
+    struct spot spot = {.server = server_of(h, qc_place_key(p))};
+    bool may = true;
+
+    pthread_mutex_lock(&h->lock);
+    if (spot.server)
+        may = may_ask(h, &spot);
+    pthread_mutex_unlock(&h->lock);
+    return may;
+}
+
+void qc_health_tell(struct qc_health *h, const struct qc_place *p, int code)
+{
+    struct server *s = server_of(h, qc_place_key(p));
+
+    pthread_mutex_lock(&h->lock);
+    if (s && code == 0)
+        s->until_ms = 0;
+    else if (s && is_the_servers(code))
+        s->until_ms = now_ms() + h->pause_ms;
+    pthread_mutex_unlock(&h->lock);
+}
+
 static void note_fault(const struct walk *w, const qchain_error *why)
 {
     struct origin *o = w->o;

@@ -17,6 +17,11 @@ void qc_health_destroy(struct qc_health *h);
 /* For tests: how long what failed is left alone, 30 000 if this is not called. */
 void qc_health_set_pause(struct qc_health *h, uint32_t ms);
 
+/* For openings, when there is no tier yet: may the server that a place lies at be asked, or has it failed
+ * of late? And what came of asking it: 0, or the failure's code. */
+bool qc_health_may_ask(struct qc_health *h, const struct qc_place *p);
+void qc_health_tell(struct qc_health *h, const struct qc_place *p, int code);
+
 /* health: borrowed. place: counted by the tier. pin: copied. replica: other places that hold the same
  * bytes, counted (at most QC_ORIGIN_REPLICAS are used); asked in their order when the one before fails
  * by itself (not CANCELLED, NOMEM), and left alone for a while then. A replica's first answer must have

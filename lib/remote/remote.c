@@ -143,7 +143,10 @@ struct qc_opening {
     struct qc_http_request req; /* first */
     struct qc_remote      *r;
     struct qc_place       *place;
-    struct qc_place       *asked; /* it, or a replica; counted */
+    struct qc_place       *places[QC_ORIGIN_REPLICAS + 1]; /* it, and its replicas; counted */
+    uint32_t               n_places, at; /* at: that is asked */
+    uint32_t               tried;   /* a bit each */
+    bool                   patient; /* all were tried: with retries now */
     struct qc_block       *block; /* where the first bytes go */
     uint32_t               flags;
     bool                   known; /* no request: the pin is */
@@ -165,7 +168,8 @@ static void drop_opening(struct qc_opening *o)
         return;
     qc_block_unpin(o->r->deps.blocks, o->block);
     qc_place_unref(o->place);
-    qc_place_unref(o->asked);
+    for (uint32_t i = 0; i < o->n_places; i++)
+        qc_place_unref(o->places[i]);
     pthread_mutex_destroy(&o->lock);
     pthread_cond_destroy(&o->told);
     qc_free(o);
@@ -215,6 +219,18 @@ static void opening_done(struct qc_http_request *req, int ret)
     qc_flights_leave(flights);
 }
 
+static int find_places(struct qc_opening *o, qchain_error *err)
+{
+    uint32_t n;
+    int ret;
+
+    o->places[0] = qc_place_ref(o->place);
+    o->n_places = 1;
+    ret = qc_remote_replicas(o->r, qc_place_shown(o->place), o->places + 1, &n, err);
+    o->n_places += n;
+    return ret;
+}
+
 static struct qc_opening *new_opening(struct qc_remote *r, const char *name, uint32_t flags,
                                       qchain_error *err)
 {
@@ -230,15 +246,18 @@ static struct qc_opening *new_opening(struct qc_remote *r, const char *name, uin
     qc_error_init(&o->req.err);
     pthread_mutex_init(&o->lock, NULL);
     pthread_cond_init(&o->told, NULL);
-    if (qc_place_create(&o->place, r->creds, name, err) == 0)
+    if (qc_place_create(&o->place, r->creds, name, err) == 0 && find_places(o, err) == 0)
         return o;
     drop_opening(o);
     return NULL;
 }
 
-static int request_head(struct qc_opening *o, struct qc_place *from, qchain_error *err)
+/* Ask the place whose turn it is. Where there are others it gets one attempt, and its part of the
+ * time. */
+static int request_head(struct qc_opening *o, qchain_error *err)
 {
     size_t length = o->flags & QC_REMOTE_WHOLE ? WHOLE_BYTES : HEAD_BYTES;
+    bool once = o->flags & QC_REMOTE_MISSING_OK || (o->n_places > 1 && !o->patient);
 
     if (!o->block)
         o->block = qc_block_new(length);
@@ -246,10 +265,13 @@ static int request_head(struct qc_opening *o, struct qc_place *from, qchain_erro
         return qc_fail_nomem(err);
     o->have = 0;
     o->over = false;
-    o->req.place = o->asked = qc_place_ref(from);
+    o->tried |= UINT32_C(1) << o->at;
+    o->req.place = o->places[o->at];
+    o->req.deadline_ms = o->n_places > 1 ? o->r->conf->deadline_ms / (o->n_places + 1) : 0;
     o->req.method = QC_HTTP_GET;
     /* What may well not be there is not worth much waiting. */
-    o->req.flags = QC_HTTP_META | (o->flags & QC_REMOTE_MISSING_OK ? QC_HTTP_MISSING_OK | QC_HTTP_ONCE : 0);
+    o->req.flags = QC_HTTP_META | (once ? QC_HTTP_ONCE : 0) |
+                   (o->flags & QC_REMOTE_MISSING_OK ? QC_HTTP_MISSING_OK : 0);
     o->req.length = length;
     o->req.buf = o->block->data;
     o->req.progress = opening_progress;
@@ -258,6 +280,24 @@ static int request_head(struct qc_opening *o, struct qc_place *from, qchain_erro
     qc_flights_enter(&o->r->flights);
     qc_http_submit(o->r->http, &o->req);
     return 0;
+}
+
+/* The next place that was not asked yet, those first whose servers are well; and when all were, once,
+ * the origin again, with patience. False: there is none. */
+static bool next_place(struct qc_opening *o)
+{
+    if (o->n_places < 2 || o->patient)
+        return false;
+    for (unsigned pass = 0; pass < 2; pass++)
+        for (uint32_t i = 0; i < o->n_places; i++)
+            if (!(o->tried >> i & 1) &&
+                (pass > 0 || qc_health_may_ask(o->r->health, o->places[i]))) {
+                o->at = i;
+                return true;
+            }
+    o->patient = true;
+    o->at = 0;
+    return true;
 }
 
 int qc_remote_begin(struct qc_opening **out, struct qc_remote *r, const char *name, uint32_t flags,
@@ -277,7 +317,10 @@ int qc_remote_begin(struct qc_opening **out, struct qc_remote *r, const char *na
                                         r->conf->revalidate_s, &o->pin) == 0) {
         o->known = true;
     } else {
-        ret = request_head(o, o->place, err);
+        o->tried = 0;
+        if (o->n_places > 1)
+            next_place(o);
+        ret = request_head(o, err);
     }
     if (ret == 0)
         *out = o;
@@ -322,28 +365,32 @@ static bool may_be_elsewhere(const struct qc_opening *o, int ret)
            (ret == QCHAIN_E_NOTFOUND && !(o->flags & QC_REMOTE_MISSING_OK));
 }
 
-/* The origin did not tell what the object is: ask its replicas, one after the other. */
-static int ask_replicas(struct qc_opening *o, int ret)
+/* Wait for the head, and ask elsewhere while that may help. Of failures the origin's own is told. */
+static int settle(struct qc_opening *o, qchain_error *err)
 {
-    struct qc_place *replica[QC_ORIGIN_REPLICAS];
     struct qc_remote *r = o->r;
-    uint32_t n = 0;
-    int other = ret;
+    qchain_error why;
+    int ret;
 
-    if (qc_remote_replicas(r, qc_place_shown(o->place), replica, &n, NULL) != 0)
-        other = ret;
-    for (uint32_t i = 0; may_be_elsewhere(o, other) && i < n; i++) {
-        qc_place_unref(o->asked);
-        o->asked = NULL;
-        other = request_head(o, replica[i], NULL);
-        if (other == 0)
-            other = wait_for_head(o);
-        if (other == 0)
+    qc_error_init(&why);
+    for (;;) {
+        ret = wait_for_head(o);
+        if (o->n_places > 1)
+            qc_health_tell(r->health, o->places[o->at], ret);
+        if (ret == 0 && o->at > 0)
             qc_count(r->deps.slots, QC_CNT_FAILOVERS, 1);
+        if (ret == 0)
+            return 0;
+        if (why.code == 0 || o->at == 0)
+            why = o->req.err;
+        if (!may_be_elsewhere(o, ret) || !next_place(o))
+            break;
+        ret = request_head(o, &why);
+        if (ret != 0)
+            break;
     }
-    for (uint32_t i = 0; i < n; i++)
-        qc_place_unref(replica[i]);
-    return other;
+    qc_error_copy(err, &why);
+    return why.code;
 }
 
 static int make_object(struct qc_object **out, struct qc_remote *r, struct qc_place *place,
@@ -396,22 +443,15 @@ int qc_remote_finish(struct qc_opening *o, struct qc_store **out, qchain_error *
     struct qc_remote *r = o->r;
     struct qc_object *object = NULL;
     uint32_t head = HEAD_BYTES;
-    qchain_error why;
     int ret = 0;
 
     if (!o->known) {
-        ret = wait_for_head(o);
-        if (ret != 0)
-            why = o->req.err; /* the origin's own, whatever the others say */
-        if (ret != 0 && ask_replicas(o, ret) == 0)
-            ret = 0;
-        if (ret != 0)
-            qc_error_copy(err, &why);
+        ret = settle(o, err);
         o->pin = o->req.got;
         head = (uint32_t)o->req.length;
     }
     if (ret == 0)
-        ret = make_object(&object, r, o->place, o->asked ? o->asked : o->place, &o->pin, &o->seed, head, err);
+        ret = make_object(&object, r, o->place, o->places[o->at], &o->pin, &o->seed, head, err);
     if (ret == 0 && !o->known)
         ret = attach(o, object, err);
     if (ret == 0 && !o->known && r->conf->cache_dir && qc_remote_disk(r) && qc_pin_is_set(&o->pin))
