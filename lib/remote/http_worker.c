@@ -456,6 +456,9 @@ static int how_long(struct http_worker *w)
 
     if (atomic_load(&w->inbox) || atomic_load(&w->prepared) || atomic_load(&w->cancels))
         return 0;
+    /* The wakeup that said so may be used up already, by a turn that had requests to end. */
+    if (!w->ops && atomic_load(&w->h->stop))
+        return 0;
     if (w->timer_us >= 0 && w->timer_us < until)
         until = w->timer_us;
     if (until == NEVER)
