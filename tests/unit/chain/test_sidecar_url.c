@@ -10,6 +10,22 @@
 #include "mem_layers.h"
 #include "util/error.h"
 
+/* The library's memory, of which any piece can be refused. */
+static atomic_long countdown;
+
+static int refused(void)
+{
+    return atomic_load(&countdown) > 0 && atomic_fetch_sub(&countdown, 1) == 1;
+}
+
+#define malloc(n) (refused() ? NULL : malloc(n))
+#define calloc(n, size) (refused() ? NULL : calloc(n, size))
+#define realloc(p, n) (refused() ? NULL : realloc(p, n))
+#include "util/alloc.c"
+#undef malloc
+#undef calloc
+#undef realloc
+
 #define LAYERS 6
 #define MIB (UINT64_C(1) << 20)
 #define DATA (4 * MIB) /* where a layer's cluster is, by its number */
@@ -612,6 +628,66 @@ static void files_are_ours(void **unused)
     free(index);
 }
 
+/* ---------------------------------------------------------------------- no memory --- */
+
+enum { OPEN, BUILD, VERIFY, DROP, INSPECT, WORKS };
+
+static int work(int what, qchain_env *env, qchain_error *e)
+{
+    qchain_open_opts o;
+    qchain_index_info *info = NULL;
+    qchain *c = NULL;
+    char byte;
+    int ret;
+
+    qchain_open_opts_init(&o, sizeof(o));
+    o.flags = what == BUILD || what == VERIFY ? QCHAIN_OPEN_NO_INDEX : 0;
+    if (what == DROP)
+        return qchain_index_drop(env, top(), NULL, e);
+    if (what == INSPECT) {
+        ret = qchain_index_inspect(&info, env, top(), NULL, e);
+        qchain_index_info_free(info);
+        return ret;
+    }
+    ret = qchain_open(&c, env, top(), &o, e);
+    if (ret == 0)
+        ret = what == BUILD    ? qchain_index_build(c, NULL, e)
+              : what == VERIFY ? qchain_index_verify(c, NULL, e)
+                               : qchain_read(c, &byte, 1, DATA, 0, e);
+    qchain_close(c);
+    return ret;
+}
+
+/* Whatever is missing: it fails, or works, and the index is the old one or the new one. */
+static void memory_runs_out(void **unused)
+{
+    uint64_t seed = mem_seed(21);
+    int n_failed = 0;
+
+    (void)unused;
+    for (int what = 0; what < WORKS; what++) {
+        bool enough = false;
+
+        for (long n = 1; !enough; n += 1 + (long)(random_next(&seed) % 12)) {
+            qchain_env *env;
+            int ret;
+
+            must_build();
+            env = new_env(n % 2 ? "verify strict" : "verify background");
+            atomic_store(&countdown, n);
+            ret = work(what, env, err);
+            enough = atomic_exchange(&countdown, 0) > 0;
+            n_failed += ret == QCHAIN_E_NOMEM;
+            /* ACCESS: the gate cannot tell that a layer lies beneath the top. */
+            if (ret != 0 && ret != QCHAIN_E_NOMEM && ret != QCHAIN_E_ACCESS)
+                fail_msg("work %d, without memory %ld: %s", what, n, qchain_error_message(err));
+            qchain_env_destroy(env);
+            assert_int_equal(verify(top(), NULL), what == DROP && ret == 0 ? QCHAIN_E_NOTFOUND : 0);
+        }
+    }
+    assert_true(n_failed > 20);
+}
+
 static int make_dir(void **unused)
 {
     (void)unused;
@@ -638,7 +714,7 @@ int main(void)
         TEST(is_built_and_used),      TEST(others_are_left_alone), TEST(is_not_believed),
         TEST(strict_looks_at_all),    TEST(first_read_looks_at_one), TEST(background_finds_out),
         TEST(background_is_no_burden), TEST(many_chains_take_turns), TEST(secrets_are_not_shown),
-        TEST(files_are_ours),
+        TEST(files_are_ours),         TEST(memory_runs_out),
     };
 
     return cmocka_run_group_tests(tests, make_dir, remove_dir);
