@@ -454,10 +454,8 @@ static int how_long(struct http_worker *w)
 {
     int64_t now, until = w->scan_us;
 
-    if (atomic_load(&w->inbox) || atomic_load(&w->prepared) || atomic_load(&w->cancels))
-        return 0;
-    /* The wakeup that said so may be used up already, by a turn that had requests to end. */
-    if (!w->ops && atomic_load(&w->h->stop))
+    if (atomic_load(&w->inbox) || atomic_load(&w->prepared) || atomic_load(&w->cancels) ||
+        atomic_load(&w->h->stop))
         return 0;
     if (w->timer_us >= 0 && w->timer_us < until)
         until = w->timer_us;
