@@ -25,7 +25,7 @@ static bool has(const qchain_image_info *i, uint32_t flag)
 
 static const char *backing_name(const qchain_image_info *i)
 {
-    return i->backing_name_raw ? i->backing_name_raw : i->backing_name;
+    return tool_as_recorded(i->backing_name_raw, i->backing_name);
 }
 
 /* The backing file as it would be opened, with the bytes that the image records
@@ -80,7 +80,7 @@ static void put_qcow2(struct tool_json *j, const qchain_image_info *i)
         put_bitmaps(j, i);
     tool_json_u64(j, "refcount-bits", i->refcount_bits);
     if (v3 && i->data_file)
-        tool_json_str(j, "data-file", i->data_file_raw ? i->data_file_raw : i->data_file);
+        tool_json_str(j, "data-file", tool_as_recorded(i->data_file_raw, i->data_file));
     if (i->crypt_method) {
         tool_json_open(j, "encrypt", false);
         tool_json_str(j, "format", i->crypt_method == 1 ? "aes" : "luks");

@@ -112,10 +112,10 @@ static void put_image(struct tool_json *j, const qchain_image_info *i)
     if (!tool_is_url(i->name))
         tool_json_u64(j, "actual-size", i->allocated_size);
     put_flags(j, i);
-    put_optional(j, "backing-filename", i->backing_name_raw);
+    put_optional(j, "backing-filename", tool_as_recorded(i->backing_name_raw, i->backing_name));
     put_optional(j, "full-backing-filename", i->backing_resolved);
     put_optional(j, "backing-filename-format", i->backing_format);
-    put_optional(j, "data-filename", i->data_file_raw);
+    put_optional(j, "data-filename", tool_as_recorded(i->data_file_raw, i->data_file));
     if (i->version)
         put_qcow2(j, i);
     tool_json_close(j);

@@ -123,6 +123,9 @@ bool tool_is_url(const char *name);
 /* A name the user gave, for people to see: without passwords and queries of URLs. Valid until the next
  * call. */
 const char *tool_shown_name(struct tool *t, const char *name);
+/* A name as an image records it: its bytes, unless they are a URL's, which may hold a secret: then as the
+ * library shows it. */
+const char *tool_as_recorded(const char *raw, const char *shown);
 
 /* ---- statistics (tool_stats.c) ---- */
 

@@ -157,3 +157,8 @@ const char *tool_shown_name(struct tool *t, const char *name)
     t->shown = cut_secrets(name, !options);
     return t->shown ? t->shown : "?";
 }
+
+const char *tool_as_recorded(const char *raw, const char *shown)
+{
+    return raw && !strstr(raw, "://") ? raw : shown;
+}

@@ -118,12 +118,16 @@ def open_rows(m, bar, n, top, depth):
         bar.raw["qemu-%d" % depth] = qemu
         peer = "QEMU: " + rtts(qemu["seconds"])
     where = "remote: open depth %d and read 4 KiB, " % depth
-    for what, runs, most in (("with an index", used, 5), ("without", bare, None)):
-        seconds = median(runs, "first_seconds")
-        requests = median(runs, "requests")
-        bar.row(where + what + ": round trips", seconds / RTT, "<=" if most else None,
-                most and most + 2, rtts(seconds), peer)
-        bar.row(where + what + ": requests", requests, "<=", most or 3 * (depth + 1), "%d KiB" % (median(runs, "bytes") / 1024))
+    # Round trips of exactly 20 ms, the start of libcurl included.
+    seconds, moved = median(used, "first_seconds"), median(used, "bytes")
+    bar.row(where + "with an index: round trips", seconds / RTT, "<=",
+            3 + 1 + moved / (BANDWIDTH * 1e6) / RTT, rtts(seconds), peer)
+    bar.row(where + "with an index: requests", median(used, "requests"), "<=", 3,
+            "%d KiB" % (moved / 1024))
+    seconds, moved = median(bare, "first_seconds"), median(bare, "bytes")
+    bar.row(where + "without: round trips", seconds / RTT, "<=", depth + 1 + 5, rtts(seconds), peer)
+    bar.row(where + "without: MiB moved", moved / 2**20, "<=", 16,
+            "%d requests" % median(bare, "requests"))
     if peer:
         bar.chart.append({"what": "open remote depth %d" % depth,
                           "ours": median(used, "first_seconds"), "qemu": qemu["seconds"]})
@@ -137,6 +141,19 @@ def remote_open(m, data):
     return bar
 
 
+def l2_bytes(layers):
+    """Bytes of the L2 tables that images refer to."""
+    total = 0
+    for name in layers:
+        with open(name, "rb") as f:
+            head = f.read(48)
+            cluster = 1 << int.from_bytes(head[20:24], "big")
+            f.seek(int.from_bytes(head[40:48], "big"))
+            table = f.read(8 * int.from_bytes(head[36:40], "big"))
+        total += cluster * sum(table[i:i + 8] != bytes(8) for i in range(0, len(table), 8))
+    return total
+
+
 def remote_map(m, data):
     """Map a chain of 10 layers; QEMU reads the tables one after the other."""
     bar, n = Bar(), net(m)
@@ -148,7 +165,8 @@ def remote_map(m, data):
     without = m.alternate({"bare": lambda: m.run(tool + ["--no-index", url], out=bare)})["bare"]
     n.moved()
     m.run(tool + ["--no-index", url], out=bare)
-    requests = n.moved()["requests"]
+    moved = n.moved()
+    tables = l2_bytes(at_depth(image, d) for d in range(11))
     drop = with_index(m, url, image)
     try:
         used = m.alternate({"used": lambda: m.run(tool + [url], out=ours)})["used"]
@@ -162,7 +180,9 @@ def remote_map(m, data):
     bar.row("remote: the same map by URL with and without index (1 = yes)", int(same), ">=", 1)
     seconds, slow = median(used, "seconds"), median(without, "seconds")
     bar.row("remote: map depth 10 with an index: requests", few, "<=", 4, rtts(seconds))
-    bar.row("remote: map depth 10 without: requests", requests, ours=rtts(slow))
+    bar.row("remote: map depth 10 without: bytes / L2 tables", moved["bytes_down"] / tables, "<=", 1.3,
+            mib(moved["bytes_down"] / 2**20), mib(tables / 2**20))
+    bar.row("remote: map depth 10 without: requests", moved["requests"], ours=rtts(slow))
     if n.quick:
         bar.skip("remote: map depth 10: times faster than qemu-img", "slow, and this is --quick")
         return bar
@@ -172,7 +192,7 @@ def remote_map(m, data):
     bar.row("remote: map depth 10, index: times faster than qemu-img", qemu["seconds"] / seconds,
             ">=", 50, secs(seconds), secs(qemu["seconds"]))
     bar.row("remote: map depth 10, no index: times faster than qemu-img", qemu["seconds"] / slow,
-            ">=", 5, secs(slow), secs(qemu["seconds"]))
+            ">=", 15, secs(slow), secs(qemu["seconds"]))
     bar.chart.append({"what": "map remote depth 10", "ours": slow, "qemu": qemu["seconds"]})
     return bar
 
@@ -184,23 +204,31 @@ def busy(run, size):
     return (run["user"] + run["system"]) / (size / 1e9)
 
 
-def sequential(m, bar, where, base, path, size):
-    """qchain-read and ref_curl by turns, over one network."""
+def sequential(m, bar, where, base, near, path, size):
+    """qchain-read and curl by turns, over one network; near: without delay, where the processor is
+    what counts."""
     url = base + path
+    config = m.path("curl-ranges")
+    with open(config, "w", encoding="ascii") as f:
+        f.write("\nnext\n".join('url = "%s"\nrange = "%d-%d"\noutput = /dev/null\nsilent' %
+                                (url, at, at + BLOCK - 1) for at in range(0, size, BLOCK)))
     runs = m.alternate({
         "ours": lambda: m.run([m.tool("qchain-read"), "-q", "--length", str(size), url, "-"]),
         "curl": lambda: m.run([m.prog("ref_curl"), "--bytes", str(size), "--parallel", "8", url]),
+        "tool": lambda: m.run(["curl", "-Z", "--parallel-max", "16", "-K", config]),
         "one": lambda: m.run(["curl", "-s", "-r", "0-%d" % (size - 1), "-o", "/dev/null", url])})
     bar.raw[where] = runs
-    ours, ref, one = (size / median(runs[k], "seconds") for k in ("ours", "curl", "one"))
-    bar.row("remote: sequential, %s: qchain-read / libcurl, 8 ranges" % where, ours / ref, ">=",
-            0.9, rate(ours), rate(ref))
+    ours, ref, tool, one = (size / median(runs[k], "seconds") for k in ("ours", "curl", "tool", "one"))
+    bar.row("remote: sequential, %s: qchain-read / curl -Z, ranges of 2 MiB" % where, ours / tool,
+            ">=" if base != near else None, 0.95, rate(ours), rate(tool))
+    bar.row("remote: sequential, %s: qchain-read / libcurl, 8 ranges" % where, ours / ref,
+            ">=" if base == near else None, 0.8, rate(ours), rate(ref))
     bar.row("remote: sequential, %s: qchain-read / curl, one request" % where, ours / one,
             ours=rate(ours), peer=rate(one))
     mine = sorted(busy(r, size) for r in runs["ours"])[len(runs["ours"]) // 2]
     theirs = sorted(busy(r, size) for r in runs["curl"])[len(runs["curl"]) // 2]
     bar.row("remote: sequential, %s: processor seconds a GB / libcurl's" % where, mine / theirs,
-            "<=", 2.0, "%.2f s" % mine, "%.2f s" % theirs)
+            "<=" if base == near else None, 1.3, "%.2f s" % mine, "%.2f s" % theirs)
     bar.row("remote: sequential, %s: peak memory, MiB" % where, peak(runs["ours"], "rss_mib"),
             ours=mib(peak(runs["ours"], "rss_mib")), peer=mib(peak(runs["curl"], "rss_mib")))
     return ours
@@ -212,8 +240,8 @@ def remote_seq(m, data):
     warm([top])
     size = min(os.path.getsize(top) // BLOCK * BLOCK - 8 * BLOCK, 1 << 30)
     path = n.share(top)
-    far = sequential(m, bar, "20 ms, 100 MB/s", n.far, path, size)
-    sequential(m, bar, "loopback", n.near, path, size)
+    far = sequential(m, bar, "20 ms, 100 MB/s", n.far, n.near, path, size)
+    sequential(m, bar, "loopback", n.near, n.near, path, size)
     some = 16 if n.quick else 64
     qemu = m.run(["qemu-io", "-r", "-f", "qcow2"] +
                  [x for i in range(some) for x in ("-c", "read -q %dM 1M" % i)] + [n.far + path])
@@ -258,7 +286,7 @@ def remote_random(m, data):
             ours = count / median(runs["ours"], "read_seconds")
             theirs = count / median(runs["curl"], "seconds")
             bar.row("remote: %d random 4 KiB in flight, blocks of %s / 32 of libcurl's" %
-                    (count, words), ours / theirs, ">=", 0.9, "%.0f/s" % ours, "%.0f/s" % theirs)
+                    (count, words), ours / theirs, ">=", 0.8, "%.0f/s" % ours, "%.0f/s" % theirs)
             asked = median(runs["ours"], "requests") - start
             bar.row("remote: ... requests / blocks", asked / len(blocks), "<=", 1.1, "%d" % asked,
                     "%d" % len(blocks))
@@ -279,7 +307,7 @@ def remote_cache(m, data):
     path = n.share(top)
     url, cache = n.near + path, m.path("cache")
     os.makedirs(cache, 0o700, exist_ok=True)
-    size = min(os.path.getsize(top) // BLOCK * BLOCK - BLOCK, 256 << 20)
+    size = min(os.path.getsize(top) // BLOCK * BLOCK - BLOCK, 1 << 30)
     rules = ("--rule", "cache-dir " + cache, "--rule", "revalidate 3600")
     flags = ["--remote", rules[1], "--remote", rules[3], "-q", "--length", str(size)]
     read = [m.tool("qchain-read")]
@@ -299,11 +327,11 @@ def remote_cache(m, data):
     asked = max(r["requests"] for r in runs["random"])
     bar.row("remote: disk cache, another process: requests", asked, "<=", 0)
     ours, theirs = (20000 / median(runs[k], "read_seconds") for k in ("random", "random-file"))
-    bar.row("remote: disk cache, random 4 KiB / local file", ours / theirs, ">=", 0.5,
+    bar.row("remote: disk cache, random 4 KiB / local file", ours / theirs, ">=", 0.7,
             "%.0f k/s" % (ours / 1e3), "%.0f k/s" % (theirs / 1e3))
     ours, theirs = (size / median(runs[k], "seconds") for k in ("seq", "seq-file"))
-    bar.row("remote: disk cache, sequential / local file", ours / theirs, ours=rate(ours),
-            peer=rate(theirs))
+    bar.row("remote: disk cache, sequential / local file", ours / theirs, ">=", 0.7, rate(ours),
+            rate(theirs))
     shutil.rmtree(cache, ignore_errors=True)
     return bar
 
@@ -381,8 +409,8 @@ def remote_trace(m, data):
     requests = median(runs, "requests") - start["requests"]
     moved = median(runs, "bytes") - start["bytes"]
     bar.row("remote: boot trace: requests / least for blocks of 2 MiB", requests / len(blocks),
-            "<=", 1.2, "%d" % requests, "%d" % len(blocks))
-    bar.row("remote: boot trace: bytes / least for blocks of 2 MiB", moved / size, "<=", 1.2,
+            "<=", 1.15, "%d" % requests, "%d" % len(blocks))
+    bar.row("remote: boot trace: bytes / least for blocks of 2 MiB", moved / size, "<=", 1.15,
             mib(moved / 2**20), mib(size / 2**20))
     bar.row("remote: boot trace: seconds", median(runs, "read_seconds"))
     return bar
@@ -398,7 +426,7 @@ def remote_memory(m, data):
     bar.raw = {"ours": got}
     bar.row("remote: memory of %d disks of %d layers, open: MiB" % (disks, got["layers"] // disks),
             got["open_rss_kib"] / 1024, "<=", 256, "%.1f s" % got["open_seconds"])
-    bar.row("remote: ... after 20 reads of each: MiB", got["rss_kib"] / 1024, "<=", 320,
+    bar.row("remote: ... after 20 reads of each: MiB", got["rss_kib"] / 1024, "<=", 256,
             "%d requests" % got["requests"])
     return bar
 

@@ -4,7 +4,6 @@
 print (with QCHAIN_DEBUG=1 too), in cache directories, in indexes, in other servers' requests."""
 import base64
 import os
-import re
 import urllib.parse
 
 import remote_lib as r
@@ -12,9 +11,6 @@ from remote_lib import Mismatch
 
 VERBS = (("info", "--output=json"), ("info",), ("map",), ("inspect",), ("checksum",),
          ("index", "show"), ("info", "--backing-chain"), ("read", "-q"))
-
-
-RECORDED = re.compile(r'\s*("backing-filename":|backing file:)')
 
 
 class Made:
@@ -161,8 +157,6 @@ def found(place, made):
     bad = []
     for argv, out, err in made.tools.said:
         text = out.decode(errors="replace") + err
-        # What an image says is told as it is, by those that are asked for just that.
-        text = "\n".join(x for x in text.splitlines() if not RECORDED.match(x))
         bad += [f"{s!r} in what {argv[1]} of {argv[-1]} says: ..{text[max(0, text.find(s) - 100):][:200]}"
                 for s in made.secrets if s in text]
     for home, _, names in os.walk(made.cache):

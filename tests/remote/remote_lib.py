@@ -368,7 +368,7 @@ class Maker(chain_maker.ChainMaker):
         dirs = ("", "", "sub", "sub/deeper", "a b", "ünï-ß日本", "quo'te", "plus+and&")
         directory = "" if top or root else self.rng.choice(dirs)
         os.makedirs(os.path.join(self.runner.cwd, directory), exist_ok=True)
-        suffix = self.rng.choice(("", "", " x", "é", "'", "~", "@", ",;="))
+        suffix = self.rng.choice(("", "", " x", "é", "'", "~", "@", "=+"))
         return os.path.join(directory, f"l{i}{suffix}.{fmt}")
 
 
