@@ -36,11 +36,14 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-static void require(int ok)
+static void require_at(int ok, int line)
 {
-    if (!ok)
-        abort();
+    if (ok)
+        return;
+    fprintf(stderr, __FILE__ ":%d: this does not hold\n", line);
+    abort();
 }
+#define require(ok) require_at(ok, __LINE__)
 
 /* ----------------------------------------------------------------- the answers --- */
 

@@ -4,6 +4,7 @@
  * answers of servers that are text. The first byte chooses which; the rest is the text, in which a
  * line's end parts one name from the next.
  */
+#include <arpa/inet.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -24,11 +25,14 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-static void require(int ok)
+static void require_at(int ok, int line)
 {
-    if (!ok)
-        abort();
+    if (ok)
+        return;
+    fprintf(stderr, __FILE__ ":%d: this does not hold\n", line);
+    abort();
 }
+#define require(ok) require_at(ok, __LINE__)
 
 /* Without what could end a line, of a message or of a header. */
 static void require_line(const char *s)
@@ -122,7 +126,7 @@ static void make_plain(struct plain *p, const char *url)
 {
     int web = strncasecmp(url, "http", 4) == 0;
     const char *host = strstr(url, "://"), *end;
-    char *path, scheme[16];
+    char *path, scheme[16], address[INET6_ADDRSTRLEN] = "";
     size_t port = strncasecmp(url, "https", 5) == 0 ? 443 : 80, n;
 
     require(host != NULL);
@@ -133,15 +137,24 @@ static void make_plain(struct plain *p, const char *url)
         if (*at == '@')
             host = at + 1;
     n = (size_t)(end - host);
-    if (web) {
+    if (web && *host == '[') { /* as the C library writes it */
+        struct in6_addr a;
+
+        snprintf(address, sizeof(address), "%.*s", (int)strcspn(host + 1, "]"), host + 1);
+        require(inet_pton(AF_INET6, address, &a) == 1);
+        inet_ntop(AF_INET6, &a, address, sizeof(address));
+        host += strcspn(host, "]") + 1;
+        port = *host == ':' && host + 1 < end ? strtoul(host + 1, NULL, 10) : port;
+        n = 0;
+    } else if (web) {
         const char *colon = memrchr(host, ':', n);
 
-        if (colon && !memchr(colon, ']', (size_t)(end - colon))) {
+        if (colon) {
             n = (size_t)(colon - host);
             port = colon + 1 < end ? strtoul(colon + 1, NULL, 10) : port;
         }
     }
-    require(asprintf(&p->origin, "%s://%.*s:%zu", scheme, (int)n, host, web ? port : 0) > 0);
+    require(asprintf(&p->origin, "%s://%s%.*s:%zu", scheme, address, (int)n, host, web ? port : 0) > 0);
     for (char *c = p->origin; *c && (web || c < p->origin + strlen(scheme)); c++)
         *c = (char)(*c >= 'A' && *c <= 'Z' ? *c | 0x20 : *c);
     path = web ? decoded(end, strcspn(end, "?#")) : strdup(end);
@@ -149,17 +162,23 @@ static void make_plain(struct plain *p, const char *url)
     free(path);
 }
 
+/* What is beneath goes by the top's name as it is written, whatever its escapes come to. */
 static void require_beneath(const char *url, const char *top)
 {
+    int web = strncasecmp(top, "http", 4) == 0;
+    const char *path = strstr(top, "://") + 3, *end;
     struct plain is, of;
-    size_t dir;
+    char *dir;
 
+    path += strcspn(path, web ? "/?#" : "/");
+    for (end = path + (web ? strcspn(path, "?#") : strlen(path)); end > path && end[-1] != '/';)
+        end--;
+    dir = strndup(top, (size_t)(end - top));
     make_plain(&is, url);
-    make_plain(&of, top);
+    make_plain(&of, dir);
     require(strcmp(is.origin, of.origin) == 0);
-    for (dir = strlen(of.path); dir > 0 && of.path[dir - 1] != '/';)
-        dir--;
-    require(strncmp(is.path, of.path, dir) == 0);
+    require(strncmp(is.path, of.path, strlen(of.path)) == 0);
+    free(dir);
     free(is.origin);
     free(is.path);
     free(of.origin);
@@ -364,7 +383,7 @@ static void place(const char *text)
 static time_t no_date(const char *s, const time_t *unused)
 {
     (void)unused;
-    return strlen(s) > 8 ? (time_t)strtoul(s, NULL, 0) : -1;
+    return strlen(s) > 8 ? (time_t)strtol(s, NULL, 0) : -1;
 }
 
 static void answer(const char *text, size_t size)
