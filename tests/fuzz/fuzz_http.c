@@ -26,7 +26,7 @@
 #include "remote/http.h"
 #include "util/alloc.h"
 
-#define DEADLINE_MS 90
+#define DEADLINE_MS 60
 #define CONNS 32
 #define ROOM (512u << 10) /* of all answers */
 #define FILL 0xa5
@@ -388,7 +388,7 @@ static qchain_remote *make_conf(void)
     snprintf(url, sizeof(url), "http://127.0.0.1:%u", srv.port[0]);
     conf->proxy = qc_strdup("");
     conf->connect_ms = 100;
-    conf->stall_ms = 30;
+    conf->stall_ms = 20;
     conf->s3_endpoint = qc_strdup(url);
     conf->s3_region = qc_strdup("us-east-1");
     conf->s3_access_key = qc_strdup("AKIDEXAMPLE");
