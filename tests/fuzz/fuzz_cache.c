@@ -5,8 +5,8 @@
  * Changes are: a byte that says what and where, two for the place, one for the length, and as many bytes.
  * Then the maintenance of the directory goes over it.
  *
- * A checksum is no seal: who writes both a grain and its entry in the table can have any bytes read. So
- * an input that does that is not held to them.
+ * A checksum is no seal: who writes both a grain and its entry in the table, or both a record and its
+ * checksum, can have anything read. So an input that does that is not held to it.
  */
 #include <dirent.h>
 #include <fcntl.h>
@@ -224,7 +224,7 @@ struct damage {
     uint8_t  data[sizeof(sound_data)], pin[sizeof(sound_pin)];
     uint64_t data_size, pin_size;
     unsigned table, grains;  /* bits: the entry, the grain was written */
-    bool     pin_written;
+    bool     pin_crc, pin_rest; /* the record's checksum, and what it is of, were written */
 };
 
 static void in_table(struct damage *d, size_t at, size_t n)
@@ -315,7 +315,8 @@ static bool change(struct damage *d, unsigned what, size_t at, const uint8_t *p,
     if (n == 0)
         return true;
     memcpy(what == IN_PIN ? d->pin + at : d->data + start[what] + at, p, n);
-    d->pin_written |= what == IN_PIN;
+    d->pin_crc |= what == IN_PIN && at < 16 && at + n > 12;
+    d->pin_rest |= what == IN_PIN && at + n > 16;
     if (what == IN_TABLE)
         in_table(d, at, n);
     else if (what == IN_GRAIN)
@@ -403,7 +404,7 @@ static void use_cache(const struct damage *d)
     if (qc_disk_find_pin(c.disk, KEY, SCOPE, UINT32_MAX, &found) == 0) {
         require(memchr(found.etag, 0, sizeof(found.etag)) != NULL);
         require(memchr(found.version, 0, sizeof(found.version)) != NULL);
-        require(d->pin_written || qc_pin_same(&found, &pin));
+        require((d->pin_crc && d->pin_rest) || qc_pin_same(&found, &pin));
     }
     qc_disk_note_pin(c.disk, KEY, SCOPE, &pin);
     close_cache(&c);

@@ -19,6 +19,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -59,7 +60,7 @@ static struct {
     unsigned        port[2];
     int             stop;       /* under the lock, as are the answers */
     int             may_tell;   /* the input has the secret itself */
-    size_t          n_pieces, next;
+    size_t          n_pieces, next, last; /* the last that was sent */
     struct piece    piece[MAX_PIECES];
     size_t          used, n_pauses, pause[256]; /* where to pause */
     char            bytes[ROOM];
@@ -90,7 +91,7 @@ static void prepare_answers(const uint8_t *p, size_t n)
 {
     size_t start = 0;
 
-    srv.n_pieces = srv.next = srv.used = srv.n_pauses = 0;
+    srv.n_pieces = srv.next = srv.last = srv.used = srv.n_pauses = 0;
     for (size_t i = 0; i < n; i++) {
         if (p[i] == 0xfe || p[i] == 0xfd)
             end_piece(&start, p[i] == 0xfd);
@@ -160,6 +161,7 @@ static int answer(const struct conn *c)
 
     if (srv.n_pieces == 0)
         return 0;
+    srv.last = srv.next;
     srv.next = (srv.next + 1) % srv.n_pieces;
     for (size_t i = 0; i < srv.n_pauses; i++)
         if (srv.pause[i] > at && srv.pause[i] < p->end) {
@@ -334,6 +336,22 @@ static void on_log(void *data, int level, const char *tag, const char *text)
     check_text(text);
 }
 
+/* What was taken is what was asked for, going by the answer's own words. */
+static void check_range(const struct qc_http_request *r)
+{
+    const struct piece *p = &srv.piece[srv.last];
+    char *text = strndup(srv.bytes + p->start, p->end - p->start), *line = text;
+    unsigned long long first;
+
+    while (line && strncasecmp(line, "content-range:", 14) != 0) {
+        line = strchr(line, '\n');
+        line += line != NULL;
+    }
+    if (line && sscanf(line + 14, " %*5[BYTESbytes] %llu-", &first) == 1)
+        require(first == r->offset);
+    free(text);
+}
+
 static void check_result(const struct asked *a)
 {
     const struct qc_http_request *r = &a->r;
@@ -355,6 +373,8 @@ static void check_result(const struct asked *a)
     require(!r->pin || (r->have == r->length && qc_pin_same(r->pin, got)));
     there = got->size > r->offset ? got->size - r->offset : 0;
     require(r->have == (there < r->length ? there : r->length));
+    if (r->attempts == 1 && r->status == 206 && r->have > 0)
+        check_range(r);
 }
 
 static void ask(struct qc_http *http, struct asked *a, int cancel)
