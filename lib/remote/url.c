@@ -494,6 +494,8 @@ char *qc_url_decode(const char *s, size_t len)
 {
     char *out = qc_malloc(len + 1), *o = out;
 
+    if (out)
+        *out = '\0'; /* always a string, for who wipes it */
     for (size_t i = 0; out && i < len; i++) {
         char c = s[i];
 
@@ -508,7 +510,5 @@ char *qc_url_decode(const char *s, size_t len)
         *o++ = c;
         *o = '\0';
     }
-    if (out)
-        *o = '\0';
     return out;
 }

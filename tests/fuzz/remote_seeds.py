@@ -77,6 +77,8 @@ def http_of_one():
     yield [2, 9, 3, 0], answer(206, TEN, 'Content-Range: bytes 4096-4105/10000', tag, moved,
                                'x-amz-version-id: v1')
     yield [2, 13, 1, 0], answer(206, TEN, 'Content-Range: bytes 5000000000-5000000009/6000000000', tag)
+    for first in 6, 8:
+        yield [0, 5, 0, 0], answer(206, b'x' * (17 - first), f'Content-Range: bytes {first}-16/10000')
     yield [0, 1, 0xf0, 0], answer(206, TEN, PART)
     yield [0, 1, 0, 0], KEEP
     yield [0, 1, 0, 0], b''
@@ -117,6 +119,8 @@ def names_of_text():
     for text in '/a/./b/../c%41 \xff?', '/../..', '/%2e/%2E%2e/x':
         yield ESCAPES, text
     yield PLACE, 'https://h/x?X-Amz-Credential=A%2F2&X-Amz-Signature=1'
+    yield PLACE, 'http://%00:p@h/x'
+    yield PLACE, 'http://u:%00@h/x'
     yield PLACE, 'http://h/a b"<>\\^`{|}'
     yield ANSWER, ('HTTP/1.1 206 P\r\nContent-Range: bytes 0-99/1000\r\nContent-Length: 100\r\n'
                    'ETag: "a"\r\nRetry-After: 120\r\nDate: Fri\r\nLast-Modified: 1234567890\r\n'
@@ -158,7 +162,8 @@ def cache_changes():
     for what, at, content in ((HEADER, 0, b'x'), (HEADER, 300, b'abc'), (TABLE, 8, bytes(8)),
                               (TABLE, 0, b'\xff' * 8), (META, 0, b'\xff' * 16), (META, 0, bytes(16)),
                               (GRAIN, 0, b'x'), (GRAIN, 4096 * 6 + 50, b'y'), (RECORD, 0, b'x'),
-                              (RECORD, 50, b'\xff' * 8), (CUT_DATA, 101, b''), (CUT_DATA, 600, b''),
+                              (RECORD, 50, b'\xff' * 8), (RECORD, 57, b'x'),
+                              (RECORD, 75, b'x'), (RECORD, 0, bytes(255)), (CUT_DATA, 101, b''), (CUT_DATA, 600, b''),
                               (CUT_DATA, 1, b''), (CUT_RECORD, 20, b''), (COPY, 0x12, b'')):
         yield change(what, at, content)
     yield change(COPY, 0x06) + change(COPY, 0x60)
