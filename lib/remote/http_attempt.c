@@ -279,6 +279,9 @@ static bool set_common(struct http_attempt *a)
 #define SET(option, value) bad |= (int)c->easy_setopt(e, option, value)
     SET(CURLOPT_PRIVATE, (void *)a);
     SET(CURLOPT_NOSIGNAL, 1L);
+    /* Or ending a transfer whose host is being looked up waits for the resolver, and all others of the
+     * worker with it. */
+    c->easy_setopt(e, (CURLoption)(CURLOPTTYPE_LONG + 322) /* QUICK_EXIT, since 7.87 */, 1L);
     SET(CURLOPT_ERRORBUFFER, a->error);
     SET(CURLOPT_HEADERFUNCTION, on_header);
     SET(CURLOPT_HEADERDATA, (void *)a);
@@ -406,8 +409,9 @@ static size_t extra_headers(const struct qc_http_private *op, char *room, size_t
         extra[0] = "If-None-Match: *";
         return 1;
     }
-    /* Weak ones never match by the rules of If-Match. */
-    if (r->method != QC_HTTP_GET || len < 2 || pin->etag[0] != '"' || pin->etag[len - 1] != '"')
+    /* Weak ones never match by the rules of If-Match. A pin may come from a file that others can write
+     * to, so what would end the line is not sent. */
+    if (r->method != QC_HTTP_GET || len < 2 || !qc_pin_is_text(pin->etag) || pin->etag[0] != '"' || pin->etag[len - 1] != '"')
         return 0;
     snprintf(room, size, "If-Match: %s", pin->etag);
     extra[0] = room;

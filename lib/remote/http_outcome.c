@@ -225,7 +225,9 @@ static bool is_keepalive_race(const struct http_attempt *a, CURLcode code)
 /* "connect to host:port: Connection refused" */
 static void describe(const struct http_attempt *a, CURLcode code, long sys, char *out, size_t size)
 {
-    const char *text = a->error[0] ? a->error : a->w->curl->easy_strerror(code);
+    /* Of a proxy that it does not understand libcurl says all, with user and password. */
+    bool safe = a->error[0] && !strchr(a->error, '@') && !strstr(a->error, "://");
+    const char *text = safe ? a->error : a->w->curl->easy_strerror(code);
     char reason[128];
     struct qc_escaped e;
     struct qc_url u = {0};

@@ -190,6 +190,8 @@ static void require_beneath(const char *url, const char *top)
 static int has_dots_in_key(const char *url)
 {
     url = strchr(strstr(url, "://") + 3, '/');
+    if (!url)
+        return 0;
     return strstr(url, "/./") || strstr(url, "/../") ||
            (strlen(url) > 2 && strcmp(url + strlen(url) - 2, "/.") == 0) ||
            (strlen(url) > 3 && strcmp(url + strlen(url) - 3, "/..") == 0);
