@@ -6,6 +6,7 @@
 #include <inttypes.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -226,9 +227,13 @@ static int on_seek(void *arg, curl_off_t offset, int origin)
     return CURL_SEEKFUNC_OK;
 }
 
+/* Surely? Where the environment has exceptions from it, libcurl heeds them; then who is spoken to is
+ * looked at as if there were no proxy. */
 static bool by_proxy(const struct http_attempt *a)
 {
-    return a->w->h->conf->proxy && a->w->h->conf->proxy[0];
+    const char *proxy = a->w->h->conf->proxy;
+
+    return proxy && proxy[0] && !getenv("no_proxy") && !getenv("NO_PROXY");
 }
 
 /* Before a connection is opened: descriptors are not for programs that the process starts. */

@@ -357,7 +357,7 @@ static void apply(struct damage *d, const uint8_t *p, size_t size)
             if (pass == 0)
                 change(d, what, at, p + i + 4, n);
             else if (what == REPLACE)
-                replace((unsigned)at >> 1, at & 1 ? pin_name : data_name);
+                replace((unsigned)at >> 2, at & 2 ? "lock" : at & 1 ? pin_name : data_name);
             else if (what == ADD)
                 add_file((unsigned)at, p + i + 4, n);
         }

@@ -167,7 +167,7 @@ def cache_changes():
                               (CUT_DATA, 1, b''), (CUT_RECORD, 20, b''), (COPY, 0x12, b'')):
         yield change(what, at, content)
     yield change(COPY, 0x06) + change(COPY, 0x60)
-    for how in range(12):
+    for how in range(24):
         yield change(REPLACE, how)
     yield change(REPLACE, 0) + change(REPLACE, 0)
     for how in 0, 1, 2, 3, 4, 0x80, 0x81, 0x82, 0x84:

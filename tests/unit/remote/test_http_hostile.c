@@ -67,6 +67,44 @@ static void proxy_with_password(void **unused)
     }
 }
 
+/* ------------------------------------------------------------ private addresses --- */
+
+/* A redirect of a public host was remembered, and leads here by now. */
+static void redirected_to_private(const char *proxy, const char *exceptions)
+{
+    struct qc_place *place = place_of(srv, "/x");
+    char target[64];
+    struct get g;
+
+    qc_http_destroy(http);
+    qc_free(conf->proxy);
+    conf->proxy = qc_strdup(proxy);
+    if (exceptions)
+        setenv("no_proxy", exceptions, 1);
+    http = qc_http_create(conf, NULL, slots);
+    snprintf(target, sizeof(target), "http://127.0.0.1:%u/inner", srv->port);
+    qc_place_set_target(place, target);
+    get_init(&g, place, 0, 100);
+    assert_int_equal(get_run(&g), 0); /* from where it was redirected */
+    unsetenv("no_proxy");
+    for (unsigned i = 0; i < srv->n_seen; i++)
+        assert_string_equal(srv->seen[i].path, "/x");
+    get_finish(&g);
+}
+
+static void private_address(void **unused)
+{
+    (void)unused;
+    redirected_to_private("", NULL);
+}
+
+/* A proxy is for the public part only, the environment says. */
+static void private_address_beside_proxy(void **unused)
+{
+    (void)unused;
+    redirected_to_private("http://127.0.0.1:1", "*");
+}
+
 /* ------------------------------------------------------------- validators --- */
 
 /* A pin may come from files that others have written to. */
@@ -117,6 +155,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(slow_resolver, setup, teardown),
         cmocka_unit_test_setup_teardown(proxy_with_password, setup, teardown),
+        cmocka_unit_test_setup_teardown(private_address, setup, teardown),
+        cmocka_unit_test_setup_teardown(private_address_beside_proxy, setup, teardown),
         cmocka_unit_test_setup_teardown(pin_with_line_ends, setup, teardown),
         cmocka_unit_test_setup_teardown(endless_informational, setup, teardown),
     };
