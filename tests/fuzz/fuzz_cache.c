@@ -78,10 +78,11 @@ struct cache {
 };
 
 /* One set of threads and blocks for all; each input has owners of its own. */
+static struct qc_tasks *leaves;
+static struct qc_block_cache *blocks;
+
 static void open_cache(struct cache *c, const char *dir)
 {
-    static struct qc_tasks *leaves;
-    static struct qc_block_cache *blocks;
     static const struct qc_log log;
     static uint64_t owner = 1;
 
@@ -159,6 +160,8 @@ static void remove_all(void)
 
 static void at_exit(void)
 {
+    qc_tasks_destroy(leaves);
+    qc_block_cache_destroy(blocks);
     remove_all();
     rmdir(v1);
     rmdir(base);
