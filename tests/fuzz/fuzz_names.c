@@ -354,8 +354,28 @@ static qchain_remote *make_conf(void)
     return conf;
 }
 
+/* What stands before the host and behind the '?' is told to nobody, unless it also stands elsewhere. */
+static void require_untold(const char *input, const char *name, const char *told)
+{
+    struct qc_url u;
+    const char *secret[2];
+
+    if (qc_url_parse(&u, name, NULL) != 0)
+        return;
+    secret[0] = u.userinfo;
+    secret[1] = u.query;
+    for (int i = 0; i < 2; i++) {
+        const char *at = secret[i] && strlen(secret[i]) > 5 ? strstr(input, secret[i]) : NULL;
+
+        if (at && !strstr(at + 1, secret[i]))
+            require(!strstr(told, secret[i]));
+    }
+    qc_url_finish(&u);
+}
+
 static void place(const char *text)
 {
+    const char *input = text;
     qchain_error err = {0};
     qchain_remote *conf = make_conf();
     struct qc_credentials *creds = qc_credentials_create(conf, NULL);
@@ -363,8 +383,11 @@ static void place(const char *text)
     char *name = next_line(&text), *sibling;
 
     require_told(qc_place_create(&p, creds, name, &err), &err);
+    require_untold(input, name, err.text);
     if (p) {
-        require(qc_place_key(p) && qc_place_scope(p));
+        require_untold(input, name, qc_place_key(p));
+        require_untold(input, name, qc_place_scope(p));
+        require_untold(input, name, qc_place_shown(p));
         if (qc_place_prepare(p, false, NULL) == 0)
             sign(p);
         sibling = qc_place_sibling(p, ".qci");
@@ -376,6 +399,7 @@ static void place(const char *text)
         qc_error_init(&err);
         qc_place_refused(p, 403, text ? text : "", text ? strlen(text) : 0, NULL, true, &err);
         require_line(err.text);
+        require_untold(input, name, err.text);
         qc_free(sibling);
     }
     qc_place_unref(p);

@@ -119,6 +119,9 @@ def names_of_text():
     for text in '/a/./b/../c%41 \xff?', '/../..', '/%2e/%2E%2e/x':
         yield ESCAPES, text
     yield PLACE, 'https://h/x?X-Amz-Credential=A%2F2&X-Amz-Signature=1'
+    yield PLACE, 'http://user:password@h:1/x?signature=0123456789\n' + REFUSAL
+    yield PLACE, 'http://user:pass:word@h/x#y'
+    yield PLACE, 'http://user:password@h:x/x?signature=0123456789'
     yield PLACE, 'http://%00:p@h/x'
     yield PLACE, 'http://u:%00@h/x'
     yield PLACE, 'http://h/a b"<>\\^`{|}'
