@@ -407,6 +407,7 @@ static void use_cache(const struct damage *d)
     if (qc_disk_find_pin(c.disk, KEY, SCOPE, UINT32_MAX, &found) == 0) {
         require(memchr(found.etag, 0, sizeof(found.etag)) != NULL);
         require(memchr(found.version, 0, sizeof(found.version)) != NULL);
+        require(found.size <= INT64_MAX && qc_pin_is_text(found.etag));
         require((d->pin_crc && d->pin_rest) || qc_pin_same(&found, &pin));
     }
     qc_disk_note_pin(c.disk, KEY, SCOPE, &pin);
