@@ -391,7 +391,7 @@ void qc_attempt_end(struct http_attempt *a)
     if (a->counted)
         op->origin->running--;
     clear(a);
-    if (w->n_spare >= 2 * w->limit + 16) {
+    if (!w->curl->easy_again || w->n_spare >= 2 * w->limit + 16) {
         qc_attempt_free(a);
         return;
     }

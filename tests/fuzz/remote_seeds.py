@@ -80,6 +80,8 @@ def http_of_one():
     for first in 6, 8:
         yield [0, 5, 0, 0], answer(206, b'x' * (17 - first), f'Content-Range: bytes {first}-16/10000')
     yield [0, 1, 0xf0, 0], answer(206, TEN, PART)
+    yield [0, 1, 0, 0], (answer(206, b'01234', half, tag) +
+                         b'HTTP/1.1 206 x\r\n folded: y\r\nContent-Length: 5\r\n\r\n56789' + KEEP)
     yield [0, 1, 0, 0], KEEP
     yield [0, 1, 0, 0], b''
 
