@@ -18,7 +18,7 @@ MANDIR   ?= $(PREFIX)/share/man
 CFLAGS   ?= -O2 -g
 PYTHON   ?= $(firstword $(wildcard /usr/bin/python3) python3)
 PKG      ?= pkg-config
-FUZZ_SECONDS ?= 60
+FUZZ_SECONDS ?= 30
 CHAINS   ?= $(if $(SAN),12,60)
 ifeq ($(origin CC),default)
 CC := gcc
@@ -252,7 +252,7 @@ check-valgrind: deps-valgrind $(UNIT) $(FILES_OK)
 check-fuzz: deps-fuzz
 	+$(Q)$(MAKE) BUILD=$(BUILD)/libfuzzer FILES=$(FILES) CC=clang SAN=fuzzer-no-link,address,undefined run-fuzz
 run-fuzz: $(FUZZ) $(FILES_OK)
-	@QC_SECONDS=$(FUZZ_SECONDS) QC_TIMEOUT=$$((2 * $(FUZZ_SECONDS) + 300)) \
+	@QC_SECONDS=$(FUZZ_SECONDS) QC_TIMEOUT=$$((8 * $(FUZZ_SECONDS) + 300)) \
 		$(RUN) tests/house/fuzz.sh
 
 # ------------------------------------------------------------------- people ---

@@ -74,6 +74,7 @@ static void load(void)
                  "that will do", info->version);
     else
         loaded.ok = true;
+    loaded.api.easy_again = info->version_num < 0x075300 || info->version_num >= 0x080101;
 }
 
 const struct qc_curl *qc_curl_load(qchain_error *err)

@@ -8,6 +8,7 @@
 #define QC_REMOTE_CURL_API_H
 
 #include <curl/curl.h>
+#include <stdbool.h>
 #include <qchain.h>
 
 struct qc_curl {
@@ -34,6 +35,10 @@ struct qc_curl {
     CURLMcode (*multi_assign)(CURLM *multi, curl_socket_t fd, void *data);
     CURLMsg *(*multi_info_read)(CURLM *multi, int *left);
     const char *(*multi_strerror)(CURLMcode code);
+
+    /* From 7.83 to 8.1 a handle remembers a header of its last transfer that is freed, and appends to it
+     * what a server begins the next header with if that is a blank: no handle is used again there. */
+    bool easy_again;
 };
 
 /* The oldest that has all that is used: CURLOPT_PREREQFUNCTION came with it. */

@@ -26,6 +26,14 @@ static uint32_t record_crc(const struct record *r)
     return qc_crc32c(0, r->digest, sizeof(*r) - offsetof(struct record, digest));
 }
 
+/* A checksum is no seal: an object could be so. */
+static bool is_possible(const struct record *r)
+{
+    return r->size <= INT64_MAX && !r->etag[sizeof(r->etag) - 1] &&
+           !r->object_version[sizeof(r->object_version) - 1] && qc_pin_is_text(r->etag) &&
+           qc_pin_is_text(r->object_version);
+}
+
 static bool read_record(int dir, const char *name, const uint8_t digest[QC_DISK_DIGEST],
                         struct record *r)
 {
@@ -39,8 +47,7 @@ static bool read_record(int dir, const char *name, const uint8_t digest[QC_DISK_
     close(fd);
     return n == (ssize_t)sizeof(*r) && memcmp(r->magic, "qchain-n", sizeof(r->magic)) == 0 &&
            r->version == VERSION && r->crc == record_crc(r) &&
-           memcmp(r->digest, digest, QC_DISK_DIGEST) == 0 && !r->etag[sizeof(r->etag) - 1] &&
-           !r->object_version[sizeof(r->object_version) - 1];
+           memcmp(r->digest, digest, QC_DISK_DIGEST) == 0 && is_possible(r);
 }
 
 bool qc_disk_record_ok(int dir, const char *name)

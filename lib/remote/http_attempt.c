@@ -6,6 +6,7 @@
 #include <inttypes.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -226,9 +227,13 @@ static int on_seek(void *arg, curl_off_t offset, int origin)
     return CURL_SEEKFUNC_OK;
 }
 
+/* Surely? Where the environment has exceptions from it, libcurl heeds them; then who is spoken to is
+ * looked at as if there were no proxy. */
 static bool by_proxy(const struct http_attempt *a)
 {
-    return a->w->h->conf->proxy && a->w->h->conf->proxy[0];
+    const char *proxy = a->w->h->conf->proxy;
+
+    return proxy && proxy[0] && !getenv("no_proxy") && !getenv("NO_PROXY");
 }
 
 /* Before a connection is opened: descriptors are not for programs that the process starts. */
@@ -279,6 +284,9 @@ static bool set_common(struct http_attempt *a)
 #define SET(option, value) bad |= (int)c->easy_setopt(e, option, value)
     SET(CURLOPT_PRIVATE, (void *)a);
     SET(CURLOPT_NOSIGNAL, 1L);
+    /* Or ending a transfer whose host is being looked up waits for the resolver, and all others of the
+     * worker with it. */
+    c->easy_setopt(e, (CURLoption)(CURLOPTTYPE_LONG + 322) /* QUICK_EXIT, since 7.87 */, 1L);
     SET(CURLOPT_ERRORBUFFER, a->error);
     SET(CURLOPT_HEADERFUNCTION, on_header);
     SET(CURLOPT_HEADERDATA, (void *)a);
@@ -385,7 +393,7 @@ void qc_attempt_end(struct http_attempt *a)
     if (a->counted)
         op->origin->running--;
     clear(a);
-    if (w->n_spare >= 2 * w->limit + 16) {
+    if (!w->curl->easy_again || w->n_spare >= 2 * w->limit + 16) {
         qc_attempt_free(a);
         return;
     }
@@ -408,8 +416,9 @@ static size_t extra_headers(const struct qc_http_private *op, char *room, size_t
         extra[0] = "If-None-Match: *";
         return 1;
     }
-    /* Weak ones never match by the rules of If-Match. */
-    if (r->method != QC_HTTP_GET || len < 2 || pin->etag[0] != '"' || pin->etag[len - 1] != '"')
+    /* Weak ones never match by the rules of If-Match. A pin may come from a file that others can write
+     * to, so what would end the line is not sent. */
+    if (r->method != QC_HTTP_GET || len < 2 || !qc_pin_is_text(pin->etag) || pin->etag[0] != '"' || pin->etag[len - 1] != '"')
         return 0;
     snprintf(room, size, "If-Match: %s", pin->etag);
     extra[0] = room;

@@ -53,8 +53,10 @@ static bool may_show_proxy(CURLcode code)
 
 void qc_attempt_describe(const struct http_attempt *a, CURLcode code, long sys, char *out, size_t size)
 {
-    const char *text = a->error[0] && !may_show_proxy(code) ? a->error
-                                                            : a->w->curl->easy_strerror(code);
+    bool safe = a->error[0] && !may_show_proxy(code) && !strchr(a->error, '@') &&
+                !strstr(a->error, "://");
+    const char *text = safe ? a->error
+                            : a->w->curl->easy_strerror(code);
     char reason[128];
     struct qc_escaped e;
     struct qc_url u = {0};

@@ -144,7 +144,8 @@ static bool take_retry_token(struct qc_http *h, int64_t now)
 static bool is_stalled(struct http_worker *w, struct http_attempt *a, int64_t now)
 {
     int64_t stall = w->h->conf->stall_ms * MS;
-    uint64_t moved = a->got + a->sent + a->answer.n_bytes - a->mark;
+    uint64_t sum = a->got + a->sent + a->answer.n_bytes; /* falls when a header begins anew */
+    uint64_t moved = sum > a->mark ? sum - a->mark : 0;
     uint64_t need = qc_max64(1, STALL_RATE * (uint64_t)w->h->conf->stall_ms / 1000);
 
     if (!a->ready) /* curl's time for connecting holds */

@@ -25,6 +25,15 @@ static inline bool qc_pin_is_set(const struct qc_pin *p)
     return p->etag[0] || p->version[0] || p->mtime_s;
 }
 
+/* Nothing that could not stand in a header. */
+static inline bool qc_pin_is_text(const char *s)
+{
+    for (; *s; s++)
+        if ((unsigned char)*s < 0x20 || *s == 0x7f)
+            return false;
+    return true;
+}
+
 /* The same object, as far as both can tell. */
 static inline bool qc_pin_same(const struct qc_pin *a, const struct qc_pin *b)
 {

@@ -73,6 +73,9 @@ static int parse_bucket(struct qc_url *u, const char *s, size_t n, qchain_error 
         if (!is_alpha(s[i]) && !is_digit(s[i]) && !strchr("-._$", s[i]))
             return qc_fail(err, QCHAIN_E_INVAL, "a %s URL names its bucket by letters, digits, "
                            "'-', '.' and '_' only", u->scheme);
+    /* It becomes a part of a path, where dots lead to another place. */
+    if ((n == 1 || n == 2) && strncmp(s, "..", n) == 0)
+        return qc_fail(err, QCHAIN_E_INVAL, "a %s URL has dots for its bucket's name", u->scheme);
     if (n == 0 || n > HOST_MAX)
         return qc_fail(err, QCHAIN_E_INVAL, "a %s URL %s", u->scheme,
                        n ? "has too long a bucket name" : "names no bucket");
@@ -491,6 +494,8 @@ char *qc_url_decode(const char *s, size_t len)
 {
     char *out = qc_malloc(len + 1), *o = out;
 
+    if (out)
+        *out = '\0'; /* always a string, for who wipes it */
     for (size_t i = 0; out && i < len; i++) {
         char c = s[i];
 
@@ -505,7 +510,5 @@ char *qc_url_decode(const char *s, size_t len)
         *o++ = c;
         *o = '\0';
     }
-    if (out)
-        *o = '\0';
     return out;
 }

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""Make a corpus for the fuzzers: make-corpus.py FILES OUTDIR
+"""Make the corpus of a fuzz target: make-corpus.py FILES OUTDIR [TARGET]
 
-Takes the small images out of FILES (what tests/files/make-files.py wrote), without
+Those of layers behind URLs have seeds of their own, in remote_seeds.py. For all others it takes the small images out of FILES (what tests/files/make-files.py wrote), without
 the zeros at their ends, and adds images with clusters of 512 bytes, in which every
 structure fits a few KiB, and sidecar indexes (for which see tests/fuzz/fuzz_index.c:
 the checksums are left to it)."""
@@ -15,6 +15,7 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), '..'
 sys.dont_write_bytecode = True
 
 from qcow2_maker import Image, deflate, pattern, zstd_frame  # noqa: E402
+from remote_seeds import SEEDS  # noqa: E402
 
 MAX = 48 << 10
 
@@ -98,11 +99,22 @@ def sidecars():
     yield sidecar(0, [source(0, 512, 0)], [])
 
 
+def write(inputs, outdir):
+    for data in inputs:
+        if len(data) <= MAX:
+            with open(os.path.join(outdir, hashlib.sha1(data).hexdigest()[:16]), 'wb') as f:
+                f.write(data)
+
+
 def main():
-    if len(sys.argv) != 3:
-        sys.exit('usage: make-corpus.py FILES OUTDIR')
-    files, outdir = sys.argv[1:]
+    if len(sys.argv) not in (3, 4):
+        sys.exit('usage: make-corpus.py FILES OUTDIR [TARGET]')
+    files, outdir = sys.argv[1:3]
+    target = sys.argv[3] if len(sys.argv) > 3 else ''
     os.makedirs(outdir, exist_ok=True)
+    if target in SEEDS:
+        write(SEEDS[target](), outdir)
+        return
     images = [tiny(), tiny(2), tiny(order=0), tiny(order=6), tiny(compression=1), tiny(extra=1),
               *sidecars()]
     for name in sorted(os.listdir(files)):
@@ -110,10 +122,7 @@ def main():
         if name.endswith('.qcow2') and os.path.getsize(path) <= 1 << 20:
             with open(path, 'rb') as f:
                 images.append(f.read())
-    for data in images:
-        if len(data) <= MAX:
-            with open(os.path.join(outdir, hashlib.sha1(data).hexdigest()[:16]), 'wb') as f:
-                f.write(data)
+    write(images, outdir)
 
 
 main()

@@ -1,15 +1,20 @@
 #!/bin/sh
 # SPDX-License-Identifier: MIT
-# Give every fuzz target the images of the tests and the seeds that fuzzing begins with.
-corpus=$QC_BUILD/fuzz/replay-corpus
-rm -rf "$corpus"
-"$QC_PYTHON" tests/fuzz/make-corpus.py "$QC_FILES" "$corpus" || exit 1
+# Give every fuzz target the seeds that fuzzing begins with, and to those for images the images
+# of the tests.
 ran=
 for replay in "$QC_BUILD"/fuzz/replay_*; do
     [ -x "$replay" ] || continue
     name=${replay##*/replay_}
+    corpus=$QC_BUILD/fuzz/replay-corpus-$name
+    rm -rf "$corpus"
+    "$QC_PYTHON" tests/fuzz/make-corpus.py "$QC_FILES" "$corpus" "$name" || exit 1
     set -- "$corpus"
-    for dir in "$QC_FILES" "tests/fuzz/corpus" "tests/fuzz/corpus-$name"; do
+    images=$QC_FILES shared=tests/fuzz/corpus
+    case $name in
+    http|names|cache) images= shared= ;;
+    esac
+    for dir in "$images" "$shared" "tests/fuzz/corpus-$name"; do
         [ -d "$dir" ] && set -- "$@" "$dir"
     done
     [ $# -gt 0 ] || continue

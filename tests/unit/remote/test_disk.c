@@ -487,6 +487,23 @@ static void names(void **unused)
     rig_finish(&r);
 }
 
+/* Whole, with the right checksum, and what no server says. */
+static void impossible_names(void **unused)
+{
+    struct qc_pin pin[] = {{.size = 77, .etag = "\"a\r\nX: y\""}, {.size = 77, .version = "v\n"},
+                           {.size = UINT64_C(1) << 63, .etag = "\"a\""}}, got;
+    struct rig r;
+
+    (void)unused;
+    rig_init(&r, 1000 * MIB);
+    rig_open(&r);
+    for (size_t i = 0; i < sizeof(pin) / sizeof(*pin); i++) {
+        qc_disk_note_pin(r.d, "k", "s", &pin[i]);
+        assert_int_equal(qc_disk_find_pin(r.d, "k", "s", 60, &got), QCHAIN_E_NOTFOUND);
+    }
+    rig_finish(&r);
+}
+
 /* Each byte of a record is guarded. */
 static void damaged_names(void **unused)
 {
@@ -531,6 +548,7 @@ int main(void)
         cmocka_unit_test(two_of_them),     cmocka_unit_test(no_space),
         cmocka_unit_test(file_limit),      cmocka_unit_test(closed_directory),
         cmocka_unit_test(names),           cmocka_unit_test(damaged_names),
+        cmocka_unit_test(impossible_names),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

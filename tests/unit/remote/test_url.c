@@ -75,7 +75,7 @@ static void refused(void **unused)
         "http://h/\n", "http://h/\x7f", "http://h\t/", "http://u@v@h/", "http://h\\@x/", "http://h%00/",
         "http://[::1/", "http://[::1]x/", "http://[::g]/", "http://[fe80::1%eth0]/", "http://[]/",
         "http://[1.2.3.4]/", "http://h\xc3\xa9/", "http://h;x/", "s3://", "s3:///k", "s3://a@b/k",
-        "s3://a:b/k", "s3://b\xff/k", "s3://b/k\n", "s3://b?x", "az://a%20b/", "http://@/",
+        "s3://./k", "az://../k", "s3://a:b/k", "s3://b\xff/k", "s3://b/k\n", "s3://b?x", "az://a%20b/", "http://@/",
         "http://u:SECRET@/x", "http://u:SECRET@h:0/?SECRET", "s3://SECRET@b/x"};
     char *big = test_malloc(9000);
     struct qc_url u;
