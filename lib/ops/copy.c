@@ -2,7 +2,9 @@
 #include "ops/copy.h"
 
 #include <string.h>
+#include <sys/mman.h>
 
+#include "remote/remote.h"
 #include "util/alloc.h"
 #include "util/bytes.h"
 
@@ -12,7 +14,7 @@
 #define SALVAGE_PIECE (UINT64_C(64) << 10) /* lost when it cannot be mapped */
 #define SALVAGE_SHARE 1024                 /* of what was lost in one stretch: the next piece */
 #define MAX_THREADS 64
-#define FAR_THREADS 8 /* for chains that lie far away: they mostly wait */
+#define HUGE_PAGE ((size_t)2 << 20)
 
 struct engine {
     struct qc_copy_job *job;
@@ -272,6 +274,16 @@ static void note_failure(struct engine *e, int ret, const qchain_error *err)
     pthread_mutex_unlock(&e->lock);
 }
 
+/* Large ones lie on huge pages where there are some: what comes by the network is written once, all over. */
+static char *make_buffer(size_t n)
+{
+    char *p = qc_aligned(n >= HUGE_PAGE ? HUGE_PAGE : 4096, n);
+
+    if (p && n >= HUGE_PAGE)
+        (void)madvise(p, n / HUGE_PAGE * HUGE_PAGE, MADV_HUGEPAGE);
+    return p;
+}
+
 /* A worker: tasks until there are no more. */
 static int worker(void *ctx, uint64_t i)
 {
@@ -283,7 +295,7 @@ static int worker(void *ctx, uint64_t i)
     (void)i;
     qc_error_init(&err);
     if (t) {
-        t->buf = qc_aligned(4096, (size_t)e->job->chunk);
+        t->buf = make_buffer((size_t)e->job->chunk);
         t->local = qc_calloc(1, e->job->local_size);
     }
     if (!t || !t->buf || !t->local)
@@ -311,9 +323,18 @@ static int worker(void *ctx, uint64_t i)
     return 0;
 }
 
+/* Threads for a chain that lies far away mostly wait; what they have under way should be what a good link
+ * carries in a round trip, and no more: it all passes through the processor's cache. */
+static unsigned far_threads(qchain *c)
+{
+    uint64_t us = qc_remote_latency_us(c->env->remote, true, 50);
+
+    return us < 5000 ? 4 : us < 40000 ? 8 : 16;
+}
+
 unsigned qc_copy_threads(qchain *c, unsigned asked)
 {
-    unsigned n = asked ? asked : c->far ? FAR_THREADS : qc_pool_threads(c->env->pool);
+    unsigned n = asked ? asked : c->far ? far_threads(c) : qc_pool_threads(c->env->pool);
 
     return n > MAX_THREADS ? MAX_THREADS : n;
 }

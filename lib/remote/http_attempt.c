@@ -198,9 +198,24 @@ static size_t on_body(char *p, size_t size, size_t n, void *arg)
         qc_attempt_cut(a, CUT_TOO_LONG, "the server sends more bytes than it announced");
         return 0;
     }
-    if (r->progress && !a->op->waiter && some > skip)
-        r->progress(r, r->have);
+    /* curl brings 16 KiB a call; who asked is told once for all that a socket had. */
+    if (r->progress && !a->op->waiter && some > skip && !a->fresh) {
+        a->fresh = true;
+        a->next_fresh = a->w->fresh;
+        a->w->fresh = a;
+    }
     return n;
+}
+
+void qc_attempts_tell(struct http_worker *w)
+{
+    struct http_attempt *a;
+
+    while ((a = w->fresh)) {
+        w->fresh = a->next_fresh;
+        a->fresh = false;
+        a->op->r->progress(a->op->r, a->op->r->have);
+    }
 }
 
 /* ---------------------------------------------------------------- the connection --- */
@@ -372,7 +387,7 @@ static void clear(struct http_attempt *a)
     a->text = NULL;
     a->url = NULL;
     a->op = NULL;
-    a->must_be_public = a->hedge = a->counted = a->ready = a->in_buffer = false;
+    a->must_be_public = a->hedge = a->counted = a->bulk = a->ready = a->in_buffer = false;
     a->cut = CUT_NONE;
     a->why[0] = a->error[0] = '\0';
     a->n_text = a->sent = 0;
@@ -390,8 +405,11 @@ void qc_attempt_end(struct http_attempt *a)
         op->attempt = NULL;
     if (op->hedge == a)
         op->hedge = NULL;
-    if (a->counted)
+    if (a->counted) {
         op->origin->running--;
+        w->n_running--;
+        w->n_bulk -= a->bulk;
+    }
     clear(a);
     if (!w->curl->easy_again || w->n_spare >= 2 * w->limit + 16) {
         qc_attempt_free(a);
@@ -559,7 +577,10 @@ int qc_attempt_begin(struct http_worker *w, struct qc_http_private *op, bool hed
     a->op = op;
     a->hedge = hedge;
     a->counted = true;
+    a->bulk = op->r->method == QC_HTTP_GET && op->r->length > SMALL;
     op->origin->running++;
+    w->n_running++;
+    w->n_bulk += a->bulk;
     ret = begin(a);
     if (ret != 0) {
         qc_attempt_end(a);

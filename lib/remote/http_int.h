@@ -85,6 +85,7 @@ enum http_cut {
 
 struct http_attempt {
     struct http_attempt    *next;      /* spare */
+    struct http_attempt    *next_fresh; /* of those with bytes that were not told of */
     struct http_worker     *w;
     struct qc_http_private *op;
     CURL              *easy;
@@ -94,6 +95,8 @@ struct http_attempt {
     char              *target;         /* a remembered redirect's, or NULL */
     bool               must_be_public; /* where it leads */
     bool               hedge, counted; /* counted: among its origin's running */
+    bool               bulk;           /* counted among the worker's large ones */
+    bool               fresh;          /* in the worker's list of these */
     bool               ready;          /* the connection stands, the request is being sent */
     bool               in_buffer;      /* the body goes to the request's buffer, else to text */
     bool               dirty;          /* the handle must be reset before it is used again */
@@ -178,7 +181,9 @@ struct http_worker {
     struct qc_http_private *ops;
     struct http_origin     *origins;
     struct http_attempt    *spare;
+    struct http_attempt    *fresh;     /* have got bytes that their requests were not told of */
     unsigned  n_spare, limit;  /* limit: connections to an origin */
+    unsigned  n_running, n_bulk; /* attempts; those that bring much */
     int64_t   timer_us;        /* when curl wants to be called; -1: not */
     int64_t   scan_us;         /* when the first request needs a look */
     uint64_t  random;
@@ -250,6 +255,8 @@ void qc_prepare_free(struct http_prepare *p);
 /* Begin one. The op is in no queue. 0, or: 1 = credentials first, or a failure in r->err. */
 int  qc_attempt_begin(struct http_worker *w, struct qc_http_private *op, bool hedge);
 /* End one, whether curl is done with it or not. */
+/* Call the progress of requests that have got bytes; after each call that curl is given a socket in. */
+void qc_attempts_tell(struct http_worker *w);
 void qc_attempt_end(struct http_attempt *a);
 void qc_attempt_free(struct http_attempt *a); /* of the spare ones */
 void qc_attempt_cut(struct http_attempt *a, enum http_cut cut, const char *fmt, ...)
