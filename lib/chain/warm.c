@@ -31,6 +31,7 @@ static void warm(struct qc_task *t)
     if (end > 0)
         (void)img->format->map(img, 0, end, &runs, NULL);
     qc_runs_finish(&runs);
+    qc_remote_keep(img->store, false); /* what others read from now on is read for good */
     pthread_mutex_lock(&c->late_lock);
     c->n_warm--;
     pthread_cond_signal(&c->warmed);

@@ -30,7 +30,8 @@ struct engine {
     uint64_t            least;    /* a piece of this size is not divided any more */
     uint64_t            lost_run; /* bytes just lost in one stretch */
 
-    pthread_cond_t      turn_came;
+    pthread_cond_t      turn_came[MAX_THREADS]; /* of the task with that number, modulo; so that
+                                       nobody is woken in vain */
     uint64_t            turn;     /* the task that may emit */
     int                 result;   /* the first failure ends it all */
     qchain_error       *err;
@@ -233,7 +234,7 @@ static int emit_task(struct engine *e, struct qc_copy_task *t, qchain_error *err
 
     pthread_mutex_lock(&e->lock);
     while (e->turn != t->number && e->result == 0)
-        pthread_cond_wait(&e->turn_came, &e->lock);
+        pthread_cond_wait(&e->turn_came[t->number % MAX_THREADS], &e->lock);
     ret = e->result;
     pthread_mutex_unlock(&e->lock);
     if (ret != 0)
@@ -243,7 +244,7 @@ static int emit_task(struct engine *e, struct qc_copy_task *t, qchain_error *err
         return ret; /* nobody's turn comes any more */
     pthread_mutex_lock(&e->lock);
     e->turn++;
-    pthread_cond_broadcast(&e->turn_came);
+    pthread_cond_signal(&e->turn_came[e->turn % MAX_THREADS]);
     pthread_mutex_unlock(&e->lock);
     return 0;
 }
@@ -270,7 +271,8 @@ static void note_failure(struct engine *e, int ret, const qchain_error *err)
         if (ret < 0) /* a positive one is an answer, not a failure */
             qc_error_copy(e->err, err);
     }
-    pthread_cond_broadcast(&e->turn_came);
+    for (unsigned i = 0; i < MAX_THREADS; i++)
+        pthread_cond_signal(&e->turn_came[i]);
     pthread_mutex_unlock(&e->lock);
 }
 
@@ -356,10 +358,12 @@ int qc_copy_run(struct qc_copy_job *job, qchain_error *err)
         return qc_fail_nomem(err);
     }
     pthread_mutex_init(&e.lock, NULL);
-    pthread_cond_init(&e.turn_came, NULL);
+    for (unsigned i = 0; i < MAX_THREADS; i++)
+        pthread_cond_init(&e.turn_came[i], NULL);
     qc_pool_run(pool, threads, threads, worker, &e);
     qc_pool_destroy(pool);
-    pthread_cond_destroy(&e.turn_came);
+    for (unsigned i = 0; i < MAX_THREADS; i++)
+        pthread_cond_destroy(&e.turn_came[i]);
     pthread_mutex_destroy(&e.lock);
     qc_free(e.extent);
     return e.result;

@@ -39,6 +39,9 @@ int  qc_disk_find_pin(struct qc_disk *d, const char *key, const char *scope, uin
 void qc_disk_note_pin(struct qc_disk *d, const char *key, const char *scope,
                       const struct qc_pin *pin);
 
+/* Forget what was noted: it was written anew. */
+void qc_disk_forget_pin(struct qc_disk *d, const char *key, const char *scope);
+
 /* Wrap below (owned, also on failure). *out is below itself where nothing can be kept: the pin has no
  * validators, so that another generation could not be told from this one. NOMEM. */
 int qc_disk_tier_create(struct qc_tier **out, struct qc_disk *d, const char *key, const char *scope,

@@ -38,16 +38,21 @@ static uint64_t entry_of(uint32_t mark, uint32_t crc)
 
 /* ------------------------------------------------------------------ tables --- */
 
+/* A table as it lies on the medium, and the first number of the page behind it. */
+struct loaded {
+    uint64_t entry[QC_FRAME_GRAINS];
+    uint64_t used; /* when the frame was last used, as was noted */
+};
+
 /* The frame's table from the medium, zeros where there is none. False: all zeros. */
-static bool load_table(int fd, uint64_t frame, uint64_t entry[QC_FRAME_GRAINS])
+static bool load_table(int fd, uint64_t frame, struct loaded *l)
 {
-    size_t size = QC_FRAME_GRAINS * sizeof(entry[0]);
-    ssize_t n = pread(fd, entry, size, (off_t)qc_disk_frame_at(frame));
+    ssize_t n = pread(fd, l, sizeof(*l), (off_t)qc_disk_frame_at(frame));
 
     if (n < 0)
         n = 0;
-    memset((char *)entry + n, 0, size - (size_t)n);
-    return n > 0 && !qc_is_zero(entry, size);
+    memset((char *)l + n, 0, sizeof(*l) - (size_t)n);
+    return n > 0 && !qc_is_zero(l->entry, sizeof(l->entry));
 }
 
 /* The frame's table, pinned: as it is in memory, or (*fresh, which is set if it was) from the medium.
@@ -57,22 +62,22 @@ static struct qc_block *get_table(struct qc_disk_object *o, int fd, uint64_t fra
     struct qc_block_cache *blocks = o->disk->o.blocks;
     uint64_t owner = atomic_load_explicit(&o->owner, memory_order_relaxed);
     struct qc_block *b = qc_block_find(blocks, owner, frame);
-    uint64_t entry[QC_FRAME_GRAINS];
+    struct loaded l;
     bool any, made;
 
     if (b && !*fresh)
         return b;
     *fresh = true;
-    any = load_table(fd, frame, entry);
+    any = load_table(fd, frame, &l);
     made = !b && any;
     if (made)
         b = qc_block_new(sizeof(struct table));
     if (!b)
         return NULL;
     for (unsigned i = 0; i < QC_FRAME_GRAINS; i++)
-        atomic_store_explicit(&table_in(b)->entry[i], entry[i], memory_order_relaxed);
+        atomic_store_explicit(&table_in(b)->entry[i], l.entry[i], memory_order_relaxed);
     if (made) {
-        atomic_init(&table_in(b)->touched, 0);
+        atomic_init(&table_in(b)->touched, l.used); /* another process may have noted it just now */
         qc_block_insert(blocks, b, owner, frame);
     }
     return b;

@@ -122,3 +122,15 @@ void qc_disk_note_pin(struct qc_disk *d, const char *key, const char *scope,
     else
         qc_disk_wrote(d, QC_GRAIN);
 }
+
+void qc_disk_forget_pin(struct qc_disk *d, const char *key, const char *scope)
+{
+    uint8_t digest[QC_DISK_DIGEST];
+    char name[QC_DISK_NAME];
+
+    if (d->fd < 0)
+        return;
+    qc_disk_digest(digest, "name 1", key, scope, NULL);
+    qc_disk_file_name(name, digest, ".name");
+    unlinkat(d->fd, name, 0);
+}

@@ -19,6 +19,17 @@ static inline bool qc_pin_is_weak(const struct qc_pin *p)
     return strncmp(p->etag, "W/", 2) == 0;
 }
 
+/* A pin of nothing: there was no such object. */
+static inline struct qc_pin qc_pin_missing(void)
+{
+    return (struct qc_pin){.size = INT64_MAX, .etag = "\"missing\""};
+}
+
+static inline bool qc_pin_is_missing(const struct qc_pin *p)
+{
+    return p->size == INT64_MAX;
+}
+
 /* Can a later answer be told from one of another generation? */
 static inline bool qc_pin_is_set(const struct qc_pin *p)
 {

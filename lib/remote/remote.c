@@ -314,8 +314,12 @@ int qc_remote_begin(struct qc_opening **out, struct qc_remote *r, const char *na
         o->over = true;
         o->ret = qc_fail(&o->req.err, QCHAIN_E_NOTFOUND, "was not there a moment ago");
     } else if (disk && qc_disk_find_pin(disk, qc_place_key(o->place), qc_place_scope(o->place),
-                                        r->conf->revalidate_s, &o->pin) == 0) {
-        o->known = true;
+                                        r->conf->revalidate_s, &o->pin) == 0 &&
+               (!qc_pin_is_missing(&o->pin) || flags & QC_REMOTE_MISSING_OK)) {
+        o->known = !qc_pin_is_missing(&o->pin);
+        o->over = !o->known;
+        if (o->over)
+            o->ret = qc_fail(&o->req.err, QCHAIN_E_NOTFOUND, "was not there a while ago");
     } else {
         o->tried = 0;
         if (o->n_places > 1)
@@ -438,15 +442,27 @@ static int attach(struct qc_opening *o, struct qc_object *object, qchain_error *
     return 0;
 }
 
+/* For other processes that share the disk cache. */
+static void note_pin(struct qc_opening *o, const struct qc_pin *pin)
+{
+    struct qc_disk *disk = qc_remote_disk(o->r);
+
+    if (disk && qc_pin_is_set(pin))
+        qc_disk_note_pin(disk, qc_place_key(o->place), qc_place_scope(o->place), pin);
+}
+
 int qc_remote_finish(struct qc_opening *o, struct qc_store **out, qchain_error *err)
 {
     struct qc_remote *r = o->r;
     struct qc_object *object = NULL;
+    const struct qc_pin missing = qc_pin_missing();
     uint32_t head = HEAD_BYTES;
     int ret = 0;
 
     if (!o->known) {
         ret = settle(o, err);
+        if (ret == QCHAIN_E_NOTFOUND && o->flags & QC_REMOTE_MISSING_OK && o->req.attempts > 0)
+            note_pin(o, &missing);
         o->pin = o->req.got;
         head = (uint32_t)o->req.length;
     }
@@ -454,8 +470,8 @@ int qc_remote_finish(struct qc_opening *o, struct qc_store **out, qchain_error *
         ret = make_object(&object, r, o->place, o->places[o->at], &o->pin, &o->seed, head, err);
     if (ret == 0 && !o->known)
         ret = attach(o, object, err);
-    if (ret == 0 && !o->known && r->conf->cache_dir && qc_remote_disk(r) && qc_pin_is_set(&o->pin))
-        qc_disk_note_pin(r->disk, qc_place_key(o->place), qc_place_scope(o->place), &o->pin);
+    if (ret == 0 && !o->known)
+        note_pin(o, &o->pin);
     if (ret == 0)
         ret = qc_object_store(object, r->deps.slots, out, err);
     else
@@ -537,6 +553,8 @@ static int perform(struct qc_remote *r, const char *name, struct qc_http_request
         qc_error_copy(err, &req->err);
     else
         note_missing(r, req->place, false);
+    if (qc_remote_disk(r))
+        qc_disk_forget_pin(r->disk, qc_place_key(req->place), qc_place_scope(req->place));
     qc_place_unref(req->place);
     return ret;
 }
