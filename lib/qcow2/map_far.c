@@ -13,10 +13,23 @@
  * share of round trip times bandwidth would carry, with as many under way as there are connections. */
 #define GAP (32u << 10)
 
+/* Is host so near behind end that both are read by one request? */
+static bool follows(uint64_t host, uint64_t end)
+{
+    return host >= end && host - end <= GAP;
+}
+
 int qc2_far_add(struct qc2_far *f, uint64_t host, uint64_t guest, uint64_t bytes, qchain_error *err)
 {
+    const struct qc2_far_table *before;
+
     if (qc_grow((void **)&f->table, &f->cap, f->n + 1, sizeof(*f->table)) != 0)
         return qc_fail_nomem(err);
+    if (f->n > 0) {
+        before = &f->table[f->n - 1];
+        if (follows(host, before->host + before->bytes))
+            f->bytes += host - (before->host + before->bytes); /* will be read, too */
+    }
     f->table[f->n++] = (struct qc2_far_table){host, guest, bytes};
     f->bytes += bytes;
     return QCHAIN_OK;
@@ -45,7 +58,7 @@ static uint64_t plan(const struct qc2_far *f, struct qc_store *store, struct qc_
         struct qc_store_piece *p = *n > 0 ? &piece[*n - 1] : NULL;
 
         end = p ? p->offset + p->length : 0;
-        if (p && t->host >= end && t->host - end <= GAP) {
+        if (p && follows(t->host, end)) {
             total += t->host + t->bytes - end;
             p->length = (size_t)(t->host + t->bytes - p->offset);
             continue;

@@ -85,11 +85,13 @@ struct seeding {
 static void seeding_done(struct qc_fetch *f, int ret)
 {
     struct seeding *s = (struct seeding *)(void *)f;
+    struct qc_flights *flights = s->o->shared;
 
     (void)ret;
     seed_set(s->seed, NULL, 0);
     qc_object_drop(s->o);
     qc_free(s);
+    qc_flights_leave(flights);
 }
 
 void qc_seed_run(struct qc_object *o, struct qc_tier *seed, const void *bytes, size_t length)
@@ -112,6 +114,7 @@ void qc_seed_run(struct qc_object *o, struct qc_tier *seed, const void *bytes, s
     s->f.done = seeding_done;
     s->o = o;
     atomic_fetch_add(&o->users, 1);
+    qc_flights_enter(o->shared); /* its tiers are in use until it is over */
     qc_tier_fetch(o->tier, &s->f);
 }
 
@@ -148,9 +151,9 @@ static const char *behind(const char *name, const char *prefix)
 
     if (strncmp(name, prefix, len) != 0)
         return NULL;
-    if (len > 0 && prefix[len - 1] != '/' && name[len] != '/')
-        return NULL;
-    return name + len + (prefix[len - 1] != '/');
+    if (len > 0 && prefix[len - 1] == '/')
+        return name + len;
+    return name[len] == '/' ? name + len + 1 : NULL;
 }
 
 /* A name beneath url. */
