@@ -72,7 +72,7 @@ struct held {
     bool             over;
 };
 
-#define MOST_HELD 8192
+#define MOST_HELD 65536
 
 struct held_tier {
     struct qc_tier  base;
