@@ -159,6 +159,13 @@ static struct qc_store *toy_open(struct toy *t, unsigned number, bool far)
     return s;
 }
 
+static void toy_want(struct toy *t, unsigned want)
+{
+    pthread_mutex_lock(&t->lock);
+    t->want = want;
+    pthread_mutex_unlock(&t->lock);
+}
+
 /* Pieces of 100 bytes of both stores in turn, each with room of its own. */
 #define PIECE 100u
 
@@ -211,11 +218,11 @@ static void far_and_near(void **unused)
     /* All are under way at once; of very many 256. */
     a.at_once = false;
     a.most = 0;
-    a.want = 200;
+    toy_want(&a, 200);
     make_pieces(p, 200, far, far, buf);
     assert_int_equal(qc_store_read_many(p, 200, 0, NULL, &err), 0);
     assert_int_equal(a.most, 200);
-    a.want = 1;
+    toy_want(&a, 1);
     qc_store_destroy(far);
     qc_store_destroy(near);
     free(p);
