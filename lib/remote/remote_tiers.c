@@ -8,7 +8,6 @@
 #include "util/bytes.h"
 #include "util/escape.h"
 
-
 /* -------------------------------------------------------------------- seeding --- */
 
 /*
@@ -144,16 +143,12 @@ struct qc_disk *qc_remote_disk(struct qc_remote *r)
     return r->disk;
 }
 
-/* What stands behind the prefix in a name; NULL: it does not begin so. */
+/* What stands behind the prefix, which ends in '/', in a name; NULL: it does not begin so. */
 static const char *behind(const char *name, const char *prefix)
 {
     size_t len = strlen(prefix);
 
-    if (strncmp(name, prefix, len) != 0)
-        return NULL;
-    if (len > 0 && prefix[len - 1] == '/')
-        return name + len;
-    return name[len] == '/' ? name + len + 1 : NULL;
+    return strncmp(name, prefix, len) == 0 ? name + len : NULL;
 }
 
 /* A name beneath url. */

@@ -17,6 +17,8 @@ static atomic_int fail_in = -1; /* so many succeed, then one fails; < 0: none */
 static atomic_int fail_every;   /* one of so many; 0: none */
 static atomic_uint failed, asked;
 
+static atomic_size_t largest;   /* that qc_malloc was asked for */
+
 static bool fails_now(void)
 {
     unsigned n = atomic_fetch_add(&asked, 1);
@@ -31,6 +33,8 @@ static bool fails_now(void)
 
 void *qc_malloc(size_t size)
 {
+    if (size > atomic_load(&largest))
+        atomic_store(&largest, size);
     return fails_now() ? NULL : malloc(size ? size : 1);
 }
 

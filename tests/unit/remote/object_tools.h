@@ -87,6 +87,9 @@ struct held_tier {
     bool            closed;
     /* Local answers, if the tier has any: [0, local_end). */
     uint64_t        local_end;
+    uint64_t        stop_at;   /* the first call at this offset stops there, if it is not 0, */
+    atomic_uint     stopped;
+    atomic_bool     go;        /* until this */
     atomic_uint     locals;
     pthread_t       local_thread;
 };
@@ -181,6 +184,9 @@ static inline int held_local(struct qc_tier *tier, void *buf, uint64_t offset, s
     t->local_thread = pthread_self();
     pthread_mutex_unlock(&t->lock);
     atomic_fetch_add(&t->locals, 1);
+    if (t->stop_at && offset == t->stop_at && atomic_fetch_add(&t->stopped, 1) == 0)
+        while (!atomic_load(&t->go))
+            usleep(100);
     if (offset + length > t->local_end)
         return QCHAIN_E_NOTFOUND;
     make_bytes(buf, offset, length);

@@ -54,6 +54,33 @@ static void bulk_readers_make_one_flight(void **unused)
     }
 }
 
+/* A long read finds nothing of its first block; before it comes to ask for it, another one does. */
+static void begun_while_looking_elsewhere(void **unused)
+{
+    struct reader a, b;
+    struct rig r;
+
+    (void)unused;
+    for (size_t ragged = 0; ragged < 200; ragged += 100) { /* bulk, and blocks */
+        rig_init_bare(&r, 64 * BLOCK, 32 * BLOCK);
+        r.t.stop_at = 3 * BLOCK;
+        rig_open(&r, &held_local_ops, 10 * BLOCK);
+        reader_start(&a, &r, 2 * BLOCK + ragged, 2 * BLOCK - ragged, 0);
+        while (!atomic_load(&r.t.stopped))
+            usleep(100);
+        reader_start(&b, &r, 2 * BLOCK + ragged, 2 * BLOCK - ragged, 0);
+        held_wait(&r.t, 2);
+        atomic_store(&r.t.go, true);
+        await_count(&r, QC_CNT_JOINED, 2);
+        held_end(&r.t, 0, 0);
+        held_end(&r.t, 1, 0);
+        reader_join(&a, 0);
+        reader_join(&b, 0);
+        assert_int_equal(held_count(&r.t), 2);
+        rig_finish(&r);
+    }
+}
+
 static void served_as_bytes_arrive(void **unused)
 {
     struct reader a, b, c, late;
@@ -395,6 +422,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(many_readers_make_one_flight),
         cmocka_unit_test(bulk_readers_make_one_flight),
+        cmocka_unit_test(begun_while_looking_elsewhere),
         cmocka_unit_test(served_as_bytes_arrive),
         cmocka_unit_test(a_failure_is_of_those_who_waited),
         cmocka_unit_test(a_piece_fails),

@@ -88,6 +88,23 @@ static void reads_without_memory(void **unused)
     }
 }
 
+/* Reading ahead ends with the object: nothing of an odd length is asked for, quietly, in vain. */
+static void ahead_ends_with_the_object(void **unused)
+{
+    struct rig r;
+
+    (void)unused;
+    rig_init_bare(&r, 64 * BLOCK, 2 * BLOCK);
+    r.t.mode = AT_ONCE;
+    rig_open(&r, &held_ops, 5 * BLOCK + 5);
+    atomic_store(&largest, 0);
+    for (uint64_t at = 0; at < r.t.size; at += 4096)
+        assert_int_equal(read_now(&r, at, qc_min64(4096, r.t.size - at), 0), 0);
+    assert_in_range(atomic_load(&largest), BLOCK, BLOCK + 1000);
+    assert_int_equal(held_count(&r.t), 6);
+    rig_finish(&r);
+}
+
 static void no_memory_for_an_object(void **unused)
 {
     struct qc_pin pin = {.size = 5};
@@ -173,6 +190,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(reads_without_memory),
+        cmocka_unit_test(ahead_ends_with_the_object),
         cmocka_unit_test(no_memory_for_an_object),
         cmocka_unit_test(some_always_fail),
     };
