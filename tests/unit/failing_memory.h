@@ -15,13 +15,13 @@
 
 static atomic_int fail_in = -1; /* so many succeed, then one fails; < 0: none */
 static atomic_int fail_every;   /* one of so many; 0: none */
-static atomic_uint failed, asked;
+static atomic_uint failed, n_asked;
 
 static atomic_size_t largest;   /* that qc_malloc was asked for */
 
 static bool fails_now(void)
 {
-    unsigned n = atomic_fetch_add(&asked, 1);
+    unsigned n = atomic_fetch_add(&n_asked, 1);
     int every = atomic_load(&fail_every);
     bool fails = every && n % (unsigned)every == 0;
 
