@@ -186,7 +186,8 @@ struct group_fill {
     uint32_t        n;     /* groups; what a sidecar knows is part of the last */
     uint32_t        layers; /* in a group */
     struct qc_runs *runs;  /* one list a group */
-    qchain_error   *errs;  /* one a group */
+    int            *rets;  /* one a group, */
+    qchain_error   *errs;  /* and why */
 };
 
 static int fill_group(void *ctx, uint64_t i)
@@ -195,8 +196,26 @@ static int fill_group(void *ctx, uint64_t i)
     uint32_t first = (uint32_t)i * g->layers, n = g->c->n_layers;
     uint32_t last = i + 1 < g->n ? first + g->layers : n;
 
-    return fill_range(g->c, first, last, n, g->c->layer[first].limit, g->start, g->end,
-                      &g->runs[i], &g->errs[i]);
+    qc_error_init(&g->errs[i]);
+    g->rets[i] = fill_range(g->c, first, last, n, g->c->layer[first].limit, g->start, g->end,
+                            &g->runs[i], &g->errs[i]);
+    return 0; /* whether it matters is seen when those above are known */
+}
+
+/* Merge the groups from the top down. What fails below all that shows is no failure. */
+static int merge_groups(const struct group_fill *g, struct qc_runs *out, qchain_error *err)
+{
+    uint64_t covered = 0;
+    int ret = 0;
+
+    for (uint32_t i = 0; ret == 0 && i < g->n && covered < g->end - g->start; i++) {
+        if (g->rets[i] != 0) {
+            qc_error_copy(err, &g->errs[i]);
+            return g->rets[i];
+        }
+        ret = qc_runs_merge_under(out, g->runs[i].run, g->runs[i].n, &covered);
+    }
+    return ret == 0 ? 0 : qc_fail_nomem(err);
 }
 
 /* Groups of layers on several threads, then one merge. */
@@ -204,33 +223,23 @@ static int fill_in_groups(struct qchain *c, struct qc_pool *pool, uint32_t layer
                           uint64_t end, struct qc_runs *out, qchain_error *err)
 {
     uint32_t n = (qc_sidecar_first(c) + layers - 1) / layers;
-    struct group_fill g = {c, start, end, n, layers, NULL, NULL};
-    uint64_t covered = 0;
+    struct group_fill g = {c, start, end, n, layers, NULL, NULL, NULL};
     int ret;
 
     out->n = 0;
     g.runs = qc_calloc(n, sizeof(*g.runs));
+    g.rets = qc_calloc(n, sizeof(*g.rets));
     g.errs = qc_calloc(n, sizeof(*g.errs));
-    if (!g.runs || !g.errs) {
+    if (g.runs && g.rets && g.errs) {
+        qc_pool_run(pool, qc_pool_threads(pool), n, fill_group, &g);
+        ret = merge_groups(&g, out, err);
+    } else {
         ret = qc_fail_nomem(err);
-        goto out;
     }
-    ret = qc_pool_run(pool, qc_pool_threads(pool), n, fill_group, &g);
-    for (uint32_t i = 0; ret != 0 && i < n; i++) {
-        if (g.errs[i].code) {
-            qc_error_copy(err, &g.errs[i]);
-            goto out;
-        }
-    }
-    for (uint32_t i = 0; ret == 0 && i < n; i++)
-        ret = qc_runs_merge_under(out, g.runs[i].run, g.runs[i].n, &covered);
-    if (ret != 0)
-        ret = qc_fail_nomem(err);
-
-out:
     for (uint32_t i = 0; g.runs && i < n; i++)
         qc_runs_finish(&g.runs[i]);
     qc_free(g.runs);
+    qc_free(g.rets);
     qc_free(g.errs);
     return ret;
 }

@@ -376,8 +376,7 @@ static int copy_alone(struct qchain *c, uint64_t offset, uint64_t end, struct qc
     struct qc_runs runs = {0};
     int ret;
 
-    ret = qc_fill_layers(c, 0, c->n_layers, start, qc_min64(start + c->index.unit, c->size), &runs,
-                         err);
+    ret = qc_fill_all(c, start, qc_min64(start + c->index.unit, c->size), &runs, err);
     *n = 0;
     for (size_t i = 0; ret == 0 && i < runs.n && *n < max && runs.run[i].guest < end; i++)
         if (qc_run_end(&runs.run[i]) > offset)

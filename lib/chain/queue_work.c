@@ -195,8 +195,8 @@ static void far_done(qchain_store_read *read, int result)
     struct qc_request *r = p->r;
     qchain *c = r->q->c;
 
-    r->ret = result;
-    if (result != 0) {
+    r->ret = qc_store_submitted(result, &p->err);
+    if (r->ret != 0) {
         qc_layer_prefix(c, c->source[r->run.source].layer, &p->err);
         r->text = qc_text_of(&p->err);
     }
@@ -211,7 +211,7 @@ static bool into_far(qchain_queue *q, struct qc_request *r)
     uint64_t host = qc_run_host(&r->run) + (r->offset - r->run.guest);
     struct far_part *p;
 
-    if (!qc_store_is_far(store) || !store->ops.submit || r->n_iov > 1 ||
+    if (!qc_store_can_submit(store) || r->n_iov > 1 ||
         host > store->size || r->length > store->size - host)
         return false;
     p = qc_malloc(sizeof(*p));

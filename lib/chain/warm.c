@@ -27,6 +27,8 @@ static void warm(struct qc_task *t)
     struct qc_runs runs = {0};
     qchain *c = w->c;
 
+    if (img->format->read_ahead)
+        img->format->read_ahead(img);
     /* What fails will fail again for whoever needs it, and be told then. */
     if (end > 0)
         (void)img->format->map(img, 0, end, &runs, NULL);

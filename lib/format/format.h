@@ -45,6 +45,10 @@ struct qc_format {
     int (*map)(struct qc_image *img, uint64_t offset, uint64_t length, struct qc_runs *out,
                qchain_error *err);
 
+    /* Bring what mapping the disk's beginning will mostly need into the store's cache, at once. NULL: the
+     * format knows of nothing. Blocks. */
+    void (*read_ahead)(struct qc_image *img);
+
     /* The first guest offset >= offset that this layer may hold anything at;
      * UINT64_MAX if none. Cheap; may err towards too low. */
     int (*next_used)(struct qc_image *img, uint64_t offset, uint64_t *used, qchain_error *err);

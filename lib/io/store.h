@@ -70,6 +70,13 @@ static inline bool qc_store_is_far(const struct qc_store *s)
     return s->limits.parallel > 1;
 }
 
+/* Can reads of any range be begun without waiting? */
+static inline bool qc_store_can_submit(const struct qc_store *s)
+{
+    return qc_store_is_far(s) && s->ops.submit &&
+           (s->limits.max_transfer | s->limits.align_offset) == 0;
+}
+
 /* ---- several reads at once (store_many.c) ---- */
 
 /* One of them; the store may be another one each time. */
@@ -88,6 +95,8 @@ int qc_store_read_many(const struct qc_store_piece *piece, size_t n, uint32_t fl
 /* Begin a read without waiting; the range lies within the store, which has a submit slot. r is
  * filled in but for struct_size. */
 void qc_store_submit(struct qc_store *s, qchain_store_read *r);
+/* What done was called with, as a code of ours with a message in why, which r had as its err. */
+int  qc_store_submitted(int result, qchain_error *why);
 
 /* The stretch at offset, clipped to [offset, offset + length): data or hole. */
 int qc_store_extent(struct qc_store *s, qchain_store_extent *out, uint64_t length,

@@ -36,16 +36,23 @@ void qc_store_submit(struct qc_store *s, qchain_store_read *r)
     s->ops.submit(s->obj, r);
 }
 
+int qc_store_submitted(int result, qchain_error *why)
+{
+    if (result > 0 || result < QCHAIN_E_INTERNAL)
+        return qc_fail(why, QCHAIN_E_INTERNAL, "the store's submit gave %d: not a known code", result);
+    if (result != 0 && why->code != result)
+        return qc_fail(why, result, "the store's submit failed without saying why");
+    return result;
+}
+
+/* Under the lock. */
 static void note(struct batch *b, size_t number, int result, const qchain_error *why)
 {
     if (result == 0 || b->result != 0)
         return;
     b->result = result;
     b->failed = number;
-    if (why->code == result)
-        qc_error_copy(b->err, why);
-    else
-        qc_fail(b->err, result, "the store's submit failed without saying why");
+    qc_error_copy(b->err, why);
 }
 
 static void landed(qchain_store_read *r, int result)
@@ -53,6 +60,7 @@ static void landed(qchain_store_read *r, int result)
     struct flying *f = (struct flying *)(void *)r;
     struct batch *b = f->batch;
 
+    result = qc_store_submitted(result, &f->err);
     pthread_mutex_lock(&b->lock);
     note(b, f->number, result, &f->err);
     if (--b->left == 0)
@@ -67,7 +75,7 @@ static bool take_off(struct flying *f, struct batch *b, const struct qc_store_pi
     struct qc_store *s = p->store;
     size_t inside = p->offset < s->size ? (size_t)qc_min64(p->length, s->size - p->offset) : 0;
 
-    if (!qc_store_is_far(s) || !s->ops.submit || inside == 0 ||
+    if (!qc_store_can_submit(s) || inside == 0 ||
         (inside < p->length && !(flags & QC_READ_PAST_END)))
         return false;
     memset((char *)p->buf + inside, 0, p->length - inside);
@@ -89,6 +97,30 @@ static int read_one(const struct qc_store_piece *p, uint32_t flags, qchain_error
     return qc_store_read(p->store, p->buf, p->length, p->offset, flags, err);
 }
 
+/* One that no store begins for us; false if it failed. */
+static bool read_near(struct batch *b, const struct qc_store_piece *p, size_t number, uint32_t flags)
+{
+    qchain_error why; /* others may say theirs meanwhile */
+    int ret;
+
+    qc_error_init(&why);
+    ret = read_one(p, flags, &why);
+    if (ret == 0)
+        return true;
+    pthread_mutex_lock(&b->lock);
+    note(b, number, ret, &why);
+    pthread_mutex_unlock(&b->lock);
+    return false;
+}
+
+static void wait_for_all(struct batch *b)
+{
+    pthread_mutex_lock(&b->lock);
+    while (b->left > 0)
+        pthread_cond_wait(&b->over, &b->lock);
+    pthread_mutex_unlock(&b->lock);
+}
+
 static int read_in_order(const struct qc_store_piece *piece, size_t n, uint32_t flags,
                          size_t *failed, qchain_error *err)
 {
@@ -108,35 +140,24 @@ int qc_store_read_many(const struct qc_store_piece *piece, size_t n, uint32_t fl
     struct batch b = {.lock = PTHREAD_MUTEX_INITIALIZER, .over = PTHREAD_COND_INITIALIZER,
                       .err = err};
     struct flying *f;
-    bool near[AT_ONCE];
+    bool near[AT_ONCE], good = true;
     size_t step;
-    int ret = 0;
 
     if (n < 2 || !(f = qc_malloc(AT_ONCE * sizeof(*f))))
         return read_in_order(piece, n, flags, failed, err);
-    for (size_t at = 0; ret == 0 && at < n; at += step) {
+    for (size_t at = 0; b.result == 0 && at < n; at += step) {
         step = qc_min64(n - at, AT_ONCE);
         for (size_t i = 0; i < step; i++)
             near[i] = !take_off(&f[i], &b, &piece[at + i], at + i, flags);
-        for (size_t i = 0; ret == 0 && i < step; i++) {
-            if (!near[i])
-                continue;
-            ret = read_one(&piece[at + i], flags, err);
-            if (ret != 0 && failed)
-                *failed = at + i;
-        }
-        pthread_mutex_lock(&b.lock);
-        while (b.left > 0)
-            pthread_cond_wait(&b.over, &b.lock);
-        pthread_mutex_unlock(&b.lock);
-        if (ret == 0 && b.result != 0) {
-            ret = b.result;
-            if (failed)
-                *failed = b.failed;
-        }
+        for (size_t i = 0; good && i < step; i++)
+            if (near[i])
+                good = read_near(&b, &piece[at + i], at + i, flags);
+        wait_for_all(&b);
     }
+    if (b.result != 0 && failed)
+        *failed = b.failed;
     qc_free(f);
     pthread_cond_destroy(&b.over);
     pthread_mutex_destroy(&b.lock);
-    return ret;
+    return b.result;
 }

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "qcow2/image_int.h"
+#include "qcow2/map_far.h"
 #include "qcow2/qcow2.h"
 #include "qcow2/table_walk.h"
 #include "util/alloc.h"
@@ -265,6 +266,7 @@ const struct qc_format qc_qcow2_format = {
     .open = qc2_open,
     .close = qc2_close,
     .map = qc2_map,
+    .read_ahead = qc2_read_ahead,
     .next_used = qc2_next_used,
     .may_have_holes = qc2_may_have_holes,
     .decoder_create = qc2_decoder_create,

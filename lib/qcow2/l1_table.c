@@ -14,7 +14,6 @@
 #include <stdlib.h>
 
 #include "qcow2/l2.h"
-#include "qcow2/map_far.h"
 #include "util/alloc.h"
 #include "util/bytes.h"
 #include "util/error.h"
@@ -287,7 +286,6 @@ int qc2_l1_get(struct qc2_image *q, const struct qc2_l1_map **out, qchain_error 
         pthread_mutex_lock(&q->lock);
         m = atomic_load_explicit(&q->l1_map, memory_order_relaxed);
         if (!m) {
-            qc2_far_guess(q);
             rc = map_build(q, &m, err);
             if (rc == 0)
                 atomic_store_explicit(&q->l1_map, m, memory_order_release);

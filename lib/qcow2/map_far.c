@@ -13,10 +13,23 @@
  * share of round trip times bandwidth would carry, with as many under way as there are connections. */
 #define GAP (32u << 10)
 
+/* Is host so near behind end that both are read by one request? */
+static bool follows(uint64_t host, uint64_t end)
+{
+    return host >= end && host - end <= GAP;
+}
+
 int qc2_far_add(struct qc2_far *f, uint64_t host, uint64_t guest, uint64_t bytes, qchain_error *err)
 {
+    const struct qc2_far_table *before;
+
     if (qc_grow((void **)&f->table, &f->cap, f->n + 1, sizeof(*f->table)) != 0)
         return qc_fail_nomem(err);
+    if (f->n > 0) {
+        before = &f->table[f->n - 1];
+        if (follows(host, before->host + before->bytes))
+            f->bytes += host - (before->host + before->bytes); /* will be read, too */
+    }
     f->table[f->n++] = (struct qc2_far_table){host, guest, bytes};
     f->bytes += bytes;
     return QCHAIN_OK;
@@ -36,13 +49,14 @@ void qc2_far_finish(struct qc2_far *f)
  * The lowest layer of a chain is opened last, and its tables are what the first read then waits for, one
  * after the other. Whoever wrote it in order has put the first L2 table behind the L1 table: both are asked
  * for together. A wrong guess costs some KiB, a right one saves a round trip. What comes is found again in
- * the store's cache, or is not.
+ * the store's cache.
  */
 #define FIRST_DISK (UINT64_C(128) << 20)
 
-void qc2_far_guess(struct qc2_image *q)
+void qc2_read_ahead(struct qc_image *img)
 {
-    struct qc_store *s = q->base.store;
+    struct qc2_image *q = qc2_of(img);
+    struct qc_store *s = img->store;
     uint64_t cluster = q->base.cluster_size, l1_bytes = (uint64_t)q->l1_size * 8;
     unsigned entry_bits = qc2_extended_l2(&q->header) ? 4 : 3;
     uint64_t entries = qc_div_up(qc_min64(FIRST_DISK, q->base.virtual_size), cluster);
@@ -77,7 +91,7 @@ static uint64_t plan(const struct qc2_far *f, struct qc_store *store, struct qc_
         struct qc_store_piece *p = *n > 0 ? &piece[*n - 1] : NULL;
 
         end = p ? p->offset + p->length : 0;
-        if (p && t->host >= end && t->host - end <= GAP) {
+        if (p && follows(t->host, end)) {
             total += t->host + t->bytes - end;
             p->length = (size_t)(t->host + t->bytes - p->offset);
             continue;

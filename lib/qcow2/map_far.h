@@ -26,8 +26,7 @@ int  qc2_far_flush(struct qc2_far *f, struct qc2_image *q, const struct qc2_l2 *
                    struct qc_runs *out, qchain_error *err);
 void qc2_far_finish(struct qc2_far *f);
 
-/* Before the L1 table is read: where the image lies far away and has no backing file, bring with it what
- * mostly is the first slice of the first L2 table. */
-void qc2_far_guess(struct qc2_image *q);
+/* The format's read_ahead. */
+void qc2_read_ahead(struct qc_image *img);
 
 #endif

@@ -22,6 +22,7 @@
 struct table {
     atomic_uint_fast64_t entry[QC_FRAME_GRAINS];
     atomic_uint_fast64_t touched; /* when this process last noted its use on the medium */
+    uint64_t             noted;   /* what was noted there when the table was read, by anybody */
 };
 
 enum found { HIT, ABSENT, DAMAGED };
@@ -77,7 +78,8 @@ static struct qc_block *get_table(struct qc_disk_object *o, int fd, uint64_t fra
     for (unsigned i = 0; i < QC_FRAME_GRAINS; i++)
         atomic_store_explicit(&table_in(b)->entry[i], l.entry[i], memory_order_relaxed);
     if (made) {
-        atomic_init(&table_in(b)->touched, l.used); /* another process may have noted it just now */
+        atomic_init(&table_in(b)->touched, 0);
+        table_in(b)->noted = l.used;
         qc_block_insert(blocks, b, owner, frame);
     }
     return b;
@@ -97,7 +99,7 @@ static void touch(struct qc_disk_object *o, int fd, struct table *t, uint64_t fr
         return;
     if (fstat(fd, &st) == 0 && st.st_nlink == 0)
         qc_disk_object_forget(o);
-    else if (o->writable && qc_disk_fills(o->disk))
+    else if (now - qc_min64(t->noted, now) >= QC_DISK_TOUCH_S && o->writable && qc_disk_fills(o->disk))
         qc_disk_write(fd, &now, sizeof(now), qc_disk_frame_at(frame) + QC_GRAIN);
 }
 

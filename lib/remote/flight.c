@@ -150,6 +150,9 @@ void qc_flight_over(struct qc_flight *f, int ret, const qchain_error *err)
     uint64_t room = f->counts ? f->fetch.length : 0;
     struct qc_part *p;
 
+    /* Before it counts as cached, or there would seem to be too much, and it would go at once. */
+    if (room > 0)
+        qc_block_cache_release(s->blocks, room);
     /* Into the cache before it is off the list: who looks at the list first finds it in either. */
     if (ret == 0 && f->block && f->keep)
         qc_block_insert(s->blocks, f->block, o->owner, f->key);
@@ -235,7 +238,6 @@ static void let_off(struct qc_flights *s)
 
 static void make_room(struct qc_flights *s, uint64_t bytes)
 {
-    qc_block_cache_release(s->blocks, bytes);
     pthread_mutex_lock(&s->lock);
     s->under_way -= bytes;
     pthread_mutex_unlock(&s->lock);
@@ -360,6 +362,16 @@ static struct qc_flight *new_flight(struct qc_object *o, uint64_t start_at, size
     return f;
 }
 
+/* One that was not begun; its object has another user. */
+static void drop_new(struct qc_flight *f)
+{
+    struct qc_object *o = f->o;
+
+    qc_free(f);
+    qc_object_drop(o);
+    qc_flights_leave(o->shared);
+}
+
 /* Under the object's lock. */
 static void link_flight(struct qc_flight *f)
 {
@@ -424,13 +436,10 @@ void qc_flight_want(struct qc_object *o, struct qc_reading *rd, char *dest, uint
         link_flight(f);
     }
     pthread_mutex_unlock(&o->lock);
-    if (there) {
-        qc_free(f);
-        qc_object_drop(o);
-        qc_flights_leave(o->shared);
-        return;
-    }
-    start(f);
+    if (there)
+        drop_new(f);
+    else
+        start(f);
 }
 
 void qc_flight_fresh(struct qc_object *o, struct qc_reading *rd, char *dest, uint64_t offset,
@@ -456,6 +465,7 @@ void qc_flight_direct(struct qc_object *o, struct qc_reading *rd, char *dest, ui
                       size_t length)
 {
     struct qc_flight *f = new_flight(o, offset, length);
+    bool there;
 
     if (!f) {
         fail_reading(rd);
@@ -464,10 +474,16 @@ void qc_flight_direct(struct qc_object *o, struct qc_reading *rd, char *dest, ui
     f->direct = true;
     f->fetch.buf = dest;
     pthread_mutex_lock(&o->lock);
-    f->part = add_part(rd, NULL, offset, length);
-    link_flight(f);
+    there = join(o, rd, dest, offset, length); /* begun while we looked elsewhere */
+    if (!there) {
+        f->part = add_part(rd, NULL, offset, length);
+        link_flight(f);
+    }
     pthread_mutex_unlock(&o->lock);
-    start(f);
+    if (there)
+        drop_new(f);
+    else
+        start(f);
 }
 
 struct qc_flight *qc_flight_begin(struct qc_object *o, struct qc_block *block, size_t length)

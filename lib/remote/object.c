@@ -168,8 +168,8 @@ static void look_ahead(struct qc_object *o, uint64_t offset, size_t length)
     o->ahead = offset == o->next ? o->ahead + length : length;
     o->next = end;
     from = qc_max64(qc_align_up(end, block), o->begun);
-    to = qc_min64(qc_align_down(end, block) + (AHEAD_BLOCKS + 1) * block, o->pin.size);
-    if (offset != end - o->ahead || o->ahead < AHEAD_AFTER * block) {
+    to = qc_min64(qc_align_up(end, block) + AHEAD_BLOCKS * block, o->pin.size);
+    if (o->ahead < AHEAD_AFTER * block) {
         o->begun = 0;
         from = to;
     } else if (from < to) {

@@ -433,8 +433,10 @@ static int attach(struct qc_opening *o, struct qc_object *object, qchain_error *
     atomic_fetch_add(&object->users, 1);
     over = o->over;
     if (!over) {
+        /* From now on others tell the flight, and end it: what is there it is told before. Nobody
+         * waits for it yet. */
+        qc_flight_progress(f, o->have);
         o->flight = f;
-        qc_flight_progress(f, o->have); /* in here: once the lock is free it may end, and be gone */
     }
     pthread_mutex_unlock(&o->lock);
     if (over)
@@ -476,7 +478,10 @@ int qc_remote_finish(struct qc_opening *o, struct qc_store **out, qchain_error *
         ret = qc_object_store(object, r->deps.slots, out, err);
     else
         qc_object_drop(object);
-    drop_opening(o);
+    if (ret == 0)
+        drop_opening(o);
+    else
+        qc_remote_abandon(o); /* nobody wants what is still on its way */
     return ret;
 }
 

@@ -8,7 +8,6 @@
 #include "util/bytes.h"
 #include "util/escape.h"
 
-
 /* -------------------------------------------------------------------- seeding --- */
 
 /*
@@ -85,11 +84,13 @@ struct seeding {
 static void seeding_done(struct qc_fetch *f, int ret)
 {
     struct seeding *s = (struct seeding *)(void *)f;
+    struct qc_flights *flights = s->o->shared;
 
     (void)ret;
     seed_set(s->seed, NULL, 0);
     qc_object_drop(s->o);
     qc_free(s);
+    qc_flights_leave(flights);
 }
 
 void qc_seed_run(struct qc_object *o, struct qc_tier *seed, const void *bytes, size_t length)
@@ -112,6 +113,7 @@ void qc_seed_run(struct qc_object *o, struct qc_tier *seed, const void *bytes, s
     s->f.done = seeding_done;
     s->o = o;
     atomic_fetch_add(&o->users, 1);
+    qc_flights_enter(o->shared); /* its tiers are in use until it is over */
     qc_tier_fetch(o->tier, &s->f);
 }
 
@@ -141,16 +143,12 @@ struct qc_disk *qc_remote_disk(struct qc_remote *r)
     return r->disk;
 }
 
-/* What stands behind the prefix in a name; NULL: it does not begin so. */
+/* What stands behind the prefix, which ends in '/', in a name; NULL: it does not begin so. */
 static const char *behind(const char *name, const char *prefix)
 {
     size_t len = strlen(prefix);
 
-    if (strncmp(name, prefix, len) != 0)
-        return NULL;
-    if (len > 0 && prefix[len - 1] != '/' && name[len] != '/')
-        return NULL;
-    return name + len + (prefix[len - 1] != '/');
+    return strncmp(name, prefix, len) == 0 ? name + len : NULL;
 }
 
 /* A name beneath url. */
