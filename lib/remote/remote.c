@@ -502,6 +502,14 @@ void qc_remote_keep(const struct qc_store *s, bool keep)
         atomic_store(&o->keep, keep);
 }
 
+void qc_remote_give_up(const struct qc_store *s)
+{
+    struct qc_object *o = qc_object_of(s);
+
+    if (o)
+        qc_object_give_up(o);
+}
+
 char *qc_remote_sibling(const struct qc_store *s, const char *suffix)
 {
     const struct qc_object *o = qc_object_of(s);
