@@ -14,7 +14,7 @@
 struct batch {
     pthread_mutex_t lock;
     pthread_cond_t  over;
-    size_t          left;   /* under the lock */
+    size_t          left;   /* under the lock, as is all below */
     int             result; /* the first failure */
     size_t          failed;
     qchain_error   *err;
@@ -75,7 +75,8 @@ static bool take_off(struct flying *f, struct batch *b, const struct qc_store_pi
     f->batch = b;
     f->number = i;
     f->read = (qchain_store_read){.buf = p->buf, .length = inside, .offset = p->offset,
-                                  .flags = flags & QC_READ_META ? QCHAIN_STORE_META : 0,
+                                  .flags = (flags & QC_READ_META ? QCHAIN_STORE_META : 0) |
+                                           (flags & QC_READ_FRESH ? QCHAIN_STORE_FRESH : 0),
                                   .err = &f->err, .done = landed};
     pthread_mutex_lock(&b->lock);
     b->left++;
@@ -102,6 +103,26 @@ static int read_in_order(const struct qc_store_piece *piece, size_t n, uint32_t 
     return ret;
 }
 
+/* The others, meanwhile, on this thread. */
+static void read_near(struct batch *b, const struct qc_store_piece *piece, const bool *near, size_t n,
+                      size_t at, uint32_t flags)
+{
+    qchain_error why;
+    int ret = 0;
+
+    for (size_t i = 0; ret == 0 && i < n; i++) {
+        if (!near[i])
+            continue;
+        qc_error_init(&why);
+        ret = read_one(&piece[i], flags, &why);
+        if (ret == 0)
+            continue;
+        pthread_mutex_lock(&b->lock);
+        note(b, at + i, ret, &why);
+        pthread_mutex_unlock(&b->lock);
+    }
+}
+
 int qc_store_read_many(const struct qc_store_piece *piece, size_t n, uint32_t flags, size_t *failed,
                        qchain_error *err)
 {
@@ -109,34 +130,24 @@ int qc_store_read_many(const struct qc_store_piece *piece, size_t n, uint32_t fl
                       .err = err};
     struct flying *f;
     bool near[AT_ONCE];
-    size_t step;
-    int ret = 0;
+    size_t step = qc_min64(n, AT_ONCE);
 
-    if (n < 2 || !(f = qc_malloc(AT_ONCE * sizeof(*f))))
+    if (n < 2 || !(f = qc_malloc(step * sizeof(*f))))
         return read_in_order(piece, n, flags, failed, err);
-    for (size_t at = 0; ret == 0 && at < n; at += step) {
+    for (size_t at = 0; b.result == 0 && at < n; at += step) {
         step = qc_min64(n - at, AT_ONCE);
         for (size_t i = 0; i < step; i++)
             near[i] = !take_off(&f[i], &b, &piece[at + i], at + i, flags);
-        for (size_t i = 0; ret == 0 && i < step; i++) {
-            if (!near[i])
-                continue;
-            ret = read_one(&piece[at + i], flags, err);
-            if (ret != 0 && failed)
-                *failed = at + i;
-        }
+        read_near(&b, piece + at, near, step, at, flags);
         pthread_mutex_lock(&b.lock);
         while (b.left > 0)
             pthread_cond_wait(&b.over, &b.lock);
         pthread_mutex_unlock(&b.lock);
-        if (ret == 0 && b.result != 0) {
-            ret = b.result;
-            if (failed)
-                *failed = b.failed;
-        }
     }
+    if (b.result != 0 && failed)
+        *failed = b.failed;
     qc_free(f);
     pthread_cond_destroy(&b.over);
     pthread_mutex_destroy(&b.lock);
-    return ret;
+    return b.result;
 }
