@@ -13,12 +13,20 @@
  * share of round trip times bandwidth would carry, with as many under way as there are connections. */
 #define GAP (32u << 10)
 
+/* Bytes between the last table and one at host, if both are read by one request. */
+static uint64_t gap_before(const struct qc2_far *f, uint64_t host)
+{
+    uint64_t end = f->n > 0 ? f->table[f->n - 1].host + f->table[f->n - 1].bytes : 0;
+
+    return f->n > 0 && host >= end && host - end <= GAP ? host - end : 0;
+}
+
 int qc2_far_add(struct qc2_far *f, uint64_t host, uint64_t guest, uint64_t bytes, qchain_error *err)
 {
     if (qc_grow((void **)&f->table, &f->cap, f->n + 1, sizeof(*f->table)) != 0)
         return qc_fail_nomem(err);
+    f->bytes += gap_before(f, host) + bytes;
     f->table[f->n++] = (struct qc2_far_table){host, guest, bytes};
-    f->bytes += bytes;
     return QCHAIN_OK;
 }
 
@@ -64,30 +72,24 @@ void qc2_far_guess(struct qc2_image *q)
     qc_free(buf);
 }
 
-/* Requests for all tables: piece i holds the tables [first[i], first[i + 1]). Returns how many bytes
- * they bring. */
-static uint64_t plan(const struct qc2_far *f, struct qc_store *store, struct qc_store_piece *piece,
-                     size_t *first, size_t *n)
+/* Requests for all tables, as gap_before() counts them: piece i holds the tables [first[i], first[i + 1]). */
+static void plan(const struct qc2_far *f, struct qc_store *store, struct qc_store_piece *piece,
+                 size_t *first, size_t *n)
 {
-    uint64_t total = 0, end;
-
     *n = 0;
     for (size_t i = 0; i < f->n; i++) {
         const struct qc2_far_table *t = &f->table[i];
         struct qc_store_piece *p = *n > 0 ? &piece[*n - 1] : NULL;
+        uint64_t end = p ? p->offset + p->length : 0;
 
-        end = p ? p->offset + p->length : 0;
         if (p && t->host >= end && t->host - end <= GAP) {
-            total += t->host + t->bytes - end;
             p->length = (size_t)(t->host + t->bytes - p->offset);
             continue;
         }
         first[*n] = i;
         piece[(*n)++] = (struct qc_store_piece){store, NULL, (size_t)t->bytes, t->host};
-        total += t->bytes;
     }
     first[*n] = f->n;
-    return total;
 }
 
 static int parse_piece(const struct qc2_far *f, const struct qc2_l2 *l2,
@@ -109,7 +111,7 @@ int qc2_far_flush(struct qc2_far *f, struct qc2_image *q, const struct qc2_l2 *l
                   struct qc_runs *out, qchain_error *err)
 {
     struct qc_store_piece *piece = NULL;
-    size_t *first = NULL, n, failed = 0;
+    size_t *first = NULL, n = 0, failed = 0;
     uint64_t *buf = NULL;
     int rc = QCHAIN_OK;
     char *at;
@@ -118,12 +120,12 @@ int qc2_far_flush(struct qc2_far *f, struct qc2_image *q, const struct qc2_l2 *l
         return QCHAIN_OK;
     piece = qc_malloc(f->n * sizeof(*piece));
     first = qc_malloc((f->n + 1) * sizeof(*first));
-    if (piece && first)
-        buf = qc_malloc((size_t)plan(f, q->base.store, piece, first, &n));
-    if (!buf) {
+    buf = qc_malloc((size_t)f->bytes);
+    if (!piece || !first || !buf) {
         rc = qc_fail_nomem(err);
         goto out;
     }
+    plan(f, q->base.store, piece, first, &n);
     at = (char *)buf;
     for (size_t i = 0; i < n; i++) {
         piece[i].buf = at;
