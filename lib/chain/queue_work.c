@@ -197,6 +197,7 @@ static void far_done(qchain_store_read *read, int result)
 
     r->ret = result;
     if (result != 0) {
+        r->ret = qc_store_failed(qc_source_opened(c, r->run.source), result, "submit", &p->err);
         qc_layer_prefix(c, c->source[r->run.source].layer, &p->err);
         r->text = qc_text_of(&p->err);
     }
@@ -211,8 +212,8 @@ static bool into_far(qchain_queue *q, struct qc_request *r)
     uint64_t host = qc_run_host(&r->run) + (r->offset - r->run.guest);
     struct far_part *p;
 
-    if (!qc_store_is_far(store) || !store->ops.submit || r->n_iov > 1 ||
-        host > store->size || r->length > store->size - host)
+    if (!qc_store_submits(store) || r->n_iov > 1 || host > store->size ||
+        r->length > store->size - host)
         return false;
     p = qc_malloc(sizeof(*p));
     if (!p)

@@ -60,7 +60,7 @@ static int copy_ops(struct qc_store *s, const qchain_store_ops *from, qchain_err
 }
 
 /* What a slot returned, as a code of ours with a message. */
-static int slot_failed(const struct qc_store *s, int rc, const char *slot, qchain_error *err)
+int qc_store_failed(const struct qc_store *s, int rc, const char *slot, qchain_error *err)
 {
     if (rc > 0 || rc < QCHAIN_E_INTERNAL)
         return qc_fail(err, QCHAIN_E_INTERNAL, "%s: the store's %s returned %d: not a known code",
@@ -74,7 +74,7 @@ static int slot_failed(const struct qc_store *s, int rc, const char *slot, qchai
 static int optional_failed(const struct qc_store *s, int rc, const char *slot, qchain_error *said,
                            qchain_error *err)
 {
-    rc = slot_failed(s, rc, slot, said);
+    rc = qc_store_failed(s, rc, slot, said);
     qc_error_copy(err, said);
     return rc;
 }
@@ -84,7 +84,7 @@ static int ask_size(struct qc_store *s, qchain_error *err)
     int rc = s->ops.size(s->obj, &s->size, err);
 
     if (rc != 0)
-        return slot_failed(s, rc, "size", err);
+        return qc_store_failed(s, rc, "size", err);
     if (s->size > INT64_MAX)
         return qc_fail(err, QCHAIN_E_LIMIT, "%s: size %" PRIu64 ": more than 2^63 - 1 bytes",
                        s->name, s->size);
@@ -227,7 +227,7 @@ static inline int call_pread(struct qc_store *s, void *buf, size_t length, uint6
 
     count_read(s, length, flags);
     rc = s->ops.pread(s->obj, buf, length, offset, slot_flags(s, flags), err);
-    return __builtin_expect(rc == 0, 1) ? 0 : slot_failed(s, rc, "pread", err);
+    return __builtin_expect(rc == 0, 1) ? 0 : qc_store_failed(s, rc, "pread", err);
 }
 
 static int call_preadv(struct qc_store *s, const qchain_iov *iov, size_t n_iov, size_t length,
@@ -238,7 +238,7 @@ static int call_preadv(struct qc_store *s, const qchain_iov *iov, size_t n_iov, 
     if (s->ops.preadv) {
         count_read(s, length, flags);
         rc = s->ops.preadv(s->obj, iov, n_iov, length, offset, slot_flags(s, flags), err);
-        return __builtin_expect(rc == 0, 1) ? 0 : slot_failed(s, rc, "preadv", err);
+        return __builtin_expect(rc == 0, 1) ? 0 : qc_store_failed(s, rc, "preadv", err);
     }
     for (size_t i = 0; rc == 0 && i < n_iov; i++) {
         if (iov[i].len > 0)
@@ -419,7 +419,7 @@ int qc_store_read_hot(const struct qc_store_hot *h, struct qc_slots *slots, void
         return qc_store_read(h->store, buf, length, offset, QC_READ_PAST_END, err);
     qc_count_bytes(slots, QC_CNT_STORE_READS, length);
     rc = h->pread(h->obj, buf, length, offset, 0, err);
-    return __builtin_expect(rc == 0, 1) ? 0 : slot_failed(h->store, rc, "pread", err);
+    return __builtin_expect(rc == 0, 1) ? 0 : qc_store_failed(h->store, rc, "pread", err);
 }
 
 int qc_store_read(struct qc_store *s, void *buf, size_t length, uint64_t offset, uint32_t flags,

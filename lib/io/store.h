@@ -70,6 +70,16 @@ static inline bool qc_store_is_far(const struct qc_store *s)
     return s->limits.parallel > 1;
 }
 
+/* Does it take reads without being waited for? Not if they had to be cut or copied for it. */
+static inline bool qc_store_submits(const struct qc_store *s)
+{
+    return qc_store_is_far(s) && s->ops.submit &&
+           (s->limits.max_transfer | s->limits.align_offset) == 0;
+}
+
+/* A slot returned rc, a failure: have it be a known code, and explained. Returns it. */
+int qc_store_failed(const struct qc_store *s, int rc, const char *slot, qchain_error *err);
+
 /* ---- several reads at once (store_many.c) ---- */
 
 /* One of them; the store may be another one each time. */
@@ -85,7 +95,7 @@ struct qc_store_piece {
 int qc_store_read_many(const struct qc_store_piece *piece, size_t n, uint32_t flags, size_t *failed,
                        qchain_error *err);
 
-/* Begin a read without waiting; the range lies within the store, which has a submit slot. r is
+/* Begin a read without waiting; the range lies within the store, which submits. r is
  * filled in but for struct_size. */
 void qc_store_submit(struct qc_store *s, qchain_store_read *r);
 

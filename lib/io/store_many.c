@@ -23,6 +23,7 @@ struct batch {
 struct flying {
     qchain_store_read read;
     struct batch     *batch;
+    struct qc_store  *store;
     size_t            number;
     qchain_error      err;
 };
@@ -42,10 +43,7 @@ static void note(struct batch *b, size_t number, int result, const qchain_error 
         return;
     b->result = result;
     b->failed = number;
-    if (why->code == result)
-        qc_error_copy(b->err, why);
-    else
-        qc_fail(b->err, result, "the store's submit failed without saying why");
+    qc_error_copy(b->err, why);
 }
 
 static void landed(qchain_store_read *r, int result)
@@ -53,6 +51,8 @@ static void landed(qchain_store_read *r, int result)
     struct flying *f = (struct flying *)(void *)r;
     struct batch *b = f->batch;
 
+    if (result != 0)
+        result = qc_store_failed(f->store, result, "submit", &f->err);
     pthread_mutex_lock(&b->lock);
     note(b, f->number, result, &f->err);
     if (--b->left == 0)
@@ -67,12 +67,13 @@ static bool take_off(struct flying *f, struct batch *b, const struct qc_store_pi
     struct qc_store *s = p->store;
     size_t inside = p->offset < s->size ? (size_t)qc_min64(p->length, s->size - p->offset) : 0;
 
-    if (!qc_store_is_far(s) || !s->ops.submit || inside == 0 ||
+    if (!qc_store_submits(s) || inside == 0 ||
         (inside < p->length && !(flags & QC_READ_PAST_END)))
         return false;
     memset((char *)p->buf + inside, 0, p->length - inside);
     qc_error_init(&f->err);
     f->batch = b;
+    f->store = s;
     f->number = i;
     f->read = (qchain_store_read){.buf = p->buf, .length = inside, .offset = p->offset,
                                   .flags = (flags & QC_READ_META ? QCHAIN_STORE_META : 0) |

@@ -177,11 +177,23 @@ static void fails_as_one(void **unused)
     }
 }
 
+/* A store that asks something of its callers is read by pread, which sees to it. */
+static void respects_limits(void **unused)
+{
+    qchain_error err;
+
+    (void)unused;
+    far_store->limits.max_transfer = 50;
+    assert_int_equal(read_all(QC_READ_PAST_END, NULL, &err), QCHAIN_E_INTERNAL);
+    assert_string_equal(err.text, "it was to be submitted");
+}
+
 #define TEST(f) cmocka_unit_test_setup_teardown(f, make_stores, drop_stores)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {TEST(reads_all), TEST(says_what_for), TEST(fails_as_one)};
+    const struct CMUnitTest tests[] = {TEST(reads_all), TEST(says_what_for), TEST(fails_as_one),
+                                       TEST(respects_limits)};
 
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
