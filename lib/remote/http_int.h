@@ -239,7 +239,7 @@ struct qc_http_private *qc_queue_pop(struct http_queue *q); /* NULL: it is empty
 void qc_op_delay(struct qc_http_private *op, int64_t us);
 /* Have requests looked at no later than then. */
 void qc_worker_look_at(struct http_worker *w, int64_t when);
-/* The origin of "https://host:8443 /path"; NULL: no memory. */
+/* The origin of a place with that key; NULL: no memory. */
 struct http_origin *qc_worker_origin(struct http_worker *w, const char *key);
 /* Get credentials on a helper thread, then queue it. */
 void qc_op_prepare(struct qc_http_private *op, bool refresh);
