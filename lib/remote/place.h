@@ -29,6 +29,8 @@ void qc_place_unref(struct qc_place *p); /* NULL is fine */
 
 /* For messages: no secrets, not escaped. Borrowed. */
 const char *qc_place_shown(const struct qc_place *p);
+/* For rules: the name as they write theirs, without user and query. Borrowed. */
+const char *qc_place_name(const struct qc_place *p);
 /* For cache keys: its URL, the same however the name was written; no query, no secrets.
  * Borrowed. May read AWS's files where neither the configuration nor the environment names an S3
  * endpoint; otherwise, and later, it does not block. */

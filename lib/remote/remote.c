@@ -226,7 +226,7 @@ static int find_places(struct qc_opening *o, qchain_error *err)
 
     o->places[0] = qc_place_ref(o->place);
     o->n_places = 1;
-    ret = qc_remote_replicas(o->r, qc_place_shown(o->place), o->places + 1, &n, err);
+    ret = qc_remote_replicas(o->r, qc_place_name(o->place), o->places + 1, &n, err);
     o->n_places += n;
     return ret;
 }

@@ -235,7 +235,7 @@ static int make_origin(struct qc_tier **out, struct qc_remote *r, struct qc_plac
 {
     struct qc_place *replica[QC_ORIGIN_REPLICAS], *other[QC_ORIGIN_REPLICAS];
     uint32_t n = 0, n_others = 0;
-    int ret = qc_remote_replicas(r, qc_place_shown(place), replica, &n, err);
+    int ret = qc_remote_replicas(r, qc_place_name(place), replica, &n, err);
 
     if (first != place)
         other[n_others++] = place;
@@ -253,7 +253,7 @@ int qc_remote_tiers(struct qc_tier **out, struct qc_remote *r, struct qc_place *
                     struct qc_place *first, const struct qc_pin *pin, struct qc_tier **seed,
                     qchain_error *err)
 {
-    const char *name = qc_place_shown(place);
+    const char *name = qc_place_name(place);
     struct qc_tier *tier = NULL, *below;
     struct qc_region *region;
     int ret;

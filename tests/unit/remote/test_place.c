@@ -78,6 +78,15 @@ static void expect_key(const char *name, const char *shown, const char *key)
     qc_place_unref(p);
 }
 
+/* What prefixes of rules are compared with. */
+static void expect_name(const char *name, const char *want)
+{
+    struct qc_place *p = place(name);
+
+    assert_string_equal(qc_place_name(p), want);
+    qc_place_unref(p);
+}
+
 /* What requests wait for together, and what is left alone when it fails. */
 static void expect_server(const char *name, const char *server)
 {
@@ -102,6 +111,8 @@ static void web_names(void **unused)
     expect_key("http://u:p@H:80/%41%2f%7e b?q#f", "http://H:80/%41%2f%7e b", "http://h/A%2F~%20b");
     expect_key("http://h/A%2F~%20b", "http://h/A%2F~%20b", "http://h/A%2F~%20b");
     expect_server("http://u:p@H:80/a/b?q", "http://h");
+    expect_name("HTTP://u:p@H:80/x/../a b?q#f", "http://h/a%20b");
+    expect_name("https://h:8443", "https://h:8443/");
     expect_server("https://h:8443/a", "https://h:8443");
 }
 
@@ -279,6 +290,7 @@ static void s3_addresses(void **unused)
     expect_url("s3://My_Bucket/k", "https://s3.us-east-1.amazonaws.com/My_Bucket/k");
     expect_key("s3://bucket/a b", "s3://bucket/a b", "https://s3.amazonaws.com/bucket/a%20b");
     expect_server("s3://bucket/a/b", "https://s3.amazonaws.com/bucket");
+    expect_name("S3://Bucket/a/../b c?d", "s3://Bucket/a/../b c?d");
 }
 
 static void s3_endpoints(void **unused)
