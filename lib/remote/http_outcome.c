@@ -261,6 +261,12 @@ static void refused(struct http_attempt *a)
         qc_error_prefix(&op->r->err, -1, "%s: ", method_name(r->method));
     op->r->err.http_status = op->r->status;
     op->failed = true;
+    /* What was learnt is for the place itself, not for where a redirect led without credentials. */
+    if (what != QC_REFUSED) {
+        qc_conf_wipe(op->hop);
+        op->hop = NULL;
+        op->no_target = true;
+    }
     if (what == QC_REFUSED_REFRESH && !op->refreshed) {
         op->refreshed = true;
         qc_attempt_end(a);
