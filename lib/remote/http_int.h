@@ -272,6 +272,8 @@ void qc_attempt_fatal(struct http_attempt *a);
 bool qc_is_tls_failure(CURLcode code, const struct http_attempt *a, long sys_errno);
 /* The connection was an old one, and the server had closed it when the request came. */
 bool qc_is_keepalive_race(const struct http_attempt *a, CURLcode code);
+/* What to do about a failure of TLS that is told so; "" if we do not know. */
+const char *qc_tls_advice(const char *text);
 /* "connect to host:port: Connection refused" */
 void qc_attempt_describe(const struct http_attempt *a, CURLcode code, long sys_errno, char *out,
                          size_t size);

@@ -215,7 +215,7 @@ static void network_failed(struct http_attempt *a, CURLcode code)
         qc_attempt_end(a);
         qc_op_again(op, true);
     } else if (qc_is_tls_failure(code, a, sys)) {
-        qc_op_fail(op, QCHAIN_E_NET, "TLS: %s", text);
+        qc_op_fail(op, QCHAIN_E_NET, "TLS: %s%s", text, qc_tls_advice(text));
         qc_attempt_fatal(a);
     } else if (code == CURLE_COULDNT_RESOLVE_HOST || code == CURLE_COULDNT_RESOLVE_PROXY) {
         name_not_found(a, text);

@@ -133,7 +133,7 @@ struct qc_disk *qc_remote_disk(struct qc_remote *r)
         qc_error_init(&why);
         if (qc_disk_open(&r->disk, r->conf->cache_dir, &o, &why) != 0) {
             r->disk = NULL;
-            qc_log(r->deps.log, QCHAIN_LOG_WARN, "remote", "cache '%s' is not used: %s",
+            qc_log(r->deps.log, QCHAIN_LOG_WARN, "cache", "'%s' is not used: %s",
                    qc_escape_str(&shown, r->conf->cache_dir), why.text);
         }
     }
@@ -199,7 +199,7 @@ static struct qc_region *find_region(struct qc_remote *r, const char *name)
         qc_error_init(&why);
         if (qc_region_create(&r->region[i], r->http, r->creds, r->conf->region[i].url, r->deps.log,
                              r->deps.slots, &why) != 0)
-            qc_log(r->deps.log, QCHAIN_LOG_WARN, "remote", "region '%s' is not used: %s",
+            qc_log(r->deps.log, QCHAIN_LOG_WARN, "cache", "region '%s' is not used: %s",
                    qc_escape_str(&shown, r->conf->region[i].prefix), why.text);
     }
     if (r->region)
