@@ -83,6 +83,13 @@ static void log_line(void *data, int level, const char *tag, const char *message
             names[level >= 1 && level <= 4 ? level : 0], tag, message);
 }
 
+/* Without a request: what was asked for and cannot be had, though all works without. */
+static void log_warning(void *data, int level, const char *tag, const char *message)
+{
+    if (level <= QCHAIN_LOG_WARN && strcmp(tag, "cache") == 0)
+        log_line(data, level, tag, message);
+}
+
 int tool_make_env(struct tool *t)
 {
     const char *debug = getenv("QCHAIN_DEBUG");
@@ -92,9 +99,11 @@ int tool_make_env(struct tool *t)
     o.threads = t->threads;
     o.policy = t->policy;
     o.remote = t->remote;
+    o.log = log_warning;
+    o.log_data = t->prog;
+    o.log_level = QCHAIN_LOG_WARN;
     if (debug && strcmp(debug, "1") == 0) {
         o.log = log_line;
-        o.log_data = t->prog;
         o.log_level = QCHAIN_LOG_DEBUG;
     }
     if (qchain_env_create(&t->env, &o, t->err) == 0)

@@ -158,7 +158,9 @@ static bool ask(struct qc_verifier *v, struct qc_verifying *m)
                                  NULL) == 0;
 }
 
-static void judge(struct qc_verifier *v, struct qc_verifying *m, int ret, const qchain_error *err)
+/* What is to be told of an answer, "" for nothing: to be told when the lock is given up. */
+static void judge(struct qc_verifier *v, struct qc_verifying *m, int ret, const qchain_error *err,
+                  qchain_error *news)
 {
     const struct qc_source *s = &m->c->source[m->source - 1];
     bool changed = ret == QCHAIN_E_CHANGED || ret == QCHAIN_E_NOTFOUND;
@@ -169,19 +171,25 @@ static void judge(struct qc_verifier *v, struct qc_verifying *m, int ret, const 
     if (changed)
         atomic_store(&m->c->changed, true);
     if (changed || !m->told)
-        qc_log(&v->env->log, QCHAIN_LOG_WARN, "chain", "layer #%u '%s' %s: %s", s->layer,
-               qc_name_shown(&shown, s->name),
-               changed ? "is not what its sidecar index says" : "cannot be compared with its index",
-               qchain_error_message(err));
+        qc_fail(news, ret, "layer #%u '%s' %s: %s", s->layer, qc_name_shown(&shown, s->name),
+                changed ? "is not what its sidecar index says" : "cannot be compared with its index",
+                qchain_error_message(err));
     m->told = true;
     if (changed)
         leave(v, m);
 }
 
+static void tell(struct qc_verifier *v, const qchain_error *news)
+{
+    pthread_mutex_unlock(&v->lock);
+    qc_log(&v->env->log, QCHAIN_LOG_WARN, "chain", "%s", news->text);
+    pthread_mutex_lock(&v->lock);
+}
+
 /* One turn; the lock is given up while the request is under way. */
 static void take_turn(struct qc_verifier *v, struct qc_verifying *m)
 {
-    qchain_error err;
+    qchain_error err, news;
     int ret;
 
     v->first = m->next;
@@ -191,14 +199,17 @@ static void take_turn(struct qc_verifier *v, struct qc_verifying *m)
     }
     v->current = m;
     qc_error_init(&err);
+    qc_error_init(&news);
     pthread_mutex_unlock(&v->lock);
     ret = qc_remote_check_wait(v->request, &err);
     pthread_mutex_lock(&v->lock);
     qc_remote_check_free(v->request);
     v->request = NULL;
     if (v->current)
-        judge(v, v->current, ret, &err);
+        judge(v, v->current, ret, &err, &news);
     v->current = NULL;
+    if (news.code != 0)
+        tell(v, &news);
 }
 
 static void verify_chains(struct qc_task *t)

@@ -17,6 +17,7 @@ struct qc_warm {
     struct qc_warm  *next;
     qchain          *c;
     struct qc_image *img;
+    struct qc_store *store;
 };
 
 static void warm(struct qc_task *t)
@@ -52,7 +53,8 @@ void qc_warm_layer(qchain *c, uint32_t k)
     if (!w)
         return;
     qc_remote_keep(store, true);
-    *w = (struct qc_warm){.task = {.key = c, .run = warm}, .next = c->warm, .c = c, .img = l->img};
+    *w = (struct qc_warm){.task = {.key = c, .run = warm}, .next = c->warm, .c = c, .img = l->img,
+                          .store = store};
     c->warm = w;
     pthread_mutex_lock(&c->late_lock);
     c->n_warm++;
@@ -69,8 +71,10 @@ void qc_warm_end(qchain *c)
     struct qc_warm *w, *next;
 
     for (w = c->warm; w; w = w->next) {
-        if (!qc_tasks_withdraw(c->env->far_tasks, &w->task))
+        if (!qc_tasks_withdraw(c->env->far_tasks, &w->task)) {
+            qc_remote_give_up(w->store); /* a server that is dead is not waited for */
             continue;
+        }
         pthread_mutex_lock(&c->late_lock);
         c->n_warm--;
         pthread_mutex_unlock(&c->late_lock);

@@ -7,7 +7,7 @@
 
 /* Begin to read what layer k's first window needs, if it lies far away. Its image is open. */
 void qc_warm_layer(qchain *c, uint32_t k);
-/* Wait until nothing of that is under way; what has not begun is left out. */
+/* The chain is being closed: what has not begun is left out, what waits for a server is given up. */
 void qc_warm_end(qchain *c);
 
 #endif

@@ -83,7 +83,8 @@ static bool take_off(struct flying *f, struct batch *b, const struct qc_store_pi
     f->batch = b;
     f->number = i;
     f->read = (qchain_store_read){.buf = p->buf, .length = inside, .offset = p->offset,
-                                  .flags = flags & QC_READ_META ? QCHAIN_STORE_META : 0,
+                                  .flags = (flags & QC_READ_META ? QCHAIN_STORE_META : 0) |
+                                           (flags & QC_READ_FRESH ? QCHAIN_STORE_FRESH : 0),
                                   .err = &f->err, .done = landed};
     pthread_mutex_lock(&b->lock);
     b->left++;
@@ -141,9 +142,9 @@ int qc_store_read_many(const struct qc_store_piece *piece, size_t n, uint32_t fl
                       .err = err};
     struct flying *f;
     bool near[AT_ONCE], good = true;
-    size_t step;
+    size_t step = qc_min64(n, AT_ONCE);
 
-    if (n < 2 || !(f = qc_malloc(AT_ONCE * sizeof(*f))))
+    if (n < 2 || !(f = qc_malloc(step * sizeof(*f))))
         return read_in_order(piece, n, flags, failed, err);
     for (size_t at = 0; b.result == 0 && at < n; at += step) {
         step = qc_min64(n - at, AT_ONCE);

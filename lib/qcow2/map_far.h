@@ -14,7 +14,7 @@ struct qc2_far_table {
 struct qc2_far { /* zeroed to begin with */
     struct qc2_far_table *table;
     size_t                n, cap;
-    uint64_t              bytes;
+    uint64_t              bytes; /* that will be read, with those between tables */
 };
 
 /* Add one; they come in order of the disk. */

@@ -258,9 +258,6 @@ int qc_disk_open(struct qc_disk **out, const char *dir, const struct qc_disk_opt
         qc_free(d);
         return ret;
     }
-    if (!d->writable)
-        qc_log(d->o.log, QCHAIN_LOG_INFO, "cache", "'%s' may not be written to: it is only read from",
-               d->shown.text);
     pthread_mutex_init(&d->lock, NULL);
     pthread_cond_init(&d->idle, NULL);
     d->look.key = d;
@@ -270,6 +267,11 @@ int qc_disk_open(struct qc_disk **out, const char *dir, const struct qc_disk_opt
         atomic_init(&d->written, random % (d->o.max_bytes / LOOK_PART + 1));
     *out = d;
     return 0;
+}
+
+bool qc_disk_is_writable(const struct qc_disk *d)
+{
+    return d->writable;
 }
 
 void qc_disk_close(struct qc_disk *d)

@@ -26,9 +26,10 @@ struct qc_disk_opts {
 
 /* Open the directory, made if its parent is there (0700). ACCESS if it belongs to another user or others
  * may write to it, or it is reached by a link; NOTFOUND (no parent), INVAL (no directory), IO, NOSPACE,
- * NOMEM. A directory that may not be written to is read from. */
+ * NOMEM. A directory that may not be written to is read from. Logs nothing. */
 int  qc_disk_open(struct qc_disk **out, const char *dir, const struct qc_disk_opts *opts,
                   qchain_error *err);
+bool qc_disk_is_writable(const struct qc_disk *d);
 void qc_disk_close(struct qc_disk *d); /* all tiers are closed; NULL is fine */
 
 /* What the cache knows of the object that a place's key and scope name: 0 if it was noted at most

@@ -120,6 +120,34 @@ static void parts_over(struct qc_part *p, int ret, const qchain_error *err)
     }
 }
 
+static int fail_given_up(qchain_error *err)
+{
+    return qc_fail(err, QCHAIN_E_CANCELLED, "the chain is closed");
+}
+
+/* Those whose own memory a flight writes to stay: they have it back when it has landed. */
+void qc_object_give_up(struct qc_object *o)
+{
+    struct qc_part *ended = NULL, **at, *p;
+    qchain_error err;
+
+    qc_error_init(&err);
+    pthread_mutex_lock(&o->lock);
+    o->given_up = true;
+    for (struct qc_flight *f = o->flight; f; f = f->next)
+        for (at = &f->part; (p = *at);) {
+            if (!p->dest) {
+                at = &p->next;
+                continue;
+            }
+            *at = p->next;
+            p->next = ended;
+            ended = p;
+        }
+    pthread_mutex_unlock(&o->lock);
+    parts_over(ended, fail_given_up(&err), &err);
+}
+
 void qc_flight_progress(struct qc_flight *f, size_t have)
 {
     struct qc_part *ready = NULL, **at, *p;
@@ -319,7 +347,7 @@ static bool join(struct qc_object *o, struct qc_reading *rd, char *dest, uint64_
 
     while (f && (offset < f->fetch.offset || offset + length > flight_end(f)))
         f = f->next;
-    if (!f)
+    if (!f || o->given_up)
         return false;
     if (!rd)
         return true;
@@ -362,16 +390,6 @@ static struct qc_flight *new_flight(struct qc_object *o, uint64_t start_at, size
     return f;
 }
 
-/* One that was not begun; its object has another user. */
-static void drop_new(struct qc_flight *f)
-{
-    struct qc_object *o = f->o;
-
-    qc_free(f);
-    qc_object_drop(o);
-    qc_flights_leave(o->shared);
-}
-
 /* Under the object's lock. */
 static void link_flight(struct qc_flight *f)
 {
@@ -397,7 +415,7 @@ static bool landed_meanwhile(struct qc_object *o, char *dest, uint64_t offset, s
     return hit;
 }
 
-static void fail_reading(struct qc_reading *rd)
+static void fail_reading(struct qc_reading *rd, int (*fail)(qchain_error *err))
 {
     qchain_error err;
 
@@ -407,18 +425,29 @@ static void fail_reading(struct qc_reading *rd)
     pthread_mutex_lock(&rd->lock);
     rd->left++;
     pthread_mutex_unlock(&rd->lock);
-    part_over(rd, qc_fail_nomem(&err), &err);
+    part_over(rd, fail(&err), &err);
+}
+
+/* One that is not needed: it was never linked. */
+static void drop_flight(struct qc_flight *f)
+{
+    struct qc_object *o = f->o;
+    struct qc_flights *s = o->shared;
+
+    qc_free(f);
+    qc_object_drop(o);
+    qc_flights_leave(s);
 }
 
 void qc_flight_want(struct qc_object *o, struct qc_reading *rd, char *dest, uint64_t offset,
                     size_t length, uint64_t first, uint64_t end, bool meta)
 {
     struct qc_flight *f = new_flight(o, first, (size_t)(end - first));
-    bool head = meta && first == 0 && end == o->head, there;
+    bool head = meta && first == 0 && end == o->head, there, given_up;
     struct qc_part *p;
 
     if (!f) {
-        fail_reading(rd);
+        fail_reading(rd, qc_fail_nomem);
         return;
     }
     f->counts = !meta;
@@ -426,7 +455,8 @@ void qc_flight_want(struct qc_object *o, struct qc_reading *rd, char *dest, uint
     f->keep = !meta || head || atomic_load_explicit(&o->keep, memory_order_relaxed);
     f->fetch.flags = meta ? QC_FETCH_META : 0;
     pthread_mutex_lock(&o->lock);
-    there = join(o, rd, dest, rd ? offset : first, rd ? length : f->fetch.length) ||
+    given_up = o->given_up;
+    there = given_up || join(o, rd, dest, rd ? offset : first, rd ? length : f->fetch.length) ||
             (f->keep && landed_meanwhile(o, dest, offset, length, f->key, first));
     if (!there) {
         if (rd) {
@@ -436,8 +466,10 @@ void qc_flight_want(struct qc_object *o, struct qc_reading *rd, char *dest, uint
         link_flight(f);
     }
     pthread_mutex_unlock(&o->lock);
+    if (given_up)
+        fail_reading(rd, fail_given_up);
     if (there)
-        drop_new(f);
+        drop_flight(f);
     else
         start(f);
 }
@@ -450,7 +482,7 @@ void qc_flight_fresh(struct qc_object *o, struct qc_reading *rd, char *dest, uin
     struct qc_flight *f = new_flight(o, first, (size_t)(end - first));
 
     if (!f) {
-        fail_reading(rd);
+        fail_reading(rd, qc_fail_nomem);
         return;
     }
     f->fetch.flags = QC_FETCH_META | QC_FETCH_FRESH;
@@ -468,7 +500,7 @@ void qc_flight_direct(struct qc_object *o, struct qc_reading *rd, char *dest, ui
     bool there;
 
     if (!f) {
-        fail_reading(rd);
+        fail_reading(rd, qc_fail_nomem);
         return;
     }
     f->direct = true;
@@ -481,7 +513,7 @@ void qc_flight_direct(struct qc_object *o, struct qc_reading *rd, char *dest, ui
     }
     pthread_mutex_unlock(&o->lock);
     if (there)
-        drop_new(f);
+        drop_flight(f);
     else
         start(f);
 }

@@ -244,7 +244,7 @@ struct qc_http_private *qc_queue_pop(struct http_queue *q); /* NULL: it is empty
 void qc_op_delay(struct qc_http_private *op, int64_t us);
 /* Have requests looked at no later than then. */
 void qc_worker_look_at(struct http_worker *w, int64_t when);
-/* The origin of "https://host:8443 /path"; NULL: no memory. */
+/* The origin of a place with that key; NULL: no memory. */
 struct http_origin *qc_worker_origin(struct http_worker *w, const char *key);
 /* Get credentials on a helper thread, then queue it. */
 void qc_op_prepare(struct qc_http_private *op, bool refresh);
@@ -279,6 +279,8 @@ void qc_attempt_fatal(struct http_attempt *a);
 bool qc_is_tls_failure(CURLcode code, const struct http_attempt *a, long sys_errno);
 /* The connection was an old one, and the server had closed it when the request came. */
 bool qc_is_keepalive_race(const struct http_attempt *a, CURLcode code);
+/* What to do about a failure of TLS that is told so; "" if we do not know. */
+const char *qc_tls_advice(const char *text);
 /* "connect to host:port: Connection refused" */
 void qc_attempt_describe(const struct http_attempt *a, CURLcode code, long sys_errno, char *out,
                          size_t size);

@@ -51,6 +51,17 @@ static bool may_show_proxy(CURLcode code)
            code == CURLE_COULDNT_RESOLVE_PROXY || code == CURLE_PROXY;
 }
 
+const char *qc_tls_advice(const char *text)
+{
+    if (strcasestr(text, "wrong version") || strcasestr(text, "record layer") ||
+        strcasestr(text, "packet length") || strcasestr(text, "unexpected TLS packet"))
+        return "; perhaps the server speaks http:// on this port";
+    if (strcasestr(text, "issuer") || strcasestr(text, "self-signed") ||
+        strcasestr(text, "self signed") || strcasestr(text, "unknown CA"))
+        return "; if that is right, name who signed it by ca-file";
+    return "";
+}
+
 void qc_attempt_describe(const struct http_attempt *a, CURLcode code, long sys, char *out, size_t size)
 {
     bool safe = a->error[0] && !may_show_proxy(code) && !strchr(a->error, '@') &&

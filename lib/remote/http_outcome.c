@@ -215,7 +215,7 @@ static void network_failed(struct http_attempt *a, CURLcode code)
         qc_attempt_end(a);
         qc_op_again(op, true);
     } else if (qc_is_tls_failure(code, a, sys)) {
-        qc_op_fail(op, QCHAIN_E_NET, "TLS: %s", text);
+        qc_op_fail(op, QCHAIN_E_NET, "TLS: %s%s", text, qc_tls_advice(text));
         qc_attempt_fatal(a);
     } else if (code == CURLE_COULDNT_RESOLVE_HOST || code == CURLE_COULDNT_RESOLVE_PROXY) {
         name_not_found(a, text);
@@ -261,6 +261,12 @@ static void refused(struct http_attempt *a)
         qc_error_prefix(&op->r->err, -1, "%s: ", method_name(r->method));
     op->r->err.http_status = op->r->status;
     op->failed = true;
+    /* What was learnt is for the place itself, not for where a redirect led without credentials. */
+    if (what != QC_REFUSED) {
+        qc_conf_wipe(op->hop);
+        op->hop = NULL;
+        op->no_target = true;
+    }
     if (what == QC_REFUSED_REFRESH && !op->refreshed) {
         op->refreshed = true;
         qc_attempt_end(a);

@@ -70,7 +70,7 @@ void qc_op_delay(struct qc_http_private *op, int64_t us)
 
 struct http_origin *qc_worker_origin(struct http_worker *w, const char *key)
 {
-    size_t len = strcspn(key, " ");
+    size_t len = qc_place_server(key);
     struct http_origin *o, **link = &w->origins;
 
     while ((o = *link)) {

@@ -46,6 +46,7 @@ struct qc_object {
     atomic_uint        users; /* the store, and flights */
     atomic_bool        changed; /* not what it was: all fails */
     atomic_bool        keep;    /* metadata that is read now is wanted again soon */
+    bool               given_up; /* nothing is waited for any more; under the lock */
     uint32_t           head;    /* bytes of the first range, which is read at once */
     pthread_mutex_t    lock;
     struct qc_flight  *flight;  /* all, under the lock */
@@ -64,6 +65,8 @@ int  qc_object_store(struct qc_object *o, struct qc_slots *slots, struct qc_stor
                      qchain_error *err);
 /* The object behind a store, or NULL. */
 struct qc_object *qc_object_of(const struct qc_store *s);
+/* Who waits for it, or comes to wait, is told CANCELLED; what is on its way lands, for caches. */
+void qc_object_give_up(struct qc_object *o);
 
 /* The first bytes, which come by another way: a flight into block (a pin becomes the flight's) for
  * [0, length). Tell it how far it is, and once when it is over, whoever does. NULL: no memory. */

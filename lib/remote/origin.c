@@ -124,10 +124,10 @@ void qc_health_set_pause(struct qc_health *h, uint32_t ms)
     h->pause_ms = ms;
 }
 
-/* The server that a place's key ("origin path") names; NULL: no memory. */
+/* The server that a place's key names; NULL: no memory. */
 static struct server *server_of(struct qc_health *h, const char *key)
 {
-    size_t len = strcspn(key, " ");
+    size_t len = qc_place_server(key);
     struct server *s;
 
     pthread_mutex_lock(&h->lock);

@@ -76,6 +76,15 @@ static int init_kind(struct qc_place *p, qchain_error *err)
     return p->kind == QC_PLACE_AZ ? qc_place_az_init(p, err) : qc_place_s3_init(p, err);
 }
 
+static int set_name(struct qc_place *p, qchain_error *err)
+{
+    char *origin = qc_url_origin(&p->url);
+
+    p->name = origin ? qc_asprintf("%s%s", origin, p->url.path) : NULL;
+    qc_free(origin);
+    return p->name ? 0 : qc_fail_nomem(err);
+}
+
 int qc_place_create(struct qc_place **out, struct qc_credentials *creds, const char *name,
                     qchain_error *err)
 {
@@ -91,6 +100,8 @@ int qc_place_create(struct qc_place **out, struct qc_credentials *creds, const c
     ret = parse_name(p, name, err);
     if (ret == 0)
         ret = init_kind(p, err);
+    if (ret == 0)
+        ret = set_name(p, err);
     if (ret)
         qc_place_unref(p);
     else
@@ -113,6 +124,7 @@ void qc_place_unref(struct qc_place *p)
     qc_login_unref(p->own);
     qc_free(p->path);
     qc_free(p->shown);
+    qc_free(p->name);
     qc_free(p->key);
     qc_conf_wipe(p->target);
     pthread_mutex_destroy(&p->lock);
@@ -124,6 +136,11 @@ void qc_place_unref(struct qc_place *p)
 const char *qc_place_shown(const struct qc_place *p)
 {
     return p->shown;
+}
+
+const char *qc_place_name(const struct qc_place *p)
+{
+    return p->name;
 }
 
 const char *qc_place_key(const struct qc_place *place)

@@ -7,6 +7,8 @@
 #ifndef QC_REMOTE_PLACE_H
 #define QC_REMOTE_PLACE_H
 
+#include <string.h>
+
 #include "remote/config.h"
 #include "remote/url.h"
 #include "util/log.h"
@@ -27,10 +29,24 @@ void qc_place_unref(struct qc_place *p); /* NULL is fine */
 
 /* For messages: no secrets, not escaped. Borrowed. */
 const char *qc_place_shown(const struct qc_place *p);
-/* For cache keys: "origin path", the same however the name was written; no query, no secrets.
+/* For rules: the name as they write theirs, without user and query. Borrowed. */
+const char *qc_place_name(const struct qc_place *p);
+/* For cache keys: its URL, the same however the name was written; no query, no secrets.
  * Borrowed. May read AWS's files where neither the configuration nor the environment names an S3
  * endpoint; otherwise, and later, it does not block. */
 const char *qc_place_key(const struct qc_place *p);
+/* How many bytes of a key name the server: "https://host:8443". AWS's buckets have servers of their own,
+ * though their keys begin alike. */
+static inline size_t qc_place_server(const char *key)
+{
+    static const char aws[] = "https://s3.amazonaws.com/";
+    const char *host = strstr(key, "://");
+    size_t n = host ? (size_t)(host - key) + 3 : 0;
+
+    if (strncmp(key, aws, sizeof(aws) - 1) == 0)
+        n = sizeof(aws) - 1;
+    return n + strcspn(key + n, "/");
+}
 /* For cache keys: whose credentials are used (a hash of access key id, account, user or token, or
  * of a presigned query less its signature and dates; "" for nobody's), hex. Two places with the same
  * key and scope may share bytes. Borrowed. Blocks as qc_place_prepare does, unless the place is ready or

@@ -24,7 +24,7 @@ struct qc_place {
     struct qc_login   *own;      /* web: made of it, or NULL */
     bool               presigned;
     char              *path;     /* others: "/key", encoded */
-    char              *shown;
+    char              *shown, *name;
     char              *key;
     pthread_mutex_t    lock;     /* for what is below */
     bool               key_known; /* s3: the endpoint is part of the key, and may stand in a file */

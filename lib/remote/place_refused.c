@@ -140,6 +140,8 @@ static const char *advice(const struct refusal *r)
         return "the signature in the URL may have expired, or is for something else";
     switch (r->p->kind) {
     case QC_PLACE_WEB:
+        if (r->p->url.path[strlen(r->p->url.path) - 1] == '/')
+            return "the URL names a directory, not an image";
         return nobody ? "configure a login for this origin (basic or bearer)"
                       : "check the login that is configured for this origin";
     case QC_PLACE_S3:
@@ -185,7 +187,9 @@ static void set_error(const struct refusal *r, qchain_error *err)
         qc_fail(err, QCHAIN_E_BUSY, "'%s': there is one already, or it is being written (%s)", shown,
                 reason);
     else
-        qc_fail(err, QCHAIN_E_NET, "'%s': the server does not do it (%s)", shown, reason);
+        qc_fail(err, QCHAIN_E_NET, "'%s': the server does not do it (%s)%s", shown, reason,
+                r->status == 400 && !r->over_tls && r->p->kind == QC_PLACE_WEB
+                    ? "; perhaps it speaks https:// on this port" : "");
     if (err)
         err->http_status = r->status;
 }

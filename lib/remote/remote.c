@@ -226,7 +226,7 @@ static int find_places(struct qc_opening *o, qchain_error *err)
 
     o->places[0] = qc_place_ref(o->place);
     o->n_places = 1;
-    ret = qc_remote_replicas(o->r, qc_place_shown(o->place), o->places + 1, &n, err);
+    ret = qc_remote_replicas(o->r, qc_place_name(o->place), o->places + 1, &n, err);
     o->n_places += n;
     return ret;
 }
@@ -521,6 +521,14 @@ void qc_remote_keep(const struct qc_store *s, bool keep)
 
     if (o)
         atomic_store(&o->keep, keep);
+}
+
+void qc_remote_give_up(const struct qc_store *s)
+{
+    struct qc_object *o = qc_object_of(s);
+
+    if (o)
+        qc_object_give_up(o);
 }
 
 char *qc_remote_sibling(const struct qc_store *s, const char *suffix)

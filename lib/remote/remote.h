@@ -57,6 +57,8 @@ bool qc_remote_is(const struct qc_store *s);
 const struct qc_pin *qc_remote_pin(const struct qc_store *s);
 /* Metadata that is read from now on is wanted again soon (or no more): keep it in memory. */
 void qc_remote_keep(const struct qc_store *s, bool keep);
+/* It is about to be closed: reads that wait for its server end CANCELLED, now. */
+void qc_remote_give_up(const struct qc_store *s);
 /* The name of an object beside it, see qc_place_sibling; to be freed. NULL: none, or no memory. */
 char *qc_remote_sibling(const struct qc_store *s, const char *suffix);
 /* The same of an object that is not open. No I/O. INVAL, UNSUPPORTED, NOMEM. */

@@ -119,27 +119,40 @@ void qc_seed_run(struct qc_object *o, struct qc_tier *seed, const void *bytes, s
 
 /* -------------------------------------------------------------------- choosing --- */
 
+/* Who takes log lines may do anything: so not under the lock. */
+static void tell_disk(struct qc_remote *r, const qchain_error *why)
+{
+    struct qc_escaped shown;
+
+    qc_escape_str(&shown, r->conf->cache_dir);
+    if (why->code != 0)
+        qc_log(r->deps.log, QCHAIN_LOG_WARN, "cache", "'%s' is not used: %s", shown.text, why->text);
+    else if (!qc_disk_is_writable(r->disk))
+        qc_log(r->deps.log, QCHAIN_LOG_INFO, "cache", "'%s' may not be written to: it is only read from",
+               shown.text);
+}
+
 struct qc_disk *qc_remote_disk(struct qc_remote *r)
 {
     struct qc_disk_opts o = {.max_bytes = r->conf->cache_bytes, .leaves = r->deps.leaves,
                              .blocks = r->deps.blocks, .next_owner = r->deps.next_owner,
                              .slots = r->deps.slots, .log = r->deps.log};
-    struct qc_escaped shown;
     qchain_error why;
+    bool first;
 
     if (!r->conf->cache_dir)
         return NULL;
     pthread_mutex_lock(&r->lock);
-    if (!r->disk_tried) {
+    first = !r->disk_tried;
+    if (first) {
         r->disk_tried = true;
         qc_error_init(&why);
-        if (qc_disk_open(&r->disk, r->conf->cache_dir, &o, &why) != 0) {
+        if (qc_disk_open(&r->disk, r->conf->cache_dir, &o, &why) != 0)
             r->disk = NULL;
-            qc_log(r->deps.log, QCHAIN_LOG_WARN, "remote", "cache '%s' is not used: %s",
-                   qc_escape_str(&shown, r->conf->cache_dir), why.text);
-        }
     }
     pthread_mutex_unlock(&r->lock);
+    if (first)
+        tell_disk(r, &why);
     return r->disk;
 }
 
@@ -193,16 +206,16 @@ static struct qc_region *find_region(struct qc_remote *r, const char *name)
     pthread_mutex_lock(&r->lock);
     if (!r->region)
         r->region = qc_calloc(r->conf->n_regions, sizeof(*r->region));
-    if (r->region && !r->region[i]) {
-        qc_error_init(&why);
-        if (qc_region_create(&r->region[i], r->http, r->creds, r->conf->region[i].url, r->deps.log,
-                             r->deps.slots, &why) != 0)
-            qc_log(r->deps.log, QCHAIN_LOG_WARN, "remote", "region '%s' is not used: %s",
-                   qc_escape_str(&shown, r->conf->region[i].prefix), why.text);
-    }
+    qc_error_init(&why);
+    if (r->region && !r->region[i])
+        qc_region_create(&r->region[i], r->http, r->creds, r->conf->region[i].url, r->deps.log,
+                         r->deps.slots, &why);
     if (r->region)
         found = r->region[i];
     pthread_mutex_unlock(&r->lock);
+    if (why.code != 0)
+        qc_log(r->deps.log, QCHAIN_LOG_WARN, "cache", "region '%s' is not used: %s",
+               qc_escape_str(&shown, r->conf->region[i].prefix), why.text);
     return found;
 }
 
@@ -233,7 +246,7 @@ static int make_origin(struct qc_tier **out, struct qc_remote *r, struct qc_plac
 {
     struct qc_place *replica[QC_ORIGIN_REPLICAS], *other[QC_ORIGIN_REPLICAS];
     uint32_t n = 0, n_others = 0;
-    int ret = qc_remote_replicas(r, qc_place_shown(place), replica, &n, err);
+    int ret = qc_remote_replicas(r, qc_place_name(place), replica, &n, err);
 
     if (first != place)
         other[n_others++] = place;
@@ -251,7 +264,7 @@ int qc_remote_tiers(struct qc_tier **out, struct qc_remote *r, struct qc_place *
                     struct qc_place *first, const struct qc_pin *pin, struct qc_tier **seed,
                     qchain_error *err)
 {
-    const char *name = qc_place_shown(place);
+    const char *name = qc_place_name(place);
     struct qc_tier *tier = NULL, *below;
     struct qc_region *region;
     int ret;

@@ -291,22 +291,31 @@ char *qc_url_text(const struct qc_url *u)
     return out;
 }
 
+/* Where a user before the host ends, or s. A password may have a '/' in it that should have been encoded:
+ * what then looks like a port is no number. */
+static const char *behind_user(const char *s)
+{
+    size_t authority = strcspn(s, "/"); /* passwords have '?' and '#', whatever the rules are */
+    size_t colon = *s == '[' ? authority : strcspn(s, ":/");
+    const char *at = memrchr(s, '@', authority);
+
+    if (!at && colon < authority &&
+        colon + 1 + strspn(s + colon + 1, "0123456789") != authority)
+        at = strrchr(s, '@');
+    return at ? at + 1 : s;
+}
+
 char *qc_url_shown(const char *text)
 {
-    size_t n = scheme_length(text), authority, end;
-    const char *s, *host;
+    size_t n = scheme_length(text), end;
+    const char *host;
     bool object;
 
     if (!n)
         return qc_strdup(text);
     object = n == 2 && (strncasecmp(text, "s3", 2) == 0 || strncasecmp(text, "az", 2) == 0 ||
                         strncasecmp(text, "gs", 2) == 0);
-    s = text + n + 3;
-    authority = strcspn(s, "/"); /* passwords have '?' and '#', whatever the rules are */
-    host = s;
-    for (size_t i = 0; i < authority; i++)
-        if (s[i] == '@')
-            host = s + i + 1;
+    host = behind_user(text + n + 3);
     end = strlen(host);
     /* In a key '?' is a character like others, but somebody may have thought otherwise. */
     if (!object)

@@ -34,7 +34,8 @@ struct object {
     uint8_t *bytes;
     size_t   size;
     unsigned generation; /* its ETag; 0: no validators are sent */
-    bool     gone, stalls; /* never answers */
+    bool     gone, stalls; /* never answers, */
+    size_t   stalls_at;    /* who asks for bytes from here on */
     unsigned gets, checks; /* checks: GETs of one byte */
 };
 
@@ -131,7 +132,7 @@ static inline bool object_get(struct object_server *s, int fd, const char *name,
         o->checks += last == 0;
     }
     pthread_cond_broadcast(&s->changed);
-    while (o && o->stalls && !s->stop)
+    while (o && o->stalls && first >= o->stalls_at && !s->stop)
         pthread_cond_wait(&s->changed, &s->lock);
     if (o && o->generation)
         snprintf(etag, sizeof(etag), "\"g%u\"", o->generation);

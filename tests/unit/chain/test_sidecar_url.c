@@ -491,6 +491,30 @@ static void background_is_no_burden(void **unused)
     assert_true((uint64_t)time(NULL) - began < 4);
 }
 
+/* Nor for tables that are read ahead. */
+static void closing_waits_for_nobody(void **unused)
+{
+    qchain_env *env = new_env("");
+    uint64_t began = (uint64_t)time(NULL);
+    qchain *c;
+
+    (void)unused;
+    pthread_mutex_lock(&server->lock);
+    for (uint32_t k = 0; k < LAYERS; k++) {
+        layer_object(k)->stalls = true;
+        layer_object(k)->stalls_at = 65536; /* behind the header */
+    }
+    pthread_mutex_unlock(&server->lock);
+    c = open_chain(env, top(), 0, NULL);
+    pthread_mutex_lock(&server->lock);
+    while (layer_object(0)->gets < 2)
+        pthread_cond_wait(&server->changed, &server->lock);
+    pthread_mutex_unlock(&server->lock);
+    qchain_close(c);
+    qchain_env_destroy(env);
+    assert_true((uint64_t)time(NULL) - began < 4);
+}
+
 struct crowd {
     qchain_env *env;
     const char *name;
@@ -733,7 +757,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         TEST(is_built_and_used),      TEST(others_are_left_alone), TEST(is_not_believed),
         TEST(strict_looks_at_all),    TEST(first_read_looks_at_one), TEST(background_finds_out),
-        TEST(background_is_no_burden), TEST(many_chains_take_turns), TEST(secrets_are_not_shown),
+        TEST(background_is_no_burden), TEST(closing_waits_for_nobody), TEST(many_chains_take_turns), TEST(secrets_are_not_shown),
         TEST(files_are_ours),         TEST(memory_runs_out),
     };
 

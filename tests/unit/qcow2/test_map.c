@@ -400,13 +400,51 @@ static void test_bitmap_names(void **state)
     assert_non_null(strstr(err.text, "8 MiB of names"));
 }
 
+static size_t longest;
+static int (*plain_pread)(void *obj, void *buf, size_t length, uint64_t offset, uint32_t flags,
+                          qchain_error *err);
+
+static int measured_pread(void *obj, void *buf, size_t length, uint64_t offset, uint32_t flags,
+                          qchain_error *err)
+{
+    if (length > longest)
+        longest = length;
+    return plain_pread(obj, buf, length, offset, flags, err);
+}
+
+/* Of a far store tables are read together, with what lies between them: but small ones that lie apart
+ * must not bring the whole file at once. */
+static void test_far_tables(void **unused)
+{
+    struct made m;
+    struct qc_runs runs = {0};
+    uint64_t disk = UINT64_C(64) << 20;
+
+    (void)unused;
+    make(&m, 9, disk, UINT64_C(72) << 20);
+    for (uint64_t table = 0; table < disk >> 15; table++) {
+        set(&m, table << 6, m.used);
+        take(&m, 32 << 10);
+    }
+    open_made(&m, m.size);
+    m.store->limits.parallel = 8;
+    plain_pread = m.store->ops.pread;
+    m.store->ops.pread = measured_pread;
+    longest = 0;
+    assert_int_equal(m.img->format->map(m.img, 0, disk, &runs, NULL), 0);
+    assert_int_equal(runs.n, disk >> 15);
+    assert_in_range(longest, 64 << 10, 8 << 20);
+    qc_runs_finish(&runs);
+    close_made(&m);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_l1_sizes), cmocka_unit_test(test_empty),
         cmocka_unit_test(test_threads),  cmocka_unit_test(test_range),
         cmocka_unit_test(test_holes),   cmocka_unit_test(test_shared_tables),
-        cmocka_unit_test(test_bitmap_names),
+        cmocka_unit_test(test_bitmap_names), cmocka_unit_test(test_far_tables),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

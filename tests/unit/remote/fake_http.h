@@ -97,17 +97,13 @@ int qc_place_create(struct qc_place **out, struct qc_credentials *creds, const c
                     qchain_error *err)
 {
     struct qc_place *p;
-    const char *host = strstr(name, "://");
-    size_t len;
-
     (void)creds;
-    if (!host)
+    if (!strstr(name, "://"))
         return qc_fail(err, QCHAIN_E_UNSUPPORTED, "no scheme");
     p = qc_calloc(1, sizeof(*p));
-    len = (size_t)(host - name) + 3 + strcspn(host + 3, "/");
     atomic_init(&p->refs, 1);
     p->name = qc_strdup(name);
-    p->key = qc_asprintf("%.*s %s", (int)len, name, name + len);
+    p->key = qc_strdup(name); /* as real ones are, of names that are written as URLs are */
     atomic_fetch_add(&fake_places, 1);
     *out = p;
     return 0;

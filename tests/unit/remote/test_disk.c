@@ -23,7 +23,7 @@ static void as_a_model(void **unused)
     rig_init(&r, 100 * MIB);
     rig_open(&r);
     fake_init(&fake, 7);
-    t = tier_of(&r, &fake, "http://h /a", "", size, "\"1\"");
+    t = tier_of(&r, &fake, "http://h/a", "", size, "\"1\"");
     for (int round = 0; round < 3000; round++) {
         uint64_t at = random_next(&seed) % size, end;
         uint64_t n = random_next(&seed) % (round % 3 == 0 ? 2000000 : round % 3 == 1 ? 20000 : 5000);
@@ -57,7 +57,7 @@ static void as_a_model(void **unused)
         if (round % 500 == 499) { /* all of it from the medium again */
             qc_tier_close(t);
             rig_reopen(&r);
-            t = tier_of(&r, &fake, "http://h /a", "", size, "\"1\"");
+            t = tier_of(&r, &fake, "http://h/a", "", size, "\"1\"");
         }
     }
     assert_true(hits > 300);

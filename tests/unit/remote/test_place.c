@@ -78,6 +78,26 @@ static void expect_key(const char *name, const char *shown, const char *key)
     qc_place_unref(p);
 }
 
+/* What prefixes of rules are compared with. */
+static void expect_name(const char *name, const char *want)
+{
+    struct qc_place *p = place(name);
+
+    assert_string_equal(qc_place_name(p), want);
+    qc_place_unref(p);
+}
+
+/* What requests wait for together, and what is left alone when it fails. */
+static void expect_server(const char *name, const char *server)
+{
+    struct qc_place *p = place(name);
+    const char *key = qc_place_key(p);
+
+    assert_int_equal(qc_place_server(key), strlen(server));
+    assert_memory_equal(key, server, strlen(server));
+    qc_place_unref(p);
+}
+
 /* ---------------------------------------------------------------- http names --- */
 
 static void web_names(void **unused)
@@ -90,6 +110,10 @@ static void web_names(void **unused)
     expect_url("https://h/a+b:c@d;e,f!$&'()*=", "https://h/a+b:c@d;e,f!$&'()*=");
     expect_key("http://u:p@H:80/%41%2f%7e b?q#f", "http://H:80/%41%2f%7e b", "http://h/A%2F~%20b");
     expect_key("http://h/A%2F~%20b", "http://h/A%2F~%20b", "http://h/A%2F~%20b");
+    expect_server("http://u:p@H:80/a/b?q", "http://h");
+    expect_name("HTTP://u:p@H:80/x/../a b?q#f", "http://h/a%20b");
+    expect_name("https://h:8443", "https://h:8443/");
+    expect_server("https://h:8443/a", "https://h:8443");
 }
 
 static void wrong_names(void **unused)
@@ -265,6 +289,8 @@ static void s3_addresses(void **unused)
     expect_url("s3://my.bucket/k", "https://s3.us-east-1.amazonaws.com/my.bucket/k");
     expect_url("s3://My_Bucket/k", "https://s3.us-east-1.amazonaws.com/My_Bucket/k");
     expect_key("s3://bucket/a b", "s3://bucket/a b", "https://s3.amazonaws.com/bucket/a%20b");
+    expect_server("s3://bucket/a/b", "https://s3.amazonaws.com/bucket");
+    expect_name("S3://Bucket/a/../b c?d", "s3://Bucket/a/../b c?d");
 }
 
 static void s3_endpoints(void **unused)
@@ -273,6 +299,7 @@ static void s3_endpoints(void **unused)
     configure("s3-anonymous on\ns3-endpoint http://127.0.0.1:7480/base/");
     expect_url("s3://bucket/k", "http://127.0.0.1:7480/base/bucket/k");
     expect_key("s3://bucket/k", "s3://bucket/k", "http://127.0.0.1:7480/base/bucket/k");
+    expect_server("s3://bucket/k", "http://127.0.0.1:7480");
 }
 
 static void s3_virtual(void **unused)

@@ -107,7 +107,9 @@ static void shown(void **unused)
         {"HTTP://h", "HTTP://h"}, {"/a/b?c#d@e", "/a/b?c#d@e"}, {"disk.qcow2", "disk.qcow2"},
         {"s3://b/k?x#y", "s3://b/k?x#y"}, {"s3://id:key@b/k", "s3://b/k"},
         {"s3://b/k?X-Amz-Signature=0", "s3://b/k"}, {"ftp://u:p@h/x?y", "ftp://h/x"},
-        {"http://h\\u:p@x/", "http://x/"}, {"http://u:p?x#@h/", "http://h/"}};
+        {"http://h\\u:p@x/", "http://x/"}, {"http://u:p?x#@h/", "http://h/"},
+        {"http://u:p/q@h/x", "http://h/x"}, {"http://h:1/a@b", "http://h:1/a@b"},
+        {"http://h/u:p@x", "http://h/u:p@x"}, {"http://[::1]/u:p@x", "http://[::1]/u:p@x"}};
 
     (void)unused;
     for (size_t i = 0; i < sizeof(t) / sizeof(*t); i++) {
