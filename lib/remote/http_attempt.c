@@ -102,7 +102,8 @@ static bool judge(struct http_attempt *a)
     bool good = n->status == 200 || n->status == 206;
 
     if (n->bad_length || (n->has_length && n->chunked))
-        qc_attempt_cut(a, CUT_PROTOCOL, "the answer's Content-Length makes no sense");
+        qc_attempt_cut(a, CUT_PROTOCOL, "the answer's Content-Length or Transfer-Encoding makes "
+                       "no sense");
     if (a->cut != CUT_NONE)
         return false;
     if (a->op->r->method != QC_HTTP_GET || !good)

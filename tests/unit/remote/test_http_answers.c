@@ -1,0 +1,247 @@
+/* SPDX-License-Identifier: MIT */
+/* Answers that are odd, slow, cut or huge, by their header; and servers that ask for patience. */
+#include "http_tools.h"
+
+static void reopen(void)
+{
+    qc_http_destroy(http);
+    http = qc_http_create(conf, NULL, slots);
+    assert_non_null(http);
+}
+
+/* A good answer to bytes 0-99, with more header lines, up to its body. */
+static const char *good_head(const char *more)
+{
+    snprintf(srv->scratch, sizeof(srv->scratch), "HTTP/1.1 206 Part\r\nContent-Range: bytes 0-99/%u\r\n"
+             "ETag: \"one\"\r\n%s\r\n", OBJECT, more);
+    return srv->scratch;
+}
+
+/* The connection ends within the header, at each of its bytes. */
+static void cut_in_the_header(void **unused)
+{
+    const char *head = good_head("Content-Length: 100\r\n");
+    size_t len = strlen(head);
+
+    (void)unused;
+    for (size_t at = 0; at < len; at += 3) {
+        char *part = strndup(head, at);
+
+        srv_only(srv, (struct srv_step){.raw = part});
+        get_is(true, 0, 100, 0);
+        assert_in_range(srv->n_seen, 2, 3);
+        free(part);
+    }
+}
+
+static void stalls_behind_the_header(void **unused)
+{
+    int64_t begun = srv_now_ms();
+
+    (void)unused;
+    conf->stall_ms = 200;
+    reopen();
+    srv_add(srv, (struct srv_step){.end = SRV_STALL, .at = 0});
+    srv_add(srv, (struct srv_step){.end = SRV_STALL, .at = 99});
+    get_is(true, 0, 100, 0);
+    assert_int_equal(srv->n_seen, 3);
+    assert_string_equal(srv_header(srv->seen[2].head, "Range"), "bytes=99-99");
+    assert_in_range(srv_now_ms() - begun, 395, 2000);
+}
+
+/* One byte now and then never ends by itself: not in the header either. */
+static void a_header_drop_by_drop(void **unused)
+{
+    int64_t begun = srv_now_ms();
+
+    (void)unused;
+    conf->stall_ms = 300;
+    reopen();
+    good_head("A: b\r\nC: d\r\nE: f\r\n");
+    srv_add(srv, (struct srv_step){.raw = srv->scratch, .raw_ms = 30});
+    get_is(true, 0, 100, 0);
+    assert_int_equal(srv->n_seen, 2);
+    assert_in_range(srv_now_ms() - begun, 295, 1500);
+}
+
+/* What is only allowed is taken: 100 lines, nearly 64 KiB. One more is not. */
+static void headers_at_the_limit(void **unused)
+{
+    char *more = malloc(70000), line[16];
+    size_t n = 0;
+
+    (void)unused;
+    more[0] = '\0';
+    for (int i = 0; i < 96; i++) { /* the server has four of its own */
+        snprintf(line, sizeof(line), "X-%d: y\r\n", i);
+        strcat(more, line);
+    }
+    srv_add(srv, (struct srv_step){.header = more});
+    get_is(true, 0, 100, 0);
+    assert_int_equal(srv->n_seen, 1);
+    for (size_t big = 60000; big <= 72000; big += 12000) {
+        for (n = 0; n + 4000 < big; n += 4000)
+            snprintf(more + n, 4001, "A: %03995d\r\n", 1);
+        snprintf(more + n, 70000 - n, "Content-Length: 100\r\n");
+        srv_only(srv, (struct srv_step){.raw = good_head(more), .times = 2});
+        for (int i = 0; i < 100; i++) {
+            size_t at = strlen(srv->scratch);
+
+            srv->scratch[at] = (char)srv_byte((uint64_t)i, 1);
+            if (srv->scratch[at] == '\0') /* raw ends there; the rest is asked for again */
+                break;
+            srv->scratch[at + 1] = '\0';
+        }
+        get_is(true, 0, 100, big < 65000 ? 0 : QCHAIN_E_CORRUPT);
+    }
+    free(more);
+}
+
+/* 100 Continue again and again leads nowhere. */
+static void continue_for_ever(void **unused)
+{
+    int64_t begun = srv_now_ms();
+    struct get g;
+
+    (void)unused;
+    conf->deadline_ms = 800;
+    reopen();
+    srv->scratch[0] = '\0';
+    for (size_t n = 0; n + 30 < sizeof(srv->scratch); n += 18)
+        memcpy(srv->scratch + n, "HTTP/1.1 100 C\r\n\r\n", 19);
+    srv_add(srv, (struct srv_step){.raw = srv->scratch, .times = 1000});
+    get_init(&g, place_of(srv, "/object"), 0, 100);
+    get_run(&g);
+    assert_true(g.ret == QCHAIN_E_NET || g.ret == QCHAIN_E_TIMEOUT || g.ret == QCHAIN_E_CORRUPT);
+    assert_true(srv_now_ms() - begun < 1500);
+    get_finish(&g);
+}
+
+/* Nothing but plain chunks is a transfer encoding. */
+static void transfer_encoding_tricks(void **unused)
+{
+    static const char *const coding[] = {
+        "Transfer-Encoding: gzip\r\n", "Transfer-Encoding: gzip, chunked\r\n",
+        "Transfer-Encoding: chunked, chunked\r\n", "Transfer-Encoding: chunked, identity\r\n",
+        "Transfer-Encoding: deflate\r\nTransfer-Encoding: chunked\r\n",
+        "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n",
+        "Transfer-Encoding: \r\n", "Transfer-Encoding: xchunked\r\n", "Transfer-Encoding: br\r\n",
+        "Transfer-Encoding: identity\r\n", "Transfer-Encoding: chunked;q=1\r\n",
+    };
+
+    (void)unused;
+    for (size_t i = 0; i < sizeof(coding) / sizeof(coding[0]); i++) {
+        srv_only(srv, (struct srv_step){.times = 9, .no_length = true, .header = coding[i]});
+        get_is(i & 1, 0, 100, QCHAIN_E_CORRUPT);
+        assert_in_range(srv->n_seen, 1, 2);
+    }
+    srv_only(srv, (struct srv_step){.chunked = true});
+    get_is(true, 0, 100, 0);
+}
+
+/* Chunks that are none, and more of them than were announced. */
+static void broken_chunks(void **unused)
+{
+    static const char *const body[] = {
+        "-1\r\nx\r\n0\r\n\r\n", "g\r\nx\r\n0\r\n\r\n", "fffffffffffffffff\r\nx\r\n", "\r\n\r\n",
+        "ffffffffffffffff\r\nx", "0\r\n\r\n", "5\r\nabcdefgh\r\n0\r\n\r\n", "0x64\r\n",
+        "64 \x01\x02\r\n", "0\r\nContent-Range: bytes 0-4/5\r\nETag: \"two\"\r\n\r\n",
+    };
+    static char long_one[400];
+    size_t n;
+
+    (void)unused;
+    conf->deadline_ms = 300;
+    reopen();
+    for (size_t i = 0; i < sizeof(body) / sizeof(body[0]); i++) {
+        struct get g;
+
+        n = strlen(good_head("Transfer-Encoding: chunked\r\n"));
+        snprintf(srv->scratch + n, sizeof(srv->scratch) - n, "%s", body[i]);
+        srv_only(srv, (struct srv_step){.times = 1000, .raw = srv->scratch});
+        get_init(&g, place_of(srv, "/object"), 0, 100);
+        get_run(&g);
+        if (g.ret != QCHAIN_E_CORRUPT && g.ret != QCHAIN_E_NET && g.ret != QCHAIN_E_TIMEOUT)
+            fail_msg("%s: %d", body[i], g.ret);
+        assert_true(g.r.have < 100);
+        get_finish(&g);
+    }
+    memset(long_one, 'x', 0x65);
+    n = strlen(good_head("Transfer-Encoding: chunked\r\n"));
+    snprintf(srv->scratch + n, sizeof(srv->scratch) - n, "65\r\n%s\r\n0\r\n\r\n", long_one);
+    srv_only(srv, (struct srv_step){.times = 1000, .raw = srv->scratch});
+    get_is(false, 0, 100, QCHAIN_E_CORRUPT); /* 101 bytes for 100 */
+}
+
+/* A page of a portal behind a redirect, with an ETag and a length of its own. */
+static void a_portal_behind_a_redirect(void **unused)
+{
+    (void)unused;
+    srv_add(srv, (struct srv_step){.path = "/object", .times = 9, .status = 302,
+                                   .header = "Location: /login\r\n"});
+    srv_add(srv, (struct srv_step){.path = "/login", .times = 9, .status = 200, .etag = "\"page\"",
+                                   .body = "<html>Please pay</html>",
+                                   .header = "Content-Type: application/octet-stream\r\n"});
+    get_is(true, 0, 5000, QCHAIN_E_CHANGED);
+    get_is(true, 5000, 5000, QCHAIN_E_UNSUPPORTED);
+}
+
+static void ended(struct qc_http_request *r, int ret)
+{
+    struct get *g = (struct get *)(void *)r;
+
+    __atomic_store_n(&g->ret, ret == 0 ? 1 : ret, __ATOMIC_RELEASE);
+}
+
+/* Whoever is asked to slow down asks for less at once, and after a while for more again. */
+static void slow_down_means_fewer_at_once(void **unused)
+{
+    enum { N = 64 };
+    struct get *g = qc_calloc(N, sizeof(*g));
+    unsigned first, later;
+
+    (void)unused;
+    conf->connections = N;
+    reopen();
+    srv_add(srv, (struct srv_step){.times = N, .delay_ms = 150, .status = 503,
+                                   .header = "Retry-After: 0\r\n"});
+    srv_add(srv, (struct srv_step){.times = N, .delay_ms = 100});
+    for (int i = 0; i < N; i++) {
+        get_init(&g[i], place_of(srv, "/object"), (uint64_t)i * 100, 100);
+        g[i].r.done = ended;
+        qc_http_submit(http, &g[i].r);
+    }
+    do {
+        usleep(1000);
+        pthread_mutex_lock(&srv->lock);
+        first = srv->used[0];
+        if (first == N && srv->n_busy == 0) /* the first have their answer */
+            first++;
+        later = srv->most_busy;
+        if (first > N)
+            srv->most_busy = 0;
+        pthread_mutex_unlock(&srv->lock);
+    } while (first <= N);
+    assert_true(later > N / 2);
+    for (int i = 0; i < N; i++) {
+        while (__atomic_load_n(&g[i].ret, __ATOMIC_ACQUIRE) == 0)
+            usleep(1000);
+        assert_int_equal(g[i].ret, 1);
+        assert_true(srv_is(g[i].r.buf, 100, (uint64_t)i * 100, 1));
+        get_finish(&g[i]);
+    }
+    assert_in_range(srv->most_busy, 1, N / 2 + N / 8);
+    qc_free(g);
+}
+
+int main(void)
+{
+#define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
+    const struct CMUnitTest tests[] = {
+        T(cut_in_the_header), T(stalls_behind_the_header), T(a_header_drop_by_drop),
+        T(headers_at_the_limit), T(continue_for_ever), T(transfer_encoding_tricks), T(broken_chunks),
+        T(a_portal_behind_a_redirect), T(slow_down_means_fewer_at_once),
+    };
+
+    return cmocka_run_group_tests_name("remote/http answers", tests, NULL, NULL);
+}
