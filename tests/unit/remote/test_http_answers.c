@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Answers that are odd, slow, cut or huge, by their header; and servers that ask for patience. */
+#include <signal.h>
+
 #include "http_tools.h"
 
 static void reopen(void)
@@ -186,6 +188,51 @@ static void a_portal_behind_a_redirect(void **unused)
     get_is(true, 5000, 5000, QCHAIN_E_UNSUPPORTED);
 }
 
+/* Takes a little of each request, and resets the connection. */
+static void *break_off(void *arg)
+{
+    char some[100];
+    int listener = *(int *)arg, fd;
+
+    while ((fd = accept(listener, NULL, NULL)) >= 0) {
+        recv(fd, some, sizeof(some), 0);
+        srv_reset(fd);
+        close(fd);
+    }
+    return NULL;
+}
+
+/* A body that nobody takes: the program does not hear of it by a signal. */
+static void sigpipe_while_sending(void **unused)
+{
+    struct sockaddr_in a = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    struct qc_http_request r = {.method = QC_HTTP_PUT, .length = 8000000, .deadline_ms = 700};
+    struct sigaction dfl = {.sa_handler = SIG_DFL}, old;
+    int fd = socket(AF_INET, SOCK_STREAM, 0);
+    socklen_t len = sizeof(a);
+    char name[64];
+    pthread_t id;
+
+    (void)unused;
+    assert_int_equal(sigaction(SIGPIPE, &dfl, &old), 0);
+    assert_int_equal(bind(fd, (struct sockaddr *)&a, sizeof(a)), 0);
+    assert_int_equal(listen(fd, 8), 0);
+    assert_int_equal(getsockname(fd, (struct sockaddr *)&a, &len), 0);
+    assert_int_equal(pthread_create(&id, NULL, break_off, &fd), 0);
+    snprintf(name, sizeof(name), "http://127.0.0.1:%u/x", ntohs(a.sin_port));
+    r.place = place_at(name);
+    r.buf = qc_calloc(1, r.length);
+    assert_int_equal(qc_http_perform(http, &r), QCHAIN_E_NET);
+    assert_true(r.attempts > 1);
+    qc_free(r.buf);
+    qc_place_unref(r.place);
+    shutdown(fd, SHUT_RDWR);
+    pthread_join(id, NULL);
+    close(fd);
+    sigaction(SIGPIPE, &old, &dfl);
+    assert_ptr_equal(dfl.sa_handler, SIG_DFL);
+}
+
 static void ended(struct qc_http_request *r, int ret)
 {
     struct get *g = (struct get *)(void *)r;
@@ -204,7 +251,7 @@ static void slow_down_means_fewer_at_once(void **unused)
     conf->connections = N;
     reopen();
     srv_add(srv, (struct srv_step){.times = N, .delay_ms = 150, .status = 503,
-                                   .header = "Retry-After: 0\r\n"});
+                                   .header = "Retry-After: 1\r\n"});
     srv_add(srv, (struct srv_step){.times = N, .delay_ms = 100});
     for (int i = 0; i < N; i++) {
         get_init(&g[i], place_of(srv, "/object"), (uint64_t)i * 100, 100);
@@ -240,7 +287,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         T(cut_in_the_header), T(stalls_behind_the_header), T(a_header_drop_by_drop),
         T(headers_at_the_limit), T(continue_for_ever), T(transfer_encoding_tricks), T(broken_chunks),
-        T(a_portal_behind_a_redirect), T(slow_down_means_fewer_at_once),
+        T(a_portal_behind_a_redirect), T(sigpipe_while_sending),
+        T(slow_down_means_fewer_at_once),
     };
 
     return cmocka_run_group_tests_name("remote/http answers", tests, NULL, NULL);

@@ -3,6 +3,7 @@
  * so, and nothing in the clear. Certificates and servers are openssl's. */
 #include <fcntl.h>
 #include <signal.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 
 #include "http_tools.h"
@@ -38,7 +39,8 @@ static pid_t run(const char *words)
         dup2(null, 0);
         dup2(null, 1);
         dup2(null, 2);
-        execvp(argv[0], argv);
+        if (chdir(dir) == 0)
+            execvp(argv[0], argv);
         _exit(127);
     }
     while (n > 0)
@@ -130,7 +132,7 @@ static uint16_t serve(const char *cert, const char *more)
 
     if (access(in_dir("self"), R_OK) != 0)
         skip();
-    snprintf(words, sizeof(words), "openssl s_server -quiet -www -accept %u -cert @%s -key @%s.key %s",
+    snprintf(words, sizeof(words), "openssl s_server -quiet -accept %u -cert @%s -key @%s.key %s",
              port, cert, cert, more);
     running = run(words);
     for (int i = 0; i < 500 && !listens(port); i++)
@@ -189,7 +191,7 @@ static void is_trusted(const char *host, uint16_t port)
 
 static void tls_of_a_known_ca(void **unused)
 {
-    uint16_t port = serve("good", "");
+    uint16_t port = serve("good", "-www");
 
     (void)unused;
     is_trusted("localhost", port);
@@ -199,12 +201,12 @@ static void tls_of_a_known_ca(void **unused)
 static void tls_expired(void **unused)
 {
     (void)unused;
-    is_refused("localhost", serve("expired", ""), "expired");
+    is_refused("localhost", serve("expired", "-www"), "expired");
 }
 
 static void tls_wrong_name(void **unused)
 {
-    uint16_t port = serve("other", "");
+    uint16_t port = serve("other", "-www");
 
     (void)unused;
     is_refused("localhost", port, "name");
@@ -214,17 +216,17 @@ static void tls_wrong_name(void **unused)
 static void tls_unknown_ca(void **unused)
 {
     (void)unused;
-    is_refused("localhost", serve("self", ""), "certificate");
+    is_refused("localhost", serve("self", "-www"), "certificate");
 }
 
 /* An old protocol, and ciphers that hide nothing. */
 static void tls_downgrade(void **unused)
 {
     (void)unused;
-    is_refused("localhost", serve("good", "-tls1_1 -cipher ALL@SECLEVEL=0"), "TLS");
+    is_refused("localhost", serve("good", "-www -tls1_1 -cipher ALL@SECLEVEL=0"), "TLS");
     teardown_tls(NULL);
     setup_tls(NULL);
-    is_refused("localhost", serve("good", "-tls1_2 -cipher NULL@SECLEVEL=0"), "TLS");
+    is_refused("localhost", serve("good", "-www -tls1_2 -cipher NULL@SECLEVEL=0"), "TLS");
 }
 
 /* Speaks first, and not TLS; says what it heard. */
@@ -312,7 +314,7 @@ static void sigpipe_is_the_programs(void **unused)
 static void sigpipe_at_the_end_of_tls(void **unused)
 {
     struct sigaction dfl = {.sa_handler = SIG_DFL}, old;
-    uint16_t port = serve("good", "");
+    uint16_t port = serve("good", "-www");
 
     (void)unused;
     assert_int_equal(sigaction(SIGPIPE, &dfl, &old), 0);
@@ -324,9 +326,52 @@ static void sigpipe_at_the_end_of_tls(void **unused)
         usleep(20000);
         qc_http_destroy(http);
         http = qc_http_create(conf, NULL, slots);
-        port = serve("good", "");
+        port = serve("good", "-www");
     }
     sigaction(SIGPIPE, &old, NULL);
+}
+
+/* The server's clock is believed over TLS, once, and not otherwise. */
+static void clock_skew_is_learned_by_tls(void **unused)
+{
+    char date[64], endpoint[64];
+    time_t t = time(NULL) + 3600;
+    struct tm tm;
+    struct get g;
+    FILE *f;
+
+    (void)unused;
+    snprintf(endpoint, sizeof(endpoint), "https://localhost:%u", serve("good", "-HTTP"));
+    strftime(date, sizeof(date), "%a, %d %b %Y %H:%M:%S GMT", gmtime_r(&t, &tm));
+    mkdir(in_dir("bucket"), 0700);
+    f = fopen(in_dir("bucket/key"), "w");
+    fprintf(f, "HTTP/1.0 403 No\r\nDate: %s\r\n\r\n<Error><Code>RequestTimeTooSkewed</Code></Error>", date);
+    fclose(f);
+    for (int i = 0; i < 2; i++) { /* then in the clear: as anybody could write */
+        static char said[300];
+
+        if (i == 1) {
+            snprintf(endpoint, sizeof(endpoint), "http://127.0.0.1:%u", srv->port);
+            snprintf(said, sizeof(said), "Date: %s\r\n", date);
+            srv_add(srv, (struct srv_step){.times = 9, .status = 403, .header = said,
+                                           .body = "<Error><Code>RequestTimeTooSkewed</Code></Error>"});
+        }
+        qc_free(conf->s3_endpoint);
+        qc_free(conf->s3_access_key);
+        qc_free(conf->s3_secret_key);
+        conf->s3_endpoint = qc_strdup(endpoint);
+        conf->s3_access_key = qc_strdup("AKID");
+        conf->s3_secret_key = qc_strdup("SECRET");
+        qc_http_destroy(http);
+        qc_credentials_destroy(creds);
+        qc_slots_destroy(slots);
+        open_http();
+        get_init(&g, place_at("s3://bucket/key"), 0, 10);
+        assert_int_equal(get_run(&g), QCHAIN_E_AUTH);
+        assert_int_equal(g.r.attempts, i == 0 ? 2 : 1);
+        assert_non_null(strstr(g.r.err.text, "RequestTimeTooSkewed"));
+        get_finish(&g);
+    }
 }
 
 int main(void)
@@ -334,7 +379,8 @@ int main(void)
 #define T(f) cmocka_unit_test_setup_teardown(f, setup_tls, teardown_tls)
     const struct CMUnitTest tests[] = {
         T(tls_of_a_known_ca), T(tls_expired), T(tls_wrong_name), T(tls_unknown_ca), T(tls_downgrade),
-        T(tls_never_in_the_clear), T(sigpipe_is_the_programs), T(sigpipe_at_the_end_of_tls),
+        T(tls_never_in_the_clear), T(clock_skew_is_learned_by_tls),
+        T(sigpipe_is_the_programs), T(sigpipe_at_the_end_of_tls),
     };
 
     return cmocka_run_group_tests_name("remote/http tls", tests, make_certs, remove_certs);
