@@ -199,7 +199,7 @@ T_QUEUE   = $(filter %/test_queue_stress %/test_queue_seccomp,$(PROGS))
 # Needs real servers (make deps-remote) and leaves out what it has none for.
 T_REMOTE  = $(call scripts,remote) 'tests/remote/soak.py --seconds 20'
 T_ABI     = $(ABI) $(sort $(wildcard tests/abi/*.sh tests/abi/*.py))
-T_HOUSE   = $(patsubst %,tests/house/%.sh,layers size symbols man install)
+T_HOUSE   = $(patsubst %,tests/house/%.sh,layers size symbols man install faults)
 
 # What scripts may rely on. Names are absolute.
 RUN = QC_BUILD='$(abspath $(BUILD))' QC_BIN='$(abspath $(BUILD)/bin)' \
@@ -207,7 +207,8 @@ RUN = QC_BUILD='$(abspath $(BUILD))' QC_BIN='$(abspath $(BUILD)/bin)' \
 	QC_SAN='$(SAN)' sh tests/run-tests.sh
 
 .PHONY: check check-all check-unit check-files check-interop check-fault check-abi \
-	check-layers check-size check-symbols check-man check-install check-replay check-remote
+	check-layers check-size check-symbols check-man check-install check-faults check-replay \
+	check-remote
 check: deps-check
 	+$(Q)$(MAKE) check-all
 check-all: tests
@@ -232,6 +233,8 @@ check-size:
 	@$(RUN) tests/house/size.sh
 check-man:
 	@$(RUN) tests/house/man.sh
+check-faults:
+	@$(RUN) tests/house/faults.sh
 check-symbols: $(LIB_SO)
 	@$(RUN) tests/house/symbols.sh
 check-install: all
@@ -279,7 +282,7 @@ run-bench: all $(BENCH) $(BUILD)/tests/remote/delay_proxy
 help:
 	@echo 'make [all]       libraries, tools and examples, into $(BUILD)/'
 	@echo 'make check       all tests of a change; its parts: check-unit -files -interop'
-	@echo '                 -fault -abi -replay -layers -size -symbols -man -install'
+	@echo '                 -fault -abi -replay -layers -size -symbols -man -install -faults'
 	@echo 'make check-remote  layers behind URLs, with real servers on this machine'
 	@echo 'make check-asan  (-ubsan -tsan -valgrind -fuzz) the same under a checker'
 	@echo 'make demo        a tour of the tools;   make bench  against qemu-img'

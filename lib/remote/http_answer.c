@@ -139,6 +139,8 @@ static bool one_header(struct qc_answer *a, const struct qc_curl *curl, struct v
     } else if (is_word(name, "content-encoding")) {
         a->encoded |= v.len > 0 && !is_word(v, "identity");
     } else if (is_word(name, "transfer-encoding")) {
+        /* curl undoes what else there is, though nobody asked for it. */
+        a->bad_length |= a->chunked || !is_word(v, "chunked");
         a->chunked = true;
     } else if (is_word(name, "etag")) {
         keep(v, a->etag, sizeof(a->etag));

@@ -103,7 +103,8 @@ static bool judge(struct http_attempt *a)
     bool good = n->status == 200 || n->status == 206;
 
     if (n->bad_length || (n->has_length && n->chunked))
-        qc_attempt_cut(a, CUT_PROTOCOL, "the answer's Content-Length makes no sense");
+        qc_attempt_cut(a, CUT_PROTOCOL, "the answer's Content-Length or Transfer-Encoding makes "
+                       "no sense");
     if (a->cut != CUT_NONE)
         return false;
     if (a->op->r->method != QC_HTTP_GET || !good)
@@ -534,6 +535,8 @@ static bool set_request(struct http_attempt *a, const char *range)
     if (!a->sign.sigv4)
         bad |= (int)c->easy_setopt(e, CURLOPT_HTTPAUTH, (long)CURLAUTH_BASIC);
     bad |= (int)c->easy_setopt(e, CURLOPT_FRESH_CONNECT, (long)(a->op->fresh || a->hedge));
+    /* After a failure of the connection the server may be elsewhere by now. */
+    bad |= (int)c->easy_setopt(e, CURLOPT_DNS_CACHE_TIMEOUT, a->op->fresh ? 0L : 60L);
     /* Refused while the buffer of a transfer that never began is still there; no harm. */
     c->easy_setopt(e, CURLOPT_BUFFERSIZE, small ? 65536L : BULK_BUFFER);
     /* Bulk over HTTP/2 would share one connection's window and order of delivery. HTTP/2 without

@@ -29,7 +29,7 @@ struct qc_answer {
     int      status;
     bool     complete;     /* the empty line was seen */
     bool     too_much;     /* more than the limits above */
-    bool     bad_length;   /* Content-Length twice, or not a number */
+    bool     bad_length;   /* Content-Length twice, or not a number; or other encodings than chunks */
     bool     bad_range;    /* Content-Range twice, or not understood */
     bool     has_length, has_range, chunked, multipart, encoded;
     bool     unsatisfied;  /* the Content-Range names no range, only the size */

@@ -37,6 +37,9 @@ struct object {
     bool     gone, stalls; /* never answers, */
     size_t   stalls_at;    /* who asks for bytes from here on */
     unsigned gets, checks; /* checks: GETs of one byte */
+    size_t   spoil_at;     /* so many answers have 0xff here: */
+    unsigned spoils, around; /* around: GETs of ranges that have this byte, while spoil_at is set */
+    unsigned resets;       /* so many answers break off behind their header */
 };
 
 struct object_server {
@@ -112,6 +115,27 @@ static inline bool object_send(int fd, const void *p, size_t n)
     return true;
 }
 
+/* Under the lock. */
+static inline void spoil(struct object *o, uint8_t *body, uint64_t first, uint64_t last)
+{
+    if (o->spoil_at == 0 || o->spoil_at < first || o->spoil_at > last)
+        return;
+    o->around++;
+    if (o->spoils > 0) {
+        o->spoils--;
+        body[o->spoil_at - first] = 0xff;
+    }
+}
+
+static inline bool object_reset(int fd)
+{
+    struct linger now = {.l_onoff = 1};
+
+    setsockopt(fd, SOL_SOCKET, SO_LINGER, &now, sizeof(now));
+    shutdown(fd, SHUT_WR);
+    return false;
+}
+
 static inline bool object_get(struct object_server *s, int fd, const char *name, const char *head)
 {
     const char *range = strcasestr(head, "\r\nRange: bytes="), *match = strcasestr(head, "\r\nIf-Match: ");
@@ -120,8 +144,8 @@ static inline bool object_get(struct object_server *s, int fd, const char *name,
     uint8_t *body = NULL;
     struct object *o;
     int status = 206;
+    bool ok, reset = false;
     size_t n = 0;
-    bool ok;
 
     if (range)
         sscanf(range + 15, "%llu-%llu", &first, &last);
@@ -148,14 +172,19 @@ static inline bool object_get(struct object_server *s, int fd, const char *name,
         n = (size_t)(last - first + 1);
         body = malloc(n);
         memcpy(body, o->bytes + first, n);
+        spoil(o, body, first, last);
+        if (o->resets > 0) {
+            o->resets--;
+            reset = true;
+        }
         snprintf(where, sizeof(where), "Content-Range: bytes %llu-%llu/%zu\r\n", first, last, o->size);
     }
     pthread_mutex_unlock(&s->lock);
     snprintf(out, sizeof(out), "HTTP/1.1 %d Words\r\nContent-Length: %zu\r\n%s%s%s%s\r\n", status, n, where,
              *etag ? "ETag: " : "", etag, *etag ? "\r\n" : "");
-    ok = object_send(fd, out, strlen(out)) && object_send(fd, body, n);
+    ok = object_send(fd, out, strlen(out)) && object_send(fd, body, reset ? 0 : n);
     free(body);
-    return ok;
+    return ok && reset ? object_reset(fd) : ok;
 }
 
 static inline bool object_change(struct object_server *s, int fd, const char *name, bool put,

@@ -33,6 +33,7 @@ struct srv_step {
     int          delay_ms;  /* before the answer */
     /* The answer. */
     const char  *raw;       /* these bytes and nothing else, then close */
+    int          raw_ms;    /* so long for each of them */
     int          status;    /* 0: what a good server says */
     const char  *header;    /* more lines, each with \r\n */
     const char  *body;      /* NULL: the object's bytes */
@@ -73,6 +74,7 @@ struct srv {
     char            etag[64], modified[64];
     struct srv_seen *seen;
     unsigned        n_seen, n_conns, n_now, n_most;   /* connections: ever, now, at once */
+    unsigned        n_busy, most_busy;    /* requests waiting for their answer: now, at once */
     int             conn_fd[512];
     char            scratch[90000];       /* for a test's texts, which must outlive the connections */
     char           *stored;               /* the last PUT's body */
@@ -402,9 +404,15 @@ static inline bool srv_one(struct srv_conn *c)
     seen->body = size;
     seen->ms = srv_now_ms();
     t = srv_take(s, seen->path);
+    s->n_busy++;
+    if (s->n_busy > s->most_busy)
+        s->most_busy = s->n_busy;
     pthread_mutex_unlock(&s->lock);
     if (t.delay_ms)
         srv_sleep(s, t.delay_ms);
+    pthread_mutex_lock(&s->lock);
+    s->n_busy--;
+    pthread_mutex_unlock(&s->lock);
     if (t.end != SRV_WHOLE && t.at < 0) {
         if (t.end == SRV_STALL)
             srv_sleep(s, 60000);
@@ -414,7 +422,10 @@ static inline bool srv_one(struct srv_conn *c)
         return false;
     }
     if (t.raw) {
-        srv_send(c->fd, t.raw, strlen(t.raw));
+        for (const char *p = t.raw; t.raw_ms && *p && !srv_stopped(s) && srv_send(c->fd, p, 1); p++)
+            srv_sleep(s, t.raw_ms);
+        if (!t.raw_ms)
+            srv_send(c->fd, t.raw, strlen(t.raw));
         free(body);
         return false;
     }

@@ -16,7 +16,7 @@ static struct srv *srv;
 
 #define OBJECT 300000u
 
-static void open_http(void)
+static inline void open_http(void)
 {
     slots = qc_slots_create();
     creds = qc_credentials_create(conf, NULL);
@@ -26,7 +26,7 @@ static void open_http(void)
     assert_non_null(http);
 }
 
-static int setup(void **unused)
+static inline int setup(void **unused)
 {
     (void)unused;
     srv = srv_start(OBJECT);
@@ -41,7 +41,7 @@ static int setup(void **unused)
     return 0;
 }
 
-static int teardown(void **unused)
+static inline int teardown(void **unused)
 {
     (void)unused;
     qc_http_destroy(http);
@@ -52,7 +52,7 @@ static int teardown(void **unused)
     return 0;
 }
 
-static struct qc_place *place_at(const char *name)
+static inline struct qc_place *place_at(const char *name)
 {
     struct qc_place *p;
     qchain_error err;
@@ -63,7 +63,7 @@ static struct qc_place *place_at(const char *name)
     return p;
 }
 
-static struct qc_place *place_of(const struct srv *s, const char *path)
+static inline struct qc_place *place_of(const struct srv *s, const char *path)
 {
     char name[512];
 
@@ -78,7 +78,7 @@ struct get {
     int ret;
 };
 
-static void get_init(struct get *g, struct qc_place *place, uint64_t offset, size_t length)
+static inline void get_init(struct get *g, struct qc_place *place, uint64_t offset, size_t length)
 {
     memset(g, 0, sizeof(*g));
     g->r.place = place;
@@ -88,14 +88,14 @@ static void get_init(struct get *g, struct qc_place *place, uint64_t offset, siz
 }
 
 /* Pin it to what the server has. */
-static void get_pin(struct get *g)
+static inline void get_pin(struct get *g)
 {
     g->pin.size = srv->size;
     snprintf(g->pin.etag, sizeof(g->pin.etag), "%s", srv->etag);
     g->r.pin = &g->pin;
 }
 
-static int get_run(struct get *g)
+static inline int get_run(struct get *g)
 {
     g->ret = qc_http_perform(http, &g->r);
     assert_int_equal(g->ret, g->r.err.code);
@@ -104,14 +104,14 @@ static int get_run(struct get *g)
     return g->ret;
 }
 
-static void get_finish(struct get *g)
+static inline void get_finish(struct get *g)
 {
     qc_place_unref(g->r.place);
     qc_free(g->r.buf);
 }
 
 /* The whole of it in one call: bytes, pinned or not; expect a code. */
-static void get_is(bool pinned, uint64_t offset, size_t length, int code)
+static inline void get_is(bool pinned, uint64_t offset, size_t length, int code)
 {
     struct get g;
 
@@ -127,7 +127,7 @@ static void get_is(bool pinned, uint64_t offset, size_t length, int code)
     get_finish(&g);
 }
 
-static uint64_t counted(enum qc_counter c)
+static inline uint64_t counted(enum qc_counter c)
 {
     return qc_counter_sum(slots, c);
 }

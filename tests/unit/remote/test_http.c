@@ -432,6 +432,50 @@ static void s3_signature(void **unused)
     assert_null(srv_header(srv->seen[2].head, "x-amz-content-sha256"));
 }
 
+static int give_keys(void *data, const char *where, int renew, qchain_credentials *out)
+{
+    static const char *const token[] = {"token-1", "token-2", "token-3"};
+    int n = atomic_fetch_add(&giver.asked, 1);
+
+    (void)data;
+    (void)where;
+    (void)renew;
+    out->access_key = "AKID";
+    out->secret_key = "SECRET";
+    out->session_token = token[n < 2 ? n : 2];
+    return 0;
+}
+
+/* S3 says it with 400 and in its document. */
+static void expired_tokens_are_renewed_once(void **unused)
+{
+    static const char body[] = "<Error><Code>ExpiredToken</Code><Message>old</Message></Error>";
+    char endpoint[64];
+    struct get g;
+
+    (void)unused;
+    snprintf(endpoint, sizeof(endpoint), "http://127.0.0.1:%u", srv->port);
+    conf->s3_endpoint = qc_strdup(endpoint);
+    giver.asked = 0;
+    qc_http_destroy(http);
+    qc_credentials_destroy(creds);
+    qc_slots_destroy(slots);
+    assert_int_equal(qc_conf_set_credentials(conf, give_keys, &giver, NULL), 0);
+    open_http();
+    srv_add(srv, (struct srv_step){.status = 400, .body = body});
+    get_init(&g, place_at("s3://bucket/key"), 0, 100);
+    assert_int_equal(get_run(&g), 0);
+    assert_int_equal(giver.asked, 2);
+    assert_string_equal(srv_header(srv->seen[0].head, "x-amz-security-token"), "token-1");
+    assert_string_equal(srv_header(srv->seen[1].head, "x-amz-security-token"), "token-2");
+    srv_add(srv, (struct srv_step){.status = 400, .body = body, .times = 99});
+    assert_int_equal(get_run(&g), QCHAIN_E_AUTH);
+    assert_int_equal(srv->n_seen, 4);
+    assert_int_equal(giver.asked, 3);
+    assert_non_null(strstr(g.r.err.text, "ExpiredToken"));
+    get_finish(&g);
+}
+
 static void nothing_before_the_first(void **unused)
 {
     int fds = 0;
@@ -460,7 +504,8 @@ int main(void)
         T(validators_are_repeated), T(connections_are_kept), T(put_and_delete), T(many_at_once),
         T(many_on_several_workers), T(ended_while_under_way), T(cancelled_one_by_one),
         T(metadata_first), T(credentials_are_renewed_once), T(slow_credentials),
-        T(ended_while_credentials_are_awaited), T(s3_signature), T(nothing_before_the_first),
+        T(ended_while_credentials_are_awaited), T(s3_signature), T(expired_tokens_are_renewed_once),
+        T(nothing_before_the_first),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,9 +1,5 @@
 /* SPDX-License-Identifier: MIT */
 /* Each way in which a server or the network can fail a request, and what comes of it. */
-#include <fcntl.h>
-#include <signal.h>
-#include <sys/wait.h>
-
 #include "http_tools.h"
 
 /* Other settings: the engine is made anew. */
@@ -182,74 +178,6 @@ static void once_is_once(void **unused)
     assert_int_equal(get_run(&g), QCHAIN_E_THROTTLED);
     assert_int_equal(g.r.attempts, 1);
     get_finish(&g);
-}
-
-/* --------------------------------------------------------------------------- TLS --- */
-
-static pid_t run(char *const argv[])
-{
-    pid_t pid = fork();
-
-    if (pid == 0) {
-        int null = open("/dev/null", O_RDWR);
-
-        dup2(null, 0);
-        dup2(null, 1);
-        dup2(null, 2);
-        execvp(argv[0], argv);
-        _exit(127);
-    }
-    return pid;
-}
-
-/* Unknown issuer: no retry, never in the clear; and trusted once it is named, for its own name only. */
-static void tls_failure(void **unused)
-{
-    char dir[] = "/tmp/qc-tls-XXXXXX", key[64], cert[64], port[16], name[64];
-    char *make[] = {"openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt",
-                    "ec_paramgen_curve:prime256v1", "-nodes", "-keyout", key, "-out", cert,
-                    "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost", NULL};
-    char *serve[] = {"openssl", "s_server", "-quiet", "-WWW", "-accept", port, "-key", key, "-cert",
-                     cert, NULL};
-    struct get g;
-    int status = -1;
-    pid_t pid;
-
-    (void)unused;
-    assert_non_null(mkdtemp(dir));
-    snprintf(key, sizeof(key), "%s/key", dir);
-    snprintf(cert, sizeof(cert), "%s/cert", dir);
-    waitpid(run(make), &status, 0);
-    if (status != 0) {
-        rmdir(dir);
-        skip();
-    }
-    snprintf(port, sizeof(port), "%u", closed_port());
-    pid = run(serve);
-    usleep(300000);
-    snprintf(name, sizeof(name), "https://127.0.0.1:%s/x", port);
-    assert_int_equal(get_at(&g, name, 10), QCHAIN_E_NET);
-    assert_int_equal(g.r.attempts, 1);
-    assert_non_null(strstr(g.r.err.text, "TLS"));
-    assert_non_null(strstr(g.r.err.text, "certificate"));
-    get_finish(&g);
-    conf->ca_file = qc_strdup(cert); /* now it is known, but for another name */
-    reopen();
-    assert_int_equal(get_at(&g, name, 10), QCHAIN_E_NET);
-    assert_int_equal(g.r.attempts, 1);
-    assert_non_null(strstr(g.r.err.text, "TLS"));
-    get_finish(&g);
-    snprintf(name, sizeof(name), "https://localhost:%s/x", port);
-    conf->deadline_ms = 500;
-    reopen();
-    get_at(&g, name, 10); /* what it answers makes no sense, but it was asked */
-    assert_null(strstr(g.r.err.text, "TLS"));
-    get_finish(&g);
-    kill(pid, SIGTERM);
-    waitpid(pid, NULL, 0);
-    unlink(key);
-    unlink(cert);
-    rmdir(dir);
 }
 
 /* ------------------------------------------------------------------------ statuses --- */
@@ -798,7 +726,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         T(connect_refused), T(reset_at_each_byte), T(truncated_at_each_byte),
         T(chunked_without_its_end), T(broken_off_for_ever), T(no_such_name),
-        T(no_connection_in_time), T(keepalive_race), T(once_is_once), T(tls_failure),
+        T(no_connection_in_time), T(keepalive_race), T(once_is_once),
         T(server_errors), T(retry_after_seconds), T(retry_after_date), T(retry_after_is_capped),
         T(not_found), T(no_credentials), T(wrong_ranges), T(whole_object_instead_of_a_range),
         T(several_parts), T(beyond_the_end), T(less_than_asked_for), T(replaced),
