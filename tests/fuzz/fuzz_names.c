@@ -209,7 +209,8 @@ static void gate(const char *text)
     int ret;
 
     /* The caller's own name is what he says it is; where even that is in doubt, nothing is compared. */
-    ret = strchr(top, '\\') || strcasestr(top, "%5c") || strcasestr(top, "%2f");
+    ret = strchr(top, '\\') || strcasestr(top, "%5c") || strcasestr(top, "%2f") ||
+          strstr(top, "%00");
     if (ret == 0)
         ret = qc_name_parse(&read, top, &err);
     if (ret == 0 && read.is_url && qc_gate_add_name(&g, read.path, &err) == 0) {
