@@ -75,7 +75,7 @@ QCHAIN_API void qchain_remote_destroy(qchain_remote *r);
  *   replica PREFIX URL       what lies beneath PREFIX lies beneath URL as well, unchanged
  * Errors: INVAL with the line's number (no value of a secret is shown), NOMEM. Since 0.1. */
 QCHAIN_API int qchain_remote_parse(qchain_remote *r, const char *text, qchain_error *err);
-/* The same from a file of at most 1 MiB, which nobody but its owner (the caller or root) may write to.
+/* The same from a file of less than 1 MiB, which nobody but its owner (the caller or root) may write to.
  * Errors: NOTFOUND, ACCESS, IO, INVAL. Since 0.1. */
 QCHAIN_API int qchain_remote_load(qchain_remote *r, const char *path, qchain_error *err);
 

@@ -169,6 +169,7 @@ static int decode_stretch(void *ctx, uint64_t i)
         /* Bits that were flipped on the way, or in a cache, are right at the origin. */
         if (ret == QCHAIN_E_CORRUPT && qc_store_is_far(store) && !fresh) {
             fresh = true;
+            qc_error_init(err); /* or it would be told of another stretch's failure */
             ret = qc_store_read(store, codec->input, len, s->start, QC_READ_FRESH, err);
             if (ret == 0)
                 ret = decode_piece(c, codec, &piece[k], (char *)codec->input + (start - s->start),

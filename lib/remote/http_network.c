@@ -51,6 +51,17 @@ static bool may_show_proxy(CURLcode code)
            code == CURLE_COULDNT_RESOLVE_PROXY || code == CURLE_PROXY;
 }
 
+/* Was it a proxy, of ours or of the environment, that did not take the connection? curl says whom it
+ * called. */
+static bool was_proxy(const struct http_attempt *a, const struct qc_url *u)
+{
+    char port[16];
+
+    snprintf(port, sizeof(port), " port %u ", u->port);
+    return strncmp(a->error, "Failed to connect", 17) == 0 &&
+           (!strstr(a->error, u->host) || !strstr(a->error, port));
+}
+
 const char *qc_tls_advice(const char *text)
 {
     if (strcasestr(text, "wrong version") || strcasestr(text, "record layer") ||
@@ -71,9 +82,12 @@ void qc_attempt_describe(const struct http_attempt *a, CURLcode code, long sys, 
     char reason[128];
     struct qc_escaped e;
     struct qc_url u = {0};
+    bool refused = code == CURLE_COULDNT_CONNECT && sys != 0 && qc_url_parse(&u, a->url, NULL) == 0;
 
     qc_escape_str(&e, text);
-    if (code == CURLE_COULDNT_CONNECT && sys != 0 && qc_url_parse(&u, a->url, NULL) == 0)
+    if (refused && was_proxy(a, &u))
+        snprintf(out, size, "connect to the proxy: %s", strerror_r((int)sys, reason, sizeof(reason)));
+    else if (refused)
         snprintf(out, size, "connect to %s:%u: %s", qc_escape_str(&e, u.host), u.port,
                  strerror_r((int)sys, reason, sizeof(reason)));
     else if (code == CURLE_OPERATION_TIMEDOUT && !a->ready)
