@@ -228,6 +228,8 @@ static int object_pread(void *obj, void *buf, size_t length, uint64_t offset, ui
         begin_read(o, &rd, buf, length, offset, meta, true);
     }
     ret = qc_reading_wait(&rd);
+    if (ret == QCHAIN_E_CHANGED && o->shared->forget)
+        o->shared->forget(o->shared->forget_data, o->place);
     if (rd.part != few)
         qc_free(rd.part);
     return ret;

@@ -35,6 +35,10 @@ struct qc_flights {
     struct qc_slots       *slots;
     uint32_t               block_bytes;
     uint32_t               parallel;
+    /* An object was found to be another than the pin says: forget the pin. May block; NULL:
+     * nobody keeps pins. */
+    void                 (*forget)(void *data, struct qc_place *place);
+    void                  *forget_data;
 };
 
 struct qc_object {

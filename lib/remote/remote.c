@@ -19,6 +19,15 @@
 
 /* ---------------------------------------------------------------- environment --- */
 
+/* What the disk cache has noted of a place is not so any more. */
+static void forget_place(void *data, struct qc_place *place)
+{
+    struct qc_disk *disk = qc_remote_disk(data);
+
+    if (disk)
+        qc_disk_forget_pin(disk, qc_place_key(place), qc_place_scope(place));
+}
+
 int qc_remote_create(struct qc_remote **out, const qchain_remote *conf,
                      const struct qc_remote_deps *deps, qchain_error *err)
 {
@@ -42,6 +51,8 @@ int qc_remote_create(struct qc_remote **out, const qchain_remote *conf,
     r->flights.leaves = deps->leaves;
     r->flights.slots = deps->slots;
     r->flights.block_bytes = r->conf->block_bytes;
+    r->flights.forget = forget_place;
+    r->flights.forget_data = r;
     r->flights.parallel = qc_max64(r->conf->connections, 2);
     r->flights.room = qc_max64(budget / 2, 2 * (uint64_t)r->conf->block_bytes);
     *out = r;
@@ -566,8 +577,7 @@ static int perform(struct qc_remote *r, const char *name, struct qc_http_request
         qc_error_copy(err, &req->err);
     else
         note_missing(r, req->place, false);
-    if (qc_remote_disk(r))
-        qc_disk_forget_pin(r->disk, qc_place_key(req->place), qc_place_scope(req->place));
+    forget_place(r, req->place);
     qc_place_unref(req->place);
     return ret;
 }
