@@ -68,7 +68,7 @@ SO_LDFLAGS = -shared -Wl,-soname,libqchain.so.$(SOMAJOR) \
 
 # ------------------------------------------------------------------- files ---
 
-ROOMS      := util cache io remote format qcow2 raw chain ops api
+ROOMS      := util cache io net remote format qcow2 raw chain ops api
 LIB_SRC    := $(sort $(foreach r,$(ROOMS),$(wildcard lib/$(r)/*.c)))
 TOOL_SRC   := $(sort $(wildcard examples/tools/*.c))
 EXAMPLE_SRC := $(sort $(wildcard examples/*.c))

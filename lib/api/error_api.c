@@ -4,7 +4,7 @@
 #include <qchain-backend.h>
 
 #include "api/api.h"
-#include "remote/http.h"
+#include "net/http.h"
 #include "util/alloc.h"
 #include "util/bytes.h"
 #include "util/escape.h"

@@ -8,7 +8,7 @@
 
 #include "api/api.h"
 #include "chain/env.h"
-#include "remote/config.h"
+#include "net/config.h"
 #include "remote/remote.h"
 #include "util/alloc.h"
 #include "util/escape.h"

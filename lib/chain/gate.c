@@ -6,7 +6,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
-#include "remote/url.h"
+#include "net/url.h"
 #include "util/alloc.h"
 #include "util/escape.h"
 

@@ -8,7 +8,7 @@
 #include "chain/sidecar.h"
 #include "chain/verify.h"
 #include "chain/warm.h"
-#include "remote/url.h"
+#include "net/url.h"
 #include "util/alloc.h"
 #include "util/escape.h"
 #include "util/vec.h"

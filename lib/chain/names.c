@@ -5,7 +5,7 @@
 #include <string.h>
 #include <strings.h>
 
-#include "remote/url.h"
+#include "net/url.h"
 #include "util/alloc.h"
 #include "util/error.h"
 

@@ -7,7 +7,7 @@
 #include <string.h>
 
 #include "chain/names.h"
-#include "remote/url.h"
+#include "net/url.h"
 #include "util/alloc.h"
 #include "util/error.h"
 #include "util/escape.h"

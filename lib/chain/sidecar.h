@@ -10,7 +10,7 @@
 #include "chain/chain.h"
 #include "chain/gate.h"
 #include "chain/index_file.h"
-#include "remote/pin.h"
+#include "net/pin.h"
 
 /* A layer whose modification time is less than this before the build is not believed. */
 #define QC_SIDECAR_RACY_NS UINT64_C(2000000000)

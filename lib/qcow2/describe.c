@@ -5,7 +5,7 @@
 
 #include "qcow2/image_int.h"
 #include "qcow2/table_walk.h"
-#include "remote/url.h"
+#include "net/url.h"
 #include "util/alloc.h"
 #include "util/bytes.h"
 #include "util/error.h"

@@ -16,7 +16,7 @@
 
 #include "cache/block_cache.h"
 #include "io/store.h"
-#include "remote/config.h"
+#include "net/config.h"
 #include "remote/tier.h"
 #include "util/tasks.h"
 

@@ -3,7 +3,7 @@
 #ifndef QC_REMOTE_ORIGIN_H
 #define QC_REMOTE_ORIGIN_H
 
-#include "remote/http.h"
+#include "net/http.h"
 #include "remote/tier.h"
 
 /* What all origin tiers of an environment know of servers that failed of late, so that a dead one

@@ -7,7 +7,7 @@
 #ifndef QC_REMOTE_REGIONAL_H
 #define QC_REMOTE_REGIONAL_H
 
-#include "remote/http.h"
+#include "net/http.h"
 #include "remote/tier.h"
 
 struct qc_region; /* what the objects of one rule share: bounds, faults met, what is being stored */

@@ -8,8 +8,8 @@
 
 #include "cache/block_cache.h"
 #include "io/store.h"
-#include "remote/config.h"
-#include "remote/pin.h"
+#include "net/config.h"
+#include "net/pin.h"
 #include "util/log.h"
 #include "util/tasks.h"
 

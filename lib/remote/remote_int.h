@@ -4,7 +4,7 @@
 #define QC_REMOTE_REMOTE_INT_H
 
 #include "remote/disk.h"
-#include "remote/http.h"
+#include "net/http.h"
 #include "remote/object.h"
 #include "remote/origin.h"
 #include "remote/regional.h"

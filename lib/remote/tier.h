@@ -7,8 +7,8 @@
 #ifndef QC_REMOTE_TIER_H
 #define QC_REMOTE_TIER_H
 
-#include "remote/pin.h"
-#include "remote/place.h"
+#include "net/pin.h"
+#include "net/place.h"
 #include "util/error.h"
 
 enum qc_fetch_flags {

@@ -24,7 +24,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "remote/http.h"
+#include "net/http.h"
 #include "util/alloc.h"
 
 #define DEADLINE_MS 60

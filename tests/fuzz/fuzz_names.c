@@ -14,13 +14,13 @@
 #include <unistd.h>
 
 #include "chain/gate.h"
-#include "remote/aws_json.h"
-#include "remote/aws_profile.h"
-#include "remote/config.h"
-#include "remote/http_int.h"
-#include "remote/place.h"
-#include "remote/s3_answer.h"
-#include "remote/url.h"
+#include "net/aws_json.h"
+#include "net/aws_profile.h"
+#include "net/config.h"
+#include "net/http_int.h"
+#include "net/place.h"
+#include "net/s3_answer.h"
+#include "net/url.h"
 #include "util/alloc.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);

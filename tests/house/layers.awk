@@ -2,7 +2,7 @@
 # Who may include whom in lib/: a file sees its own room and lower ones, never
 # higher, never sideways; x_int.h stays in its room.
 BEGIN {
-    n = split("util cache io remote format qcow2|raw chain ops api", level, " ")
+    n = split("util cache io net remote format qcow2|raw chain ops api", level, " ")
     for (i = 1; i <= n; i++) {
         m = split(level[i], room, "|")
         for (j = 1; j <= m; j++)

@@ -11,7 +11,7 @@
 
 #include "api/api.h"
 #include "mem_layers.h"
-#include "remote/http.h"
+#include "net/http.h"
 
 static qchain *open_one(struct mem_chain **m)
 {

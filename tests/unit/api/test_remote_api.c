@@ -16,7 +16,7 @@
 
 #include "api/api.h"
 #include "chain/env.h"
-#include "remote/config.h"
+#include "net/config.h"
 
 static char dir[] = "/tmp/qc-remote-XXXXXX";
 static char path[64];

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * An HTTP engine without a network, for tests of tiers: it defines what remote/http.h and the parts of
- * remote/place.h that tiers use declare, so that the library's own are not linked. Servers are rules by
+ * An HTTP engine without a network, for tests of tiers: it defines what net/http.h and the parts of
+ * net/place.h that tiers use declare, so that the library's own are not linked. Servers are rules by
  * the beginning of a URL; each has a pattern as its object, or keeps what is PUT. Answers come from
  * threads, when they are due.
  */
@@ -22,7 +22,7 @@
 #include <unistd.h>
 #include <cmocka.h>
 
-#include "remote/http.h"
+#include "net/http.h"
 #include "remote/tier.h"
 #include "util/alloc.h"
 #include "util/log.h"

@@ -16,7 +16,7 @@
 #include <cmocka.h>
 
 #include "mem_layers.h"
-#include "remote/credentials.h"
+#include "net/credentials.h"
 #include "remote/flight.h"
 #include "util/alloc.h"
 #include "util/bytes.h"

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* Objects opened, read, put and given up, against a server in this process. */
-#include "http_server.h"
+#include "net/http_server.h"
 #include "image_tools.h"
 
 #include "remote/remote_int.h"
