@@ -44,7 +44,7 @@ remote   swift-container       have swift-container-server
 remote   swift-object          have swift-object-server
 remote   nodejs                have node
 remote   npm                   have npm
-remote   openssl               have openssl
+check    openssl               have openssl
 remote   curl                  have curl
 remote   qemu-block-extra      ls /usr/lib/*/qemu/block-curl.so
 END
