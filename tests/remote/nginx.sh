@@ -181,7 +181,11 @@ do_start() {
     wait_for 10 is_up || { cat "$dir/error.log" >&2; exit 1; }
 }
 
-do_stop() { stop_pid "$dir/nginx.pid"; }
+# Never hard: the workers would outlive their master.
+do_stop() {
+    hard=
+    stop_pid "$dir/nginx.pid"
+}
 
 do_print() {
     cat "$dir/env"
