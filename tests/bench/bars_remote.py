@@ -180,6 +180,16 @@ def remote_map(m, data):
     bar.row("remote: the same map by URL with and without index (1 = yes)", int(same), ">=", 1)
     seconds, slow = median(used, "seconds"), median(without, "seconds")
     bar.row("remote: map depth 10 with an index: requests", few, "<=", 4, rtts(seconds))
+    for depth in DEPTHS[1:]:
+        deep = at_depth(data("C100"), depth)
+        drop = with_index(m, n.far + n.share(deep), deep)
+        try:
+            n.moved()
+            m.run(tool + [n.far + n.share(deep)], out=ours)
+            bar.row("remote: map depth %d with an index: requests" % depth, n.moved()["requests"],
+                    "<=", 4)
+        finally:
+            drop()
     bar.row("remote: map depth 10 without: bytes / L2 tables", moved["bytes_down"] / tables, "<=", 1.3,
             mib(moved["bytes_down"] / 2**20), mib(tables / 2**20))
     bar.row("remote: map depth 10 without: requests", moved["requests"], ours=rtts(slow))
