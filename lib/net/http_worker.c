@@ -151,8 +151,10 @@ static bool is_stalled(struct http_worker *w, struct http_attempt *a, int64_t no
     uint64_t moved = sum > a->mark ? sum - a->mark : 0;
     uint64_t need = qc_max64(1, STALL_RATE * (uint64_t)w->h->conf->stall_ms / 1000);
 
-    if (!a->ready) /* curl's time for connecting holds */
+    if (!a->ready) { /* curl's time for connecting holds; after it, ours begins */
+        qc_worker_look_at(w, now + HEDGE_LEAST_US);
         return false;
+    }
     if (moved >= need) {
         a->mark += moved;
         a->mark_us = now;

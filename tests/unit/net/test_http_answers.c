@@ -300,6 +300,58 @@ static void slow_down_means_fewer_at_once(void **unused)
     assert_true(wave(64, 0, 1) > after);
 }
 
+static void *get_thread(void *g)
+{
+    ((struct get *)g)->ret = qc_http_perform(http, &((struct get *)g)->r);
+    return NULL;
+}
+
+/* A connection that took its time, so that the first look at it came too early to see anything: that
+ * nothing comes over it is noticed all the same, long before the deadline. */
+static void stall_after_a_slow_connect(void **unused)
+{
+    struct sockaddr_in a = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t len = sizeof(a);
+    int s = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0), fill[8], got[8];
+    struct timespec nap = {0, 600000000}, begun, ended;
+    struct get g;
+    pthread_t thread;
+    char name[64];
+
+    (void)unused;
+    assert_int_equal(bind(s, (struct sockaddr *)&a, sizeof(a)), 0);
+    assert_int_equal(listen(s, 0), 0);
+    assert_int_equal(getsockname(s, (struct sockaddr *)&a, &len), 0);
+    /* The queue is full: the next one's first packet is dropped, and sent again after a second. */
+    for (int i = 0; i < 8; i++) {
+        fill[i] = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+        (void)connect(fill[i], (struct sockaddr *)&a, sizeof(a));
+    }
+    conf->deadline_ms = 30000;
+    conf->connect_ms = 10000;
+    conf->stall_ms = 500;
+    snprintf(name, sizeof(name), "http://127.0.0.1:%u/x", ntohs(a.sin_port));
+    get_init(&g, place_at(name), 0, 100);
+    g.r.flags = QC_HTTP_ONCE;
+    clock_gettime(CLOCK_MONOTONIC, &begun);
+    assert_int_equal(pthread_create(&thread, NULL, get_thread, &g), 0);
+    nanosleep(&nap, NULL);
+    for (int i = 0; i < 8; i++)
+        got[i] = accept4(s, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+    pthread_join(thread, NULL);
+    clock_gettime(CLOCK_MONOTONIC, &ended);
+    assert_int_equal(g.ret, QCHAIN_E_TIMEOUT);
+    assert_non_null(strstr(g.r.err.text, "stalls"));
+    assert_true(ended.tv_sec - begun.tv_sec < 15);
+    for (int i = 0; i < 8; i++) {
+        close(fill[i]);
+        if (got[i] >= 0)
+            close(got[i]);
+    }
+    close(s);
+    get_finish(&g);
+}
+
 int main(void)
 {
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown_texts)
@@ -307,7 +359,7 @@ int main(void)
         T(cut_in_the_header), T(stalls_behind_the_header), T(a_header_drop_by_drop),
         T(headers_at_the_limit), T(continue_for_ever), T(transfer_encoding_tricks), T(broken_chunks),
         T(a_portal_behind_a_redirect), T(sigpipe_while_sending),
-        T(slow_down_means_fewer_at_once),
+        T(slow_down_means_fewer_at_once), T(stall_after_a_slow_connect),
     };
 
     return cmocka_run_group_tests_name("net/http answers", tests, NULL, NULL);
