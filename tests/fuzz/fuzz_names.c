@@ -355,6 +355,12 @@ static qchain_remote *make_conf(void)
     return conf;
 }
 
+/* A word may stand in a sentence of ours. */
+static bool is_word(const char *s)
+{
+    return s[strspn(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ-_ ")] == '\0';
+}
+
 /* What stands before the host and behind the '?' is told to nobody, unless it also stands elsewhere. */
 static void require_untold(const char *input, const char *name, const char *told)
 {
@@ -366,7 +372,8 @@ static void require_untold(const char *input, const char *name, const char *told
     secret[0] = u.userinfo;
     secret[1] = u.query;
     for (int i = 0; i < 2; i++) {
-        const char *at = secret[i] && strlen(secret[i]) > 5 ? strstr(input, secret[i]) : NULL;
+        bool look = secret[i] && strlen(secret[i]) > 5 && !is_word(secret[i]);
+        const char *at = look ? strstr(input, secret[i]) : NULL;
 
         if (at && !strstr(at + 1, secret[i]))
             require(!strstr(told, secret[i]));

@@ -285,18 +285,18 @@ static void slow_down_means_fewer_at_once(void **unused)
     (void)unused;
     conf->connections = 32;
     reopen();
-    srv_add(srv, (struct srv_step){.times = 64, .delay_ms = 200});
+    srv_add(srv, (struct srv_step){.times = 64, .delay_ms = 600});
     before = wave(64, 0, 1);
     assert_in_range(before, 28, 32);
     srv_only(srv, (struct srv_step){.times = 32, .delay_ms = 200, .status = 503});
     wave(32, QC_HTTP_ONCE, QCHAIN_E_THROTTLED);
-    srv_only(srv, (struct srv_step){.times = 64, .delay_ms = 200});
+    srv_only(srv, (struct srv_step){.times = 64, .delay_ms = 600});
     after = wave(64, 0, 1);
     assert_in_range(after, 12, 24);
     srv_only(srv, (struct srv_step){.times = 600});
     for (int i = 0; i < 10; i++)
         wave(60, 0, 1);
-    srv_only(srv, (struct srv_step){.times = 64, .delay_ms = 200});
+    srv_only(srv, (struct srv_step){.times = 64, .delay_ms = 600});
     assert_true(wave(64, 0, 1) > after);
 }
 
