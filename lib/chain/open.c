@@ -84,14 +84,17 @@ static bool wants_any_sidecar(const struct opener *o)
 
 /* Ask for the sidecar of layer k, which lies behind a URL, while its own first bytes are on
  * their way. Whether it may be believed is seen later. */
-static void ask_for_sidecar(struct opener *o, const struct qc_opening *head, uint32_t k)
+static void ask_for_sidecar(struct opener *o, const char *url, uint32_t k)
 {
     const char *given = k == 0 ? o->opts->index : NULL;
-    char *name;
+    char *name = NULL;
 
     if (!wants_any_sidecar(o) || (given && !qc_name_is_url(given)))
         return;
-    name = given ? qc_strdup(given) : qc_remote_opening_sibling(head, QC_SIDECAR_SUFFIX);
+    if (given)
+        name = qc_strdup(given);
+    else if (qc_remote_sibling_of(&name, o->env->remote, url, QC_SIDECAR_SUFFIX, NULL) != 0)
+        name = NULL;
     if (name && qc_remote_begin(&o->side, o->env->remote, name,
                                 QC_REMOTE_WHOLE | (given ? 0 : QC_REMOTE_MISSING_OK), NULL) != 0)
         o->side = NULL;
@@ -104,13 +107,12 @@ static int open_remote(struct opener *o, struct qc_target *t, uint32_t k, struct
     struct qc_opening *head;
     int ret = t->vetted ? 0 : qc_gate_check_url(&o->gate, t->path, o->err);
 
+    /* First, for the answer that there is none: it would come behind all of the head. */
+    if (ret == 0 && (!t->format || strcmp(t->format, "raw") != 0))
+        ask_for_sidecar(o, t->path, k);
     if (ret == 0)
         ret = qc_remote_begin(&head, o->env->remote, t->path, 0, o->err);
-    if (ret != 0)
-        return ret;
-    if (!t->format || strcmp(t->format, "raw") != 0)
-        ask_for_sidecar(o, head, k);
-    return qc_remote_finish(head, out, o->err);
+    return ret == 0 ? qc_remote_finish(head, out, o->err) : ret;
 }
 
 /* Open what the target says as the next file of a layer. */

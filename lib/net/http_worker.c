@@ -328,13 +328,13 @@ static void drain_wakeups(struct http_worker *w)
         continue;
 }
 
-/* Where nothing but bulk comes in, from several connections, let some of it gather: a call for each
+/* Where nothing but bulk comes in, and faster than it is taken, let some of it gather: a call for each
  * packet costs more than the packet. */
 static void let_gather(const struct http_worker *w)
 {
     const struct timespec nap = {0, GATHER_NS};
 
-    if (w->n_bulk >= GATHER_LEAST && w->n_bulk == w->n_running)
+    if (w->n_bulk >= GATHER_LEAST && w->n_bulk == w->n_running && w->n_ready > 1)
         nanosleep(&nap, NULL);
 }
 
@@ -345,6 +345,7 @@ static void wait_and_move(struct http_worker *w)
 
     let_gather(w);
     n = epoll_wait(w->poll_fd, e, EVENTS, how_long(w));
+    w->n_ready = n;
 
     for (int i = 0; i < n; i++) {
         /* Of an error alone curl finds out itself, and says better what it is. */

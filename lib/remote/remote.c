@@ -344,11 +344,6 @@ int qc_remote_begin(struct qc_opening **out, struct qc_remote *r, const char *na
     return ret;
 }
 
-char *qc_remote_opening_sibling(const struct qc_opening *o, const char *suffix)
-{
-    return qc_place_sibling(o->place, suffix);
-}
-
 void qc_remote_abandon(struct qc_opening *o)
 {
     if (!o)

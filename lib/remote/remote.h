@@ -43,8 +43,6 @@ int qc_remote_begin(struct qc_opening **out, struct qc_remote *r, const char *na
 /* Wait for it: a store whose limits say remote. opening is gone afterwards. */
 int qc_remote_finish(struct qc_opening *opening, struct qc_store **out, qchain_error *err);
 void qc_remote_abandon(struct qc_opening *opening); /* NULL is fine */
-/* The name of an object beside it, see qc_place_sibling; to be freed. NULL: none, or no memory. */
-char *qc_remote_opening_sibling(const struct qc_opening *opening, const char *suffix);
 
 /* Open one that is known already: no request is made before the first read, which fails CHANGED if the
  * object is not pin's. */

@@ -238,7 +238,7 @@ static void names(void **unused)
     assert_false(qc_remote_name("/http://x") || qc_remote_name("file:///x") || qc_remote_name("az:/b/k"));
     qc_remote_abandon(o);
     o = begin("/dir/disk", 0);
-    name = qc_remote_opening_sibling(o, ".qci");
+    assert_int_equal(qc_remote_sibling_of(&name, remote, url(srv, "/dir/disk"), ".qci", &err), 0);
     assert_string_equal(name, url(srv, "/dir/disk.qci"));
     qc_free(name);
     assert_int_equal(qc_remote_finish(o, &s, &err), 0);
