@@ -194,6 +194,7 @@ static size_t on_body(char *p, size_t size, size_t n, void *arg)
     skip = (size_t)qc_min64(some, a->skip - qc_min64(a->skip, a->got));
     memcpy((char *)r->buf + r->have, p + skip, some - skip);
     a->got += some;
+    a->w->moved += some;
     r->have += some - skip;
     if (some < n) {
         qc_attempt_cut(a, CUT_TOO_LONG, "the server sends more bytes than it announced");

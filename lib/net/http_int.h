@@ -184,7 +184,7 @@ struct http_worker {
     struct http_attempt    *fresh;     /* have got bytes that their requests were not told of */
     unsigned  n_spare, limit;  /* limit: connections to an origin */
     unsigned  n_running, n_bulk; /* attempts; those that bring much */
-    int       n_ready;         /* sockets that had something, the last time */
+    uint64_t  moved;           /* bytes of bodies since it slept last */
     int64_t   timer_us;        /* when curl wants to be called; -1: not */
     int64_t   scan_us;         /* when the first request needs a look */
     uint64_t  random;

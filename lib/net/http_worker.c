@@ -19,6 +19,7 @@
 #define EVENTS 64
 #define GATHER_NS 50000   /* 100 MB/s of bulk bring 5 KB in that time, 1 GB/s 50 KB */
 #define GATHER_LEAST 4u
+#define GATHER_BYTES 32768u
 #define STALL_RATE 1024    /* bytes a second */
 #define HEDGE_LEAST_US (200 * MS)
 #define HEDGE_BYTES (UINT64_C(2) << 20)
@@ -334,7 +335,7 @@ static void let_gather(const struct http_worker *w)
 {
     const struct timespec nap = {0, GATHER_NS};
 
-    if (w->n_bulk >= GATHER_LEAST && w->n_bulk == w->n_running && w->n_ready > 1)
+    if (w->n_bulk >= GATHER_LEAST && w->n_bulk == w->n_running && w->moved >= GATHER_BYTES)
         nanosleep(&nap, NULL);
 }
 
@@ -344,8 +345,8 @@ static void wait_and_move(struct http_worker *w)
     int n, running;
 
     let_gather(w);
+    w->moved = 0;
     n = epoll_wait(w->poll_fd, e, EVENTS, how_long(w));
-    w->n_ready = n;
 
     for (int i = 0; i < n; i++) {
         /* Of an error alone curl finds out itself, and says better what it is. */
