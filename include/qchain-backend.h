@@ -72,6 +72,9 @@ typedef struct qchain_store_limits {
 #define QCHAIN_STORE_META 0x1u  /* metadata: waited for, and not worth widening */
 #define QCHAIN_STORE_FRESH 0x2u /* what caches hold was found to be wrong: from its origin */
 
+/* Flag of zero. */
+#define QCHAIN_STORE_UNMAP 0x1u
+
 /* One asynchronous read. The library's memory; nothing of it changes until done is called. */
 typedef struct qchain_store_read {
     size_t        struct_size;
@@ -125,13 +128,19 @@ typedef struct qchain_store_ops {
     int (*pread_nowait)(void *obj, void *buf, size_t length, uint64_t offset,
                         uint32_t flags, qchain_error *err);
 
-    /* Writing. A store without pwrite is read-only. */
+    /* Writing. A store without pwrite is read-only; one with it also has flush and
+     * resize. A write past the end makes the store longer; what lies between reads as
+     * zeros. The library keeps account of the size. flags: 0 but where said. */
     int (*pwrite)(void *obj, const void *buf, size_t length, uint64_t offset,
                   uint32_t flags, qchain_error *err);
+    /* All writes that had ended when it was called are durable when it returns. */
     int (*flush)(void *obj, uint32_t flags, qchain_error *err);
     int (*resize)(void *obj, uint64_t size, uint32_t flags, qchain_error *err);
+    /* The bytes are not needed any more; they read as anything afterwards. A hint. */
     int (*discard)(void *obj, uint64_t length, uint64_t offset, uint32_t flags,
                    qchain_error *err);
+    /* The bytes, within the size, read as zeros afterwards. flags: QCHAIN_STORE_UNMAP,
+     * their space is to be given back. UNSUPPORTED makes the library write zeros. */
     int (*zero)(void *obj, uint64_t length, uint64_t offset, uint32_t flags,
                 qchain_error *err);
 
@@ -154,6 +163,11 @@ typedef struct qchain_store_ops {
     /* Begin a read and return without waiting. Without it, reads that must not block
      * are pread's, on a thread of the library. */
     void (*submit)(void *obj, qchain_store_read *r);
+
+    /* As pwrite from several pieces, length being their sum. When NULL the library
+     * calls pwrite for each piece. At most 1024 pieces a call. */
+    int (*pwritev)(void *obj, const qchain_iov *iov, size_t n_iov, size_t length,
+                   uint64_t offset, uint32_t flags, qchain_error *err);
 } qchain_store_ops;
 
 /* One open store: its slots and its object. The struct is copied; ops must

@@ -293,9 +293,12 @@ enum qchain_open_flags {
                                        hold reads as zeros                      */
     QCHAIN_OPEN_SALVAGE     = 0x8,  /* metadata past the end of a file reads as
                                        zeros instead of failing                 */
-    QCHAIN_OPEN_WRITE       = 0x10, /* reserved: answers UNSUPPORTED in 0.1     */
+    QCHAIN_OPEN_WRITE       = 0x10, /* the top for writing: <qchain-write.h>    */
     QCHAIN_OPEN_FD          = 0x20, /* the top is open_opts.fd                  */
-    QCHAIN_OPEN_NO_INDEX    = 0x40  /* use no sidecar index                     */
+    QCHAIN_OPEN_NO_INDEX    = 0x40, /* use no sidecar index                     */
+    QCHAIN_OPEN_WRITETHROUGH = 0x80, /* writes are durable when they return     */
+    QCHAIN_OPEN_UNSAFE      = 0x100, /* flushes do nothing (cache=unsafe)       */
+    QCHAIN_OPEN_DISCARD     = 0x200 /* discarded space goes to the file system  */
 };
 
 typedef struct qchain_open_opts {
@@ -518,8 +521,7 @@ QCHAIN_API const char *qchain_source_name(const qchain *c, uint32_t source);
  * CORRUPT, IO, CHANGED, NOMEM. Since 0.1. */
 QCHAIN_API int qchain_read(qchain *c, void *buf, size_t length, uint64_t offset,
                            uint32_t flags, qchain_error *err);
-/* The same into n_iov pieces, at most 1024, laid out as struct iovec.
- * Since 0.1. */
+/* The same into n_iov pieces, at most 1024, laid out as struct iovec. Since 0.1. */
 QCHAIN_API int qchain_readv(qchain *c, const struct qchain_iov *iov,
                             uint32_t n_iov, uint64_t offset, uint32_t flags,
                             qchain_error *err);
@@ -684,11 +686,12 @@ typedef struct qchain_queue_opts {
 
 /* Flags of one request. */
 enum qchain_request_flags {
-    QCHAIN_REQUEST_MORE = 0x1   /* others follow at once: it may be held back, to
+    QCHAIN_REQUEST_MORE = 0x1,  /* others follow at once: it may be held back, to
                                    go to the kernel together with them; it goes
                                    at the latest with the next request that has
                                    not this flag, with the eighth that has, and
                                    with any reap                                */
+    QCHAIN_REQUEST_FUA = 0x2    /* of a write: durable when it completes        */
 };
 
 /* One finished request. */
@@ -724,12 +727,12 @@ QCHAIN_API int qchain_queue_read(qchain_queue *q, void *buf, size_t length,
 QCHAIN_API int qchain_queue_readv(qchain_queue *q, const struct qchain_iov *iov,
                                   uint32_t n_iov, uint64_t offset, uint32_t flags,
                                   void *user, qchain_error *err);
-/* The same for writing. Chains are opened for reading as yet: answers READONLY,
- * and nothing was submitted. Since 0.1. */
+/* The same for writing; flags: QCHAIN_REQUEST_MORE, or QCHAIN_REQUEST_FUA. Errors: also
+ * READONLY. Since 0.1. */
 QCHAIN_API int qchain_queue_write(qchain_queue *q, const void *buf, size_t length,
                                   uint64_t offset, uint32_t flags, void *user,
                                   qchain_error *err);
-/* Make what completed before durable. Answers READONLY as yet. Since 0.1. */
+/* Make durable what completed before. Since 0.1. */
 QCHAIN_API int qchain_queue_flush(qchain_queue *q, void *user, qchain_error *err);
 /* Take finished requests.
  * out, max: where to put them, and how many fit.
@@ -893,4 +896,5 @@ QCHAIN_API void qchain_index_info_free(qchain_index_info *info);
 #endif
 
 #include <qchain-remote.h>
+#include <qchain-write.h>
 #endif

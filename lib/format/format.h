@@ -15,6 +15,7 @@
 
 struct qc_image;
 struct qc_decoder;
+struct qc_write_ops; /* format/write.h */
 
 struct qc_image_opts {
     const char          *snapshot; /* internal snapshot to open, or NULL */
@@ -69,6 +70,8 @@ struct qc_format {
      * are the caller's). Strings and arrays are qc_malloc'ed one by one into info;
      * the caller frees them with qc_info_finish. Blocks. */
     int (*describe)(struct qc_image *img, qchain_image_info *info, qchain_error *err);
+
+    const struct qc_write_ops *write; /* NULL: it is for reading only */
 };
 
 /* The common part of every open image; a format embeds it first. */

@@ -14,8 +14,9 @@ enum qc_kind {
     QC_PREALLOC = 4,   /* a place in the file, but not the layer's data: what is
                           below shows. In an index: nothing is below            */
     QC_DATA = 5,
-    QC_COMPRESSED = 6  /* one cluster's stream; never merged, never split by a
+    QC_COMPRESSED = 6, /* one cluster's stream; never merged, never split by a
                           format; windows are multiples of every cluster size   */
+    QC_ABSENT = 7      /* answered by locate alone: this layer holds nothing     */
 };
 
 struct qc_run {

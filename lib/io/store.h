@@ -77,6 +77,30 @@ static inline bool qc_store_can_submit(const struct qc_store *s)
            (s->limits.max_transfer | s->limits.align_offset) == 0;
 }
 
+/* ---- writing (store_write.c); of stores that were opened for it ---- */
+
+bool qc_store_is_writable(const struct qc_store *s);
+/* The size now: writing past the end and resizing change it. */
+uint64_t qc_store_size(const struct qc_store *s);
+/* Write, whole or failed, also past the end. READONLY once a flush failed: what is on the medium is not known
+ * any more. */
+int qc_store_write(struct qc_store *s, const void *buf, size_t length, uint64_t offset,
+                   qchain_error *err);
+int qc_store_writev(struct qc_store *s, const qchain_iov *iov, size_t n_iov, size_t length,
+                    uint64_t offset, qchain_error *err);
+/* For who writes by other ways (a ring): a write to [offset, offset + length) has ended. */
+void qc_store_wrote(struct qc_store *s, uint64_t offset, uint64_t length);
+/* All writes that ended before are durable after; no system call if there were none since the last. */
+int qc_store_flush(struct qc_store *s, qchain_error *err);
+/* True if a write ended that no flush has covered. */
+bool qc_store_is_dirty(const struct qc_store *s);
+int qc_store_resize(struct qc_store *s, uint64_t size, qchain_error *err);
+/* Make [offset, offset + length) read as zeros, which may reach past the end. unmap: give its space back. Writes
+ * zeros where the store has no better way. */
+int qc_store_zero(struct qc_store *s, uint64_t length, uint64_t offset, bool unmap, qchain_error *err);
+/* Nobody needs these bytes any more: give the space back if that can be done; they read as anything then. */
+int qc_store_discard(struct qc_store *s, uint64_t length, uint64_t offset, qchain_error *err);
+
 /* ---- several reads at once (store_many.c) ---- */
 
 /* One of them; the store may be another one each time. */

@@ -31,6 +31,7 @@ struct qc2_image {
     pthread_mutex_t      lock;                /* guards the building of l1_map */
     _Atomic(struct qc2_l1_map *) l1_map;      /* built at the first need, then constant */
     atomic_int           holes;               /* 0: not yet known, 1: no, 2: yes */
+    struct qc2_writer   *writer;              /* NULL: open for reading */
 };
 
 static inline struct qc2_image *qc2_of(struct qc_image *img)
