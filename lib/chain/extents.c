@@ -8,6 +8,7 @@ static uint32_t flags_of_kind(enum qc_kind kind)
     switch (kind) {
     case QC_END:
     case QC_SHORT:
+    case QC_ABSENT:
         return QCHAIN_EXTENT_ZERO;
     case QC_PREALLOC:
         return QCHAIN_EXTENT_ZERO | QCHAIN_EXTENT_HAS_OFFSET;

@@ -129,6 +129,7 @@ static int read_runs(qchain *c, const struct qc_run *run, size_t n, struct curso
         case QC_ZERO:
         case QC_ZERO_ALLOC:
         case QC_PREALLOC:
+        case QC_ABSENT:
             read_zeros(cur, len);
             break;
         }
