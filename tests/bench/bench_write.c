@@ -81,7 +81,8 @@ static void queue_writes(qchain_error *err)
     }
     for (uint64_t i = 0; i < count || n_idle < depth;) {
         for (uint64_t n = 0; i < count && n_idle > 0; i++, n++) {
-            submit(q, idle[--n_idle], offset, n % batch != batch - 1 && n_idle > 0 && i + 1 < count, err);
+            n_idle--;
+            submit(q, idle[n_idle], offset, n % batch != batch - 1 && n_idle > 0 && i + 1 < count, err);
             offset += step;
             if (offset + size > disk)
                 offset = disk <= step ? 0 : offset % disk + size > disk ? 0 : offset % disk;
