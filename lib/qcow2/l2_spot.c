@@ -103,22 +103,17 @@ static int new_table(struct qc2_writer *w, uint32_t slot, qchain_error *err)
 
     if (rc < 0)
         return rc;
-    rc = qc2_region_add(w, host, cluster, QC2_REGION_L2, err);
-    if (rc == 0) {
-        rc = qc2_table_new(w, host, cluster, zeroed, err);
-        if (rc == 0 && old)
-            rc = copy_table(w, host, old, err);
-        if (rc == 0)
-            rc = qc2_l1_set(w, slot, host | QC2_COPIED, err);
-        if (rc == 0) {
-            if (old)
-                qc2_free_later(w, old, cluster);
-            return QCHAIN_OK;
-        }
+    rc = qc2_table_new(w, host, cluster, zeroed, err);
+    if (rc == 0 && old)
+        rc = copy_table(w, host, old, err);
+    if (rc == 0)
+        rc = qc2_l1_set(w, slot, host | QC2_COPIED, err);
+    if (rc < 0) {
         qc2_table_drop(w, host, cluster);
-        qc2_region_remove(w, host, cluster, QC2_REGION_L2);
+        qc2_refcount_add(w, host, cluster, -1, NULL);
+    } else if (old) {
+        qc2_free_later(w, old, cluster);
     }
-    qc2_refcount_add(w, host, cluster, -1, NULL);
     return rc;
 }
 

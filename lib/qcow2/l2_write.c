@@ -206,18 +206,6 @@ int qc2_place_alloc(struct qc_image *img, struct qc_place *p, qchain_error *err)
     return QCHAIN_OK;
 }
 
-/* A cluster begins inside the file, also if nothing of what was written there had to be. */
-static int reach_last(struct qc2_writer *w, const struct qc_place *p, qchain_error *err)
-{
-    static const uint8_t zeros[512];
-    unsigned cluster_bits = w->q->header.cluster_bits;
-    uint64_t last = round_down(p->unit_host + p->unit_length - 1, cluster_bits);
-
-    if (w->q->base.wants_data_file || last < qc_store_size(w->store))
-        return QCHAIN_OK;
-    return qc_store_write(w->store, zeros, sizeof(zeros), last, err);
-}
-
 static void enter(struct qc2_writer *w, const struct qc2_l2 *g, struct qc2_spot *s, const struct qc_place *p)
 {
     unsigned unit_bits = qc2_unit_bits(g);
@@ -254,8 +242,8 @@ int qc2_place_finish(struct qc_image *img, struct qc_place *p, qchain_error *err
     struct qc2_l2 g;
     int rc = qc2_writer_ready(w, err);
 
-    if (rc == 0)
-        rc = reach_last(w, p, err);
+    if (rc == 0 && !img->wants_data_file)
+        rc = qc2_reach(w, p->unit_host, p->unit_length, err);
     pthread_mutex_lock(&w->lock);
     if (rc == 0)
         rc = stop_if_corrupt(w, qc2_spot_make(w, p->unit, &s, err), err);
