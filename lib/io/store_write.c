@@ -311,6 +311,15 @@ int qc_store_write(struct qc_store *s, const void *buf, size_t length, uint64_t 
     return qc_store_writev(s, &iov, 1, length, offset, err);
 }
 
+bool qc_store_takes_write(const struct qc_store *s, size_t length, uint64_t offset)
+{
+    uint64_t size = qc_store_size(s);
+
+    if (may_write(s, length, offset, NULL) != 0)
+        return false;
+    return !s->writing->blocks || size % s->limits.align_offset == 0 || offset + length <= size;
+}
+
 void qc_store_wrote(struct qc_store *s, uint64_t offset, uint64_t length)
 {
     grow(s, offset + length);
