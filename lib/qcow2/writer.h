@@ -68,6 +68,8 @@ struct qc2_writer {
     pthread_mutex_t     io_lock;    /* a flush writes; taken after lock, and no lock is taken inside */
 };
 
+extern const struct qc_write_ops qc2_write_ops;
+
 /* ---- writer.c ---- */
 
 /* Load what writing needs. Clears features that this library does not know of (autoclear), or that end with

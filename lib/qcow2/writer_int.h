@@ -110,10 +110,10 @@ int  qc2_count_set(struct qc2_writer *w, uint64_t cluster, uint64_t value, qchai
 int  qc2_count_slice(struct qc2_writer *w, uint64_t cluster, struct qc2_slice **out, uint32_t *number,
                      qchain_error *err);
 uint64_t qc2_count_get(const uint8_t *slice, unsigned order, uint32_t number);
-/* n clusters in one stretch that are free, and that no block need be made for. */
+/* n clusters in one stretch that are free; blocks for them may be missing. */
 int  qc2_find_free(struct qc2_writer *w, uint64_t n, uint64_t *first, qchain_error *err);
-/* See that there is block i. *made: clusters that were free may be no more. */
-int  qc2_block_make(struct qc2_writer *w, uint64_t i, bool *made, qchain_error *err);
+/* See that there is block i: what was found free may be so no more. */
+int  qc2_block_make(struct qc2_writer *w, uint64_t i, qchain_error *err);
 /* Make room for at least n entries in the refcount table. */
 int  qc2_reftable_grow(struct qc2_writer *w, uint64_t n, qchain_error *err);
 
