@@ -170,7 +170,7 @@ static int alloc_fresh(struct qc2_writer *w, struct qc_place *p, qchain_error *e
     uint64_t host, end;
     int rc = qc2_alloc(w, n, &host, &p->zeroed, err);
 
-    while (rc == QCHAIN_E_NOSPACE && n > 1) {
+    while ((rc == QCHAIN_E_NOSPACE || rc == QCHAIN_E_LIMIT) && n > 1) {
         n /= 2;
         rc = qc2_alloc(w, n, &host, &p->zeroed, err);
     }

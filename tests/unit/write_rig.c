@@ -443,15 +443,15 @@ void rig_discard(struct rig *r, uint64_t offset, uint64_t length)
 void rig_write_compressed(struct rig *r, uint64_t offset, const uint8_t *buf)
 {
     uint64_t cluster = r->img->cluster_size;
+    struct qc_encoder *own = r->encoder ? NULL : qc2_encoder_create(r->img);
     uint8_t *out = malloc(cluster);
     size_t n = cluster;
-    qchain_error *err;
+    qchain_error *err, failed;
     int rc;
 
-    qchain_error e;
-
-    qc_error_init(&e);
-    rc = qc2_encode(r->encoder, out, &n, buf, cluster, &e);
+    qc_error_init(&failed);
+    rc = qc2_encode(own ? own : r->encoder, out, &n, buf, cluster, &failed);
+    qc2_encoder_destroy(own);
     assert_true(rc >= 0);
     if (rc == 1) {
         rig_write(r, offset, cluster, buf);
