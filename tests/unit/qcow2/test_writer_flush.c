@@ -1,0 +1,265 @@
+/* SPDX-License-Identifier: MIT */
+/* Flushes: how many fsyncs, in which order, what a crash leaves behind at any moment, and what an error does. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <cmocka.h>
+
+#include "image_tools.h"
+#include "util/error.h"
+#include "util/bytes.h"
+#include "qcow2/l2.h"
+#include "writer_tools.h"
+
+#define MIB (UINT64_C(1) << 20)
+
+static void good(const struct rec_store *r, uint64_t mapped, uint64_t leaks)
+{
+    struct verdict v;
+
+    image_check(r->bytes, r->size, &v);
+    assert_string_equal(v.damage, "");
+    assert_int_equal(v.mapped, mapped);
+    assert_int_equal(v.leaks, leaks);
+}
+
+static struct rec_store *open_new(struct subject *s, uint32_t version, unsigned cluster_bits, unsigned order,
+                                  uint64_t disk)
+{
+    struct rec_store *r = rec_create(0);
+
+    image_make(r, version, cluster_bits, order, disk);
+    assert_int_equal(subject_open(s, r, NULL, NULL), 0);
+    rec_reset(r);
+    return r;
+}
+
+static void test_fsyncs(void **state)
+{
+    struct subject s;
+    struct rec_store *r = open_new(&s, 3, 16, 4, 64 * MIB);
+    uint8_t byte = 1;
+
+    (void)state;
+    assert_int_equal(qc2_flush(s.w, NULL), 0);
+    assert_int_equal(r->n_flushes, 0); /* nothing is dirty */
+
+    assert_int_equal(map_cluster(&s, 0, NULL), 0);
+    assert_int_equal(r->n_flushes, 0);
+    assert_int_equal(qc2_flush(s.w, NULL), 0);
+    assert_int_equal(r->n_flushes, 2); /* a new L2 table needs no more than data does */
+
+    for (uint64_t i = 1; i < 100; i++)
+        assert_int_equal(map_cluster(&s, i, NULL), 0);
+    assert_int_equal(qc2_flush(s.w, NULL), 0);
+    assert_int_equal(r->n_flushes, 4);
+
+    assert_int_equal(qc_store_write(s.store, &byte, 1, 512, NULL), 0);
+    assert_int_equal(qc2_flush(s.w, NULL), 0);
+    assert_int_equal(r->n_flushes, 5); /* data in place */
+
+    assert_int_equal(unmap_cluster(&s, 3, NULL), 0);
+    assert_int_equal(qc2_flush(s.w, NULL), 0);
+    assert_int_equal(r->n_flushes, 6); /* MAP alone */
+
+    assert_int_equal(subject_close(&s, true, NULL), 0);
+    good(r, 99, 0);
+    rec_destroy(r);
+}
+
+/* 1 TiB with a small write each 128 MiB: what is dirty is bounded, but flushes are few. */
+static void test_scattered(void **state)
+{
+    struct subject s;
+    struct rec_store *r = open_new(&s, 3, 16, 4, 64 * MIB);
+    uint64_t host = 16 * MIB;
+
+    (void)state;
+    for (unsigned i = 0; i < 8192; i++) {
+        struct qc2_slice *slice;
+
+        assert_int_equal(qc2_writer_ready(s.w, NULL), 0);
+        pthread_mutex_lock(&s.w->lock);
+        assert_int_equal(qc2_table_new(s.w, host, 65536, true, NULL), 0);
+        assert_int_equal(qc2_slice_get(s.w, host, &slice, NULL), 0);
+        slice->data[0] = 1;
+        qc2_slice_dirty(s.w, slice, QC2_MAP);
+        qc2_slice_put(s.w, slice);
+        pthread_mutex_unlock(&s.w->lock);
+        host += 4096; /* as if; memory has no room for the whole */
+        assert_true(qc2_meta_dirty_bytes(s.w) <= 17 * MIB);
+    }
+    assert_true(r->n_flushes <= 8);
+    assert_int_equal(subject_close(&s, false, NULL), 0);
+    rec_destroy(r);
+}
+
+/* --------------------------------------------------------------- crashes --- */
+
+/* The states that a medium may be in after a crash: all up to the last fsync, and some of what came since. */
+struct medium {
+    uint8_t *base, *state;
+    uint64_t base_size, size;
+    uint64_t cap, states;
+    char     damage[300];
+};
+
+static void medium_init(struct medium *m, const struct rec_store *r)
+{
+    *m = (struct medium){.cap = 4 * MIB, .base_size = r->size};
+    m->base = calloc(1, m->cap);
+    m->state = calloc(1, m->cap);
+    memcpy(m->base, r->bytes, r->size);
+}
+
+static void judge(struct medium *m, const char *how, size_t at)
+{
+    struct verdict v;
+
+    m->states++;
+    image_check(m->state, m->size, &v);
+    if (v.damage[0] && !m->damage[0])
+        snprintf(m->damage, sizeof(m->damage), "%s (%s, op %zu)", v.damage, how, at);
+}
+
+static void back(struct medium *m)
+{
+    if (m->size > m->base_size)
+        memset(m->state + m->base_size, 0, m->size - m->base_size);
+    memcpy(m->state, m->base, m->base_size);
+    m->size = m->base_size;
+}
+
+static void some(struct medium *m, const struct rec_op *op, size_t n, uint64_t mask, const char *how, size_t at)
+{
+    back(m);
+    for (size_t i = 0; i < n; i++)
+        if (n > 64 || mask >> i & 1)
+            m->size = rec_apply(m->state, m->cap, m->size, &op[i]);
+    judge(m, how, at);
+}
+
+/* What lies between two fsyncs: all prefixes, each one missing, each one alone, and some subsets. */
+static void window(struct medium *m, const struct rec_op *op, size_t n, size_t at, uint64_t *seed)
+{
+    for (size_t i = 0; i <= n; i++)
+        some(m, op, i, ~UINT64_C(0), "prefix", at + i);
+    for (size_t i = 0; i < n && n <= 64; i++) {
+        some(m, op, n, ~(UINT64_C(1) << i), "one missing", at + i);
+        some(m, op, n, UINT64_C(1) << i, "one alone", at + i);
+    }
+    for (unsigned i = 0; i < 20 && n <= 64; i++)
+        some(m, op, n, random_next(seed), "subset", at);
+    back(m);
+    for (size_t i = 0; i < n; i++)
+        m->size = rec_apply(m->state, m->cap, m->size, &op[i]);
+    memcpy(m->base, m->state, m->size); /* files do not become shorter here */
+    m->base_size = m->size;
+}
+
+static void crash_everywhere(struct medium *m, const struct rec_store *r, uint64_t *seed)
+{
+    size_t first = 0;
+
+    for (size_t i = 0; i <= r->n; i++)
+        if (i == r->n || r->op[i].kind == REC_FLUSH) {
+            window(m, r->op + first, i - first, first, seed);
+            first = i + 1;
+        }
+}
+
+/* Do things at random, and see what a crash leaves. Returns how many states were looked at; damage: what is
+ * wrong, or "". */
+static uint64_t random_run(unsigned cluster_bits, unsigned order, bool discard, unsigned steps, uint64_t seed,
+                           char *damage, size_t room)
+{
+    struct qc_write_opts opts = {.discard = discard};
+    struct rec_store *r = rec_create(0);
+    struct subject s;
+    struct medium m;
+    uint64_t disk = UINT64_C(256) << cluster_bits, states;
+
+    image_make(r, order == 4 ? 2 : 3, cluster_bits, order, disk);
+    medium_init(&m, r);
+    r->log = true;
+    assert_int_equal(subject_open(&s, r, &opts, NULL), 0);
+    for (unsigned i = 0; i < steps; i++) {
+        uint64_t x = random_next(&seed), guest = x >> 8 & 255;
+
+        if (x % 16 < 9)
+            assert_int_equal(map_cluster_slowly(&s, guest, x >> 20 & 7 ? NULL : qc2_flush, NULL), 0);
+        else if (x % 16 < 13)
+            assert_int_equal(unmap_cluster(&s, guest, NULL), 0);
+        else if (x % 16 < 15)
+            assert_int_equal(qc2_flush(s.w, NULL), 0);
+        else if (x % 256 == 15) {
+            pthread_mutex_lock(&s.w->lock);
+            assert_int_equal(qc2_l1_grow(s.w, s.w->l1_size + 1, NULL), 0);
+            pthread_mutex_unlock(&s.w->lock);
+        }
+    }
+    assert_int_equal(subject_close(&s, true, NULL), 0);
+    crash_everywhere(&m, r, &seed);
+    memcpy(damage, m.damage, room);
+    if (!damage[0]) {
+        struct verdict v;
+
+        image_check(r->bytes, r->size, &v);
+        assert_int_equal(v.leaks, 0);
+    }
+    states = m.states;
+    free(m.base);
+    free(m.state);
+    rec_destroy(r);
+    return states;
+}
+
+static void test_crashes(void **state)
+{
+    uint64_t seed = 1, states = 0;
+    char damage[300];
+
+    (void)state;
+    for (unsigned order = 0; order <= 6; order++) {
+        states += random_run(9, order, order % 2, 600, ++seed, damage, sizeof(damage));
+        assert_string_equal(damage, "");
+    }
+    states += random_run(12, 4, true, 300, ++seed, damage, sizeof(damage));
+    assert_string_equal(damage, "");
+    print_message("%llu states\n", (unsigned long long)states);
+}
+
+/* Each rule is needed: without it, damage is found. */
+static void test_rules(void **state)
+{
+    char damage[300];
+
+    (void)state;
+    for (int rule = 1; rule <= 8; rule++) {
+        damage[0] = '\0';
+        if (rule == 7) /* no state is damaged; what was flushed is not there */
+            continue;
+        atomic_store(&qc2_test_break, rule);
+        for (uint64_t seed = 1; seed < 20 && !damage[0]; seed++)
+            random_run(9, 6, false, 600, seed, damage, sizeof(damage));
+        atomic_store(&qc2_test_break, 0);
+        print_message("rule %d: %s\n", rule, damage);
+        assert_string_not_equal(damage, "");
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_fsyncs),
+        cmocka_unit_test(test_scattered),
+        cmocka_unit_test(test_crashes),
+        cmocka_unit_test(test_rules),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
