@@ -521,6 +521,10 @@ static void *write_own_bytes(void *data)
         if (w->whole) { /* a block of which others write a byte each */
             memset(block, v, 512);
             assert_int_equal(qc_store_write(w->s, block, 512, 512, NULL), 0);
+            nap(1);
+            pthread_mutex_lock(&w->m->lock);
+            assert_memory_equal(w->m->bytes + 512 + THREADS, block, 512 - THREADS);
+            pthread_mutex_unlock(&w->m->lock);
         } else {
             assert_int_equal(qc_store_write(w->s, &v, 1, 100 + w->number, NULL), 0);
             assert_int_equal(qc_store_write(w->s, &v, 1, 512 + w->number, NULL), 0);
