@@ -9,6 +9,8 @@
  *   L1 tables                check_l1.c, by a sweep over them all (check_sweep.c)
  *   L2 tables                check_l2.c, in the order of the file
  *   refcount blocks          check_refs.c: compared with what was counted (check_counts.c)
+ *
+ * What is mended, and in which order: check_repair.c.
  */
 #include <inttypes.h>
 #include <stdarg.h>
@@ -170,7 +172,7 @@ static int pass_start(struct qc2_check *c, qchain_error *err)
 
     pass_finish(c);
     memset(&c->r, 0, sizeof(c->r));
-    c->size = c->store->size;
+    c->size = qc_store_size(c->store);
     c->n = c->n_used = qc_div_up(c->size, c->cluster);
     if (c->n > most / 9 * 8)
         return qc_fail(err, QCHAIN_E_LIMIT, "check: %" PRIu64 " clusters take %" PRIu64
@@ -253,7 +255,7 @@ static int open_image(struct qc2_check *c, qchain_error *err)
     if (rc < 0)
         return rc;
     c->q = qc2_of(img);
-    c->h = &c->q->header;
+    c->h = c->header = &c->q->header;
     c->bits = c->h->cluster_bits;
     c->cluster = qc2_cluster_size(c->h);
     c->batch = qc_max64(1, BATCH_BYTES / c->cluster);
@@ -274,6 +276,22 @@ static void finish(struct qc2_check *c)
         qc_qcow2_format.close(&c->q->base);
 }
 
+/* Mend what the pass found, and look again. */
+static int repair(struct qc2_check *c, qchain_error *err)
+{
+    struct qc2_check_result first = c->r;
+    int rc;
+
+    if (first.corruptions == 0 && first.leaks == 0 && !first.dirty && !first.corrupt)
+        return QCHAIN_OK;
+    rc = qc2_check_repair(c, err);
+    if (rc < 0)
+        return rc;
+    c->r.corruptions_fixed = first.corruptions - qc_min64(first.corruptions, c->r.corruptions);
+    c->r.leaks_fixed = first.leaks - qc_min64(first.leaks, c->r.leaks);
+    return QCHAIN_OK;
+}
+
 int qc2_check(struct qc_store *store, const struct qc2_check_opts *opts, struct qc2_check_result *out,
               qchain_error *err)
 {
@@ -283,6 +301,8 @@ int qc2_check(struct qc_store *store, const struct qc2_check_opts *opts, struct 
 
     if (rc == 0)
         rc = qc2_check_pass(&c, err);
+    if (rc == 0 && c.opts->flags)
+        rc = repair(&c, err);
     if (rc == 0)
         *out = c.r;
     finish(&c);

@@ -92,6 +92,7 @@ struct qc2_check {
     uint64_t                     size;  /* of the file */
     uint64_t                     n;     /* clusters of the file */
     uint64_t                     n_used; /* n, or one more: a stream may end past the end */
+    struct qc2_header           *header;  /* the same, for repairs */
     struct qc2_tally             tally;
     struct qc2_stretches         l1s;     /* L1 tables, exactly */
     struct qc2_stretches         bitmaps; /* bitmap tables, exactly */
@@ -133,8 +134,15 @@ int  qc2_check_pass(struct qc2_check *c, qchain_error *err);
 
 /* ---- check_l1.c, check_l2.c ---- */
 
+#define QC2_L1_RESERVED UINT64_C(0x7f000000000001ff)
+#define QC2_L2_RESERVED UINT64_C(0x3f000000000001fe) /* of a standard entry */
+
 int  qc2_check_l1s(struct qc2_check *c, qchain_error *err);
 int  qc2_check_l2s(struct qc2_check *c, qchain_error *err);
+/* Read each L2 table that was found, once, in the order of the file. raw is as in the file. */
+typedef int (*qc2_l2_fn)(struct qc2_check *c, const struct qc2_found_l2 *t, uint64_t *raw, void *data,
+                         qchain_error *err);
+int  qc2_each_l2(struct qc2_check *c, qc2_l2_fn fn, void *data, qchain_error *err);
 
 /* ---- check_tables.c: snapshots and bitmaps ---- */
 
@@ -160,9 +168,19 @@ int  qc2_check_refblocks(struct qc2_check *c, qchain_error *err);
 int  qc2_check_compare(struct qc2_check *c, qchain_error *err);
 /* One refcount block and the clusters it speaks of, [first, first + n), clipped to those there are; raw is NULL
  * where there is none. */
-typedef int (*qc2_refblock_fn)(struct qc2_check *c, uint64_t first, uint64_t n, const uint8_t *raw,
+typedef int (*qc2_refblock_fn)(struct qc2_check *c, uint64_t first, uint64_t n, uint8_t *raw,
                                void *data, qchain_error *err);
 int  qc2_each_refblock(struct qc2_check *c, qc2_refblock_fn fn, void *data, qchain_error *err);
+
+/* ---- check_repair.c, check_rebuild.c ---- */
+
+/* After a pass that found something: mend what the flags allow, durably. */
+int  qc2_check_repair(struct qc2_check *c, qchain_error *err);
+/* After a pass with no_refs: write refcounts anew, behind everything else, and switch to them. */
+int  qc2_check_rebuild(struct qc2_check *c, qchain_error *err);
+/* Write fields of the header, and make them durable. */
+int  qc2_check_put_header(struct qc2_check *c, const uint8_t *bytes, size_t n, uint64_t at,
+                          qchain_error *err);
 
 static inline bool qc2_is_single(const struct qc2_check *c, uint64_t at)
 {

@@ -9,7 +9,6 @@
 #include "util/error.h"
 #include "util/vec.h"
 
-#define RESERVED UINT64_C(0x7f000000000001ff)
 #define PIECE 65536u
 #define MOST_TABLES (UINT64_C(16) << 20)
 
@@ -68,11 +67,11 @@ static int entry(struct qc2_check *c, uint64_t e, uint64_t place, uint64_t times
 {
     struct qc2_found_l2 t = {.at = e & QC2_OFFSET_MASK, .visits = times, .active = active};
 
-    if (e & RESERVED)
+    if (e & QC2_L1_RESERVED)
         qc2_check_bad(c, times, "L1 entry at %" PRIu64 "=0x%016" PRIx64 ": reserved bits are set",
                       place, e);
     if (t.at == 0) {
-        if (!(e & RESERVED))
+        if (!(e & QC2_L1_RESERVED))
             qc2_check_bad(c, times, "L1 entry at %" PRIu64 "=0x%016" PRIx64
                           ": has the COPIED flag, but no L2 table", place, e);
         return QCHAIN_OK;

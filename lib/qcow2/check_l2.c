@@ -7,7 +7,7 @@
 #include "util/bytes.h"
 #include "util/error.h"
 
-#define RESERVED UINT64_C(0x3f000000000001fe) /* of a standard entry */
+#define AT_ONCE 512 /* tables */
 
 /* A table, and the entry at hand. */
 struct walk {
@@ -91,7 +91,7 @@ static int standard(struct walk *w, uint64_t e, uint64_t bitmap, bool extended, 
     bool zero = e & QC2_ZERO && !extended;
     bool present = at != 0 || (data_file && e & QC2_COPIED && !zero);
 
-    if (e & RESERVED)
+    if (e & QC2_L2_RESERVED)
         bad(w, w->t->visits, e, "reserved bits are set");
     if (zero && c->h->version < 3)
         bad(w, w->t->visits, e, "zero flag in a version 2 image");
@@ -167,28 +167,37 @@ static int standard_table(struct walk *w, const uint64_t *raw, size_t n, qchain_
     return rc;
 }
 
-int qc2_check_l2s(struct qc2_check *c, qchain_error *err)
+int qc2_each_l2(struct qc2_check *c, qc2_l2_fn fn, void *data, qchain_error *err)
 {
-    bool extended = qc2_extended_l2(c->h);
-    size_t words = c->cluster / 8;
-    uint64_t at[1024];
+    uint64_t at[AT_ONCE];
     int rc = QCHAIN_OK;
 
     for (size_t i = 0, n; i < c->l2s.n && rc == 0; i += n) {
-        n = qc_min64(qc_min64(c->l2s.n - i, c->batch), 1024);
+        n = qc_min64(qc_min64(c->l2s.n - i, c->batch), AT_ONCE);
         for (size_t k = 0; k < n; k++)
             at[k] = c->l2s.v[i + k].at;
         rc = qc2_check_go_on(c, err);
         if (rc < 0)
             return rc;
         qc2_check_read_batch(c, at, n, "L2 table");
-        for (size_t k = 0; k < n && rc == 0; k++) {
-            const uint64_t *raw = (const uint64_t *)(const void *)(c->buf + k * c->cluster);
-            struct walk w = {.c = c, .t = &c->l2s.v[i + k]};
-
-            rc = extended ? extended_table(&w, raw, words / 2, err)
-                          : standard_table(&w, raw, words, err);
-        }
+        for (size_t k = 0; k < n && rc == 0; k++)
+            rc = fn(c, &c->l2s.v[i + k], (uint64_t *)(void *)(c->buf + k * c->cluster), data, err);
     }
     return rc;
+}
+
+static int count_table(struct qc2_check *c, const struct qc2_found_l2 *t, uint64_t *raw, void *data,
+                       qchain_error *err)
+{
+    struct walk w = {.c = c, .t = t};
+    size_t words = c->cluster / 8;
+
+    (void)data;
+    return qc2_extended_l2(c->h) ? extended_table(&w, raw, words / 2, err)
+                                 : standard_table(&w, raw, words, err);
+}
+
+int qc2_check_l2s(struct qc2_check *c, qchain_error *err)
+{
+    return qc2_each_l2(c, count_table, NULL, err);
 }

@@ -75,7 +75,7 @@ static void check_entry(struct qc2_check *c, uint32_t i)
     c->reftable[i] = at % c->cluster != 0 || at >= c->size ? 0 : at;
 }
 
-static int find_single(struct qc2_check *c, uint64_t first, uint64_t n, const uint8_t *raw,
+static int find_single(struct qc2_check *c, uint64_t first, uint64_t n, uint8_t *raw,
                        void *data, qchain_error *err)
 {
     unsigned order = c->h->refcount_order;
@@ -179,10 +179,10 @@ static void tell(struct qc2_check *c, const struct compare *m)
 
     if (m->n > 0)
         qc2_check_say(c, leak ? QCHAIN_LOG_WARN : QCHAIN_LOG_ERROR,
-                      "cluster%s %" PRIu64 "%s%.0" PRIu64 " (offset %" PRIu64 "): refcount %" PRIu64
-                      ", but %" PRIu64 " reference%s%s", m->n > 1 ? "s" : "", m->first,
-                      m->n > 1 ? " and the next " : "", m->n - 1, m->first << c->bits, m->stored,
-                      m->count, m->count == 1 ? "" : "s", leak ? ": leaked" : "");
+                      "cluster %" PRIu64 " to %" PRIu64 " (offset %" PRIu64 "): refcount %" PRIu64
+                      ", but %" PRIu64 " reference%s%s", m->first, m->first + m->n - 1,
+                      m->first << c->bits, m->stored, m->count, m->count == 1 ? "" : "s",
+                      leak ? ": leaked" : "");
 }
 
 static void differ(struct qc2_check *c, struct compare *m, uint64_t k, uint64_t stored,
@@ -240,7 +240,7 @@ static void check_overlap(struct qc2_check *c, const struct compare *m, uint64_t
                       " times, for other things, too", k, at, meta ? "a table" : "an L2 table", count);
 }
 
-static int compare_block(struct qc2_check *c, uint64_t first, uint64_t n, const uint8_t *raw,
+static int compare_block(struct qc2_check *c, uint64_t first, uint64_t n, uint8_t *raw,
                          void *data, qchain_error *err)
 {
     struct compare *m = data;
