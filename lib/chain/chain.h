@@ -97,6 +97,10 @@ void qc_chain_close(qchain *c); /* NULL is fine */
 /* Describe an image that is not part of an open chain, opening nothing else. */
 int qc_chain_inspect(qchain_image_info *info, qchain_env *env, const char *name,
                      const qchain_open_opts *opts, qchain_error *err);
+/* Open an image by itself, however damaged, to be checked: nothing but its store is to be used. write: the
+ * store is opened for it. */
+int qc_chain_open_alone(qchain **out, qchain_env *env, const char *name, const qchain_open_opts *opts,
+                        bool write, qchain_error *err);
 /* Describe an open layer. */
 int qc_layer_describe(qchain_image_info *info, qchain *c, uint32_t layer, qchain_error *err);
 
