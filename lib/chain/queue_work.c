@@ -166,9 +166,10 @@ static inline bool into_ring(qchain_queue *q, struct qc_request *r, struct qc_ur
     const struct qc_store_hot *hot = &q->c->hot[run->source];
     struct qc_store *store = qc_source_opened(q->c, run->source);
     uint64_t host = qc_run_host(run) + (from - run->guest), length = to - from;
+    uint64_t size = qc_store_hot_size(hot);
     bool taken;
 
-    if (!q->ring || length > hot->size || host > hot->size - length)
+    if (!q->ring || length > size || host > size - length)
         return false; /* past the end there are zeros to be made */
     read->user = r;
     if (r->n_iov > 1)
@@ -208,11 +209,10 @@ static void far_done(qchain_store_read *read, int result)
 static bool into_far(qchain_queue *q, struct qc_request *r)
 {
     struct qc_store *store = qc_source_opened(q->c, r->run.source);
-    uint64_t host = qc_run_host(&r->run) + (r->offset - r->run.guest);
+    uint64_t host = qc_run_host(&r->run) + (r->offset - r->run.guest), size = qc_store_size(store);
     struct far_part *p;
 
-    if (!qc_store_can_submit(store) || r->n_iov > 1 ||
-        host > store->size || r->length > store->size - host)
+    if (!qc_store_can_submit(store) || r->n_iov > 1 || host > size || r->length > size - host)
         return false;
     p = qc_malloc(sizeof(*p));
     if (!p)

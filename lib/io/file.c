@@ -313,19 +313,22 @@ static int file_allocated(void *obj, uint64_t *bytes, qchain_error *err)
     return rc;
 }
 
-static const qchain_store_ops file_ops = {
-    .struct_size = sizeof(file_ops),
-    .version = QCHAIN_BACKEND_VERSION,
-    .name = "file",
-    .close = file_close,
-    .size = file_size,
-    .pread = file_pread,
-    .preadv = file_preadv,
-    .pread_nowait = file_pread_nowait,
-    .extents = file_extents,
-    .limits = file_limits,
-    .identity = file_identity,
-    .allocated = file_allocated,
+#define READING_SLOTS                                                                            \
+    .struct_size = sizeof(qchain_store_ops), .version = QCHAIN_BACKEND_VERSION, .name = "file",   \
+    .close = file_close, .size = file_size, .pread = file_pread, .preadv = file_preadv,           \
+    .pread_nowait = file_pread_nowait, .extents = file_extents, .limits = file_limits,            \
+    .identity = file_identity, .allocated = file_allocated
+
+static const qchain_store_ops file_ops = {READING_SLOTS};
+
+static const qchain_store_ops writable_ops = {
+    READING_SLOTS,
+    .pwrite = qc_file_pwrite,
+    .pwritev = qc_file_pwritev,
+    .flush = qc_file_flush,
+    .resize = qc_file_resize,
+    .discard = qc_file_discard,
+    .zero = qc_file_zero,
 };
 
 /* -------------------------------------------------------------------- open --- */
@@ -344,6 +347,7 @@ static struct qc_file *make_file(const char *path, const struct qc_file_opts *op
     f->flags = opts->flags;
     f->given_fd = opts->fd;
     f->given = opts->fd >= 0;
+    f->writable = opts->flags & QC_FILE_WRITE;
     f->direct = opts->flags & QC_FILE_DIRECT;
     f->path = f->given ? NULL : qc_strdup(path);
     f->name = qc_escape_dup(name, strlen(name));
@@ -373,8 +377,12 @@ int qc_file_open(struct qc_store **out, const char *path, const struct qc_file_o
     rc = qc_fdpool_acquire(f->pool, &f->entry, qc_file_open_first, &first, &fd, err);
     if (rc != 0)
         goto fail;
-    if (!f->given) /* a given one stays pinned: there is no way to open it again */
+    /* A given one stays pinned: there is no way to open it again. So does one that is written: its
+     * locks must not be given up for a moment. */
+    if (!f->given && !f->writable)
         let_go(f);
+    if (f->writable)
+        store.ops = &writable_ops;
     real = qc_strdup(f->path);
     if (!real) {
         rc = qc_fail_nomem(err);

@@ -27,8 +27,9 @@ enum qc_file_flags {
     QC_FILE_DIRECT = 0x1,       /* O_DIRECT, with bounce buffers where needed */
     QC_FILE_NO_LOCK = 0x2,      /* take no lock bytes and mind none */
     QC_FILE_BLOCK_DEVICE = 0x4, /* block devices are welcome */
-    QC_FILE_FORMAT_LOCK = 0x8   /* the reader needs others not to write or resize
+    QC_FILE_FORMAT_LOCK = 0x8,  /* the reader needs others not to write or resize
                                    (a format with metadata); else only its share */
+    QC_FILE_WRITE = 0x10        /* for reading and writing; the descriptor stays open */
 };
 
 struct qc_file_opts {
@@ -38,7 +39,8 @@ struct qc_file_opts {
     uint32_t             flags;     /* QC_FILE_* */
     int                  fd;        /* -1, or an open descriptor, whose file is opened once more
                                        or, where that is not allowed, which is duplicated:
-                                       pinned, never closed before the store */
+                                       pinned, never closed before the store; open for both
+                                       where it is to be written */
     const char          *name;      /* how messages call it */
     /* Asked with the real path of what was opened (by descriptor) before its
      * bytes are used; may be NULL. 0 or a negative code. */
@@ -46,7 +48,7 @@ struct qc_file_opts {
     void                *gate_data;
 };
 
-/* Open path (ignored with an fd) for reading as a store. Refuses what is neither
+/* Open path (ignored with an fd) as a store, for reading or, with the flag, writing too. Refuses what is neither
  * a regular file nor, with the flag, a block device, before opening it for I/O
  * (O_PATH first, then by descriptor). real_path (may be NULL) receives the path
  * behind the descriptor, to be freed with qc_free. */

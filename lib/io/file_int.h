@@ -69,6 +69,7 @@ struct qc_file {
     uint32_t             flags; /* QC_FILE_* */
     int                  given_fd; /* the embedder's, while opening; else -1 */
     bool                 given;    /* made from a descriptor: pinned */
+    bool                 writable; /* pinned, too: what it was is what we made of it */
     bool                 shared;   /* on the embedder's open file: its position, locks and
                                       flags are not ours to change */
     bool                 known;    /* the stamp is set: opened before */
@@ -95,8 +96,8 @@ int qc_file_open_again(void *data, int *fd, qchain_error *err);
 
 /* file_lock.c */
 
-/* Take a reader's lock bytes and look for those of writers. *taken tells if
- * there are locks at all. 0 or LOCKED. */
+/* Take lock bytes, a reader's or a writer's, and look for those that do not go with them. *taken
+ * tells if there are locks at all. 0 or LOCKED. */
 int qc_file_lock(const struct qc_file *f, int fd, bool *taken, qchain_error *err);
 /* Give the bytes back, of a descriptor that others go on using. */
 void qc_file_unlock(const struct qc_file *f, int fd);
@@ -115,5 +116,17 @@ int qc_file_direct_tail(const struct qc_file *f, int fd, void *buf, size_t lengt
 /* A read that gave `got` (0: the end of the file, -1: errnum). Always negative. */
 int qc_file_read_failed(const struct qc_file *f, ssize_t got, int errnum, uint64_t offset,
                         qchain_error *err);
+
+/* file_write.c: slots of a writable file, whose descriptor stays open */
+
+int qc_file_pwrite(void *obj, const void *buf, size_t length, uint64_t offset, uint32_t flags,
+                   qchain_error *err);
+int qc_file_pwritev(void *obj, const qchain_iov *iov, size_t n_iov, size_t length,
+                    uint64_t offset, uint32_t flags, qchain_error *err);
+int qc_file_flush(void *obj, uint32_t flags, qchain_error *err);
+int qc_file_resize(void *obj, uint64_t size, uint32_t flags, qchain_error *err);
+int qc_file_discard(void *obj, uint64_t length, uint64_t offset, uint32_t flags,
+                    qchain_error *err);
+int qc_file_zero(void *obj, uint64_t length, uint64_t offset, uint32_t flags, qchain_error *err);
 
 #endif

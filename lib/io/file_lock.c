@@ -10,8 +10,9 @@
  *
  * and then looks whether anybody else holds the byte of the other row. A reader
  * of qcow2 holds 100, 201 and 203 and minds 200, 101 and 103, whether as top or
- * as backing file. A reader of a raw image holds 100 and minds 200 only: guests
- * may share raw disks.
+ * as backing file. A writer holds 101 and 103 as well, and minds 201 and 203 too. A
+ * reader of a raw image holds 100 and minds 200 only, a writer 101 and 201 as well:
+ * guests may share raw disks.
  */
 #include "io/file_int.h"
 
@@ -46,8 +47,44 @@ static int test_bytes(int fd, int first, int n)
     return fl.l_type == F_UNLCK ? 0 : EAGAIN;
 }
 
+/* The bytes of a row that somebody may hold, and what that says. */
+struct rule {
+    int         held, minded;
+    unsigned    when; /* all of these must be so */
+    const char *who;
+};
+
+enum { ALWAYS = 0, OF_FORMATS = 0x1, OF_WRITERS = 0x2 };
+
+static const struct rule rules[] = {
+    {USED_BASE + PERM_READ, UNSHARED_BASE + PERM_READ, ALWAYS,
+     "another process wants no readers"},
+    {USED_BASE + PERM_WRITE, UNSHARED_BASE + PERM_WRITE, OF_WRITERS,
+     "another process wants no writers"},
+    {USED_BASE + PERM_RESIZE, UNSHARED_BASE + PERM_RESIZE, OF_WRITERS | OF_FORMATS,
+     "another process wants its size kept"},
+    {UNSHARED_BASE + PERM_WRITE, USED_BASE + PERM_WRITE, OF_FORMATS,
+     "another process has it open for writing"},
+    {UNSHARED_BASE + PERM_RESIZE, USED_BASE + PERM_RESIZE, OF_FORMATS,
+     "another process may resize it"},
+};
+
+#define N_RULES (sizeof(rules) / sizeof(rules[0]))
+
+static bool applies(const struct qc_file *f, const struct rule *r)
+{
+    unsigned is = (f->flags & QC_FILE_FORMAT_LOCK ? OF_FORMATS : 0) |
+                  (f->writable ? OF_WRITERS : 0);
+
+    return (r->when & ~is) == 0;
+}
+
 static int in_use(const struct qc_file *f, int byte, const char *who, qchain_error *err)
 {
+    if (f->writable)
+        return qc_fail(err, QCHAIN_E_LOCKED, "%s: image is in use, it cannot be written (lock byte "
+                       "%d: %s); use -U / QCHAIN_OPEN_FORCE_SHARE only if nobody does use it",
+                       f->name, byte, who);
     return qc_fail(err, QCHAIN_E_LOCKED,
                    "%s: image is in use by a writer (lock byte %d: %s); use -U / "
                    "QCHAIN_OPEN_FORCE_SHARE to read anyway", f->name, byte, who);
@@ -60,52 +97,43 @@ static int lock_failed(const struct qc_file *f, int errnum, int byte, const char
 {
     if (errnum == EAGAIN || errnum == EACCES)
         return in_use(f, byte, who, err);
-    qc_log(f->log, QCHAIN_LOG_WARN, "io", "%s: reading without locks, the file system has none "
-           "(errno %d)", f->name, errnum);
+    qc_log(f->log, QCHAIN_LOG_WARN, "io", "%s: %s without locks, the file system has none "
+           "(errno %d)", f->name, f->writable ? "writing" : "reading", errnum);
     return 0;
 }
 
 int qc_file_lock(const struct qc_file *f, int fd, bool *taken, qchain_error *err)
 {
-    static const struct {
-        int         held, minded;
-        const char *who;
-    } rule[] = {
-        {USED_BASE + PERM_READ, UNSHARED_BASE + PERM_READ,
-         "another process wants no readers"},
-        {UNSHARED_BASE + PERM_WRITE, USED_BASE + PERM_WRITE,
-         "another process has it open for writing"},
-        {UNSHARED_BASE + PERM_RESIZE, USED_BASE + PERM_RESIZE,
-         "another process may resize it"},
-    };
-    size_t n = f->flags & QC_FILE_FORMAT_LOCK ? 3 : 1;
     int e;
 
     *taken = false;
     /* First hold, then look: of two that come at once at least one sees the other. */
-    for (size_t i = 0; i < n; i++) {
-        e = lock_byte(fd, rule[i].held, F_RDLCK);
+    for (size_t i = 0; i < N_RULES; i++) {
+        if (!applies(f, &rules[i]))
+            continue;
+        e = lock_byte(fd, rules[i].held, F_RDLCK);
         if (e != 0)
-            return lock_failed(f, e, rule[i].held, "another process has locked it alone", err);
+            return lock_failed(f, e, rules[i].held, "another process has locked it alone", err);
         *taken = true;
     }
     /* Nearly always nobody holds anything from the first of them to the last. */
-    if (n > 1 && test_bytes(fd, USED_BASE + PERM_WRITE,
-                            UNSHARED_BASE + PERM_READ - USED_BASE - PERM_WRITE + 1) == 0)
+    if (f->flags & QC_FILE_FORMAT_LOCK && !f->writable &&
+        test_bytes(fd, USED_BASE + PERM_WRITE,
+                   UNSHARED_BASE + PERM_READ - USED_BASE - PERM_WRITE + 1) == 0)
         return 0;
-    for (size_t i = 0; i < n; i++) {
-        e = test_bytes(fd, rule[i].minded, 1);
+    for (size_t i = 0; i < N_RULES; i++) {
+        if (!applies(f, &rules[i]))
+            continue;
+        e = test_bytes(fd, rules[i].minded, 1);
         if (e != 0)
-            return lock_failed(f, e, rule[i].minded, rule[i].who, err);
+            return lock_failed(f, e, rules[i].minded, rules[i].who, err);
     }
     return 0;
 }
 
 void qc_file_unlock(const struct qc_file *f, int fd)
 {
-    lock_byte(fd, USED_BASE + PERM_READ, F_UNLCK);
-    if (f->flags & QC_FILE_FORMAT_LOCK) {
-        lock_byte(fd, UNSHARED_BASE + PERM_WRITE, F_UNLCK);
-        lock_byte(fd, UNSHARED_BASE + PERM_RESIZE, F_UNLCK);
-    }
+    for (size_t i = 0; i < N_RULES; i++)
+        if (applies(f, &rules[i]))
+            lock_byte(fd, rules[i].held, F_UNLCK);
 }

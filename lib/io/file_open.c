@@ -3,7 +3,7 @@
  * Opening a local file. The name is opened as a mere reference first (O_PATH),
  * which wakes no device and blocks on no fifo. What it refers to is looked at
  * and shown to the gate; only then, through that very reference, opened for
- * reading. So no swap of a symbolic link can come in between.
+ * use. So no swap of a symbolic link can come in between.
  */
 #include "io/file_int.h"
 
@@ -125,7 +125,12 @@ static int compare_stamps(const struct qc_file *f, const struct qc_file_stamp *n
     return 0;
 }
 
-/* ---------------------------------------------------------------- for reading --- */
+/* -------------------------------------------------------------------- for use --- */
+
+static int access_mode(const struct qc_file *f)
+{
+    return f->writable ? O_RDWR : O_RDONLY;
+}
 
 /* Without updates of the access time where we may: nobody wants images written to
  * because they were read, and each read is cheaper by the look at it. */
@@ -138,18 +143,18 @@ static int open_quietly(const char *path, int flags)
 
 static int try_open(const char *path, struct qc_file *f)
 {
-    int flags = O_RDONLY | O_CLOEXEC | O_NOCTTY;
+    int flags = access_mode(f) | O_CLOEXEC | O_NOCTTY;
     int fd = open_quietly(path, flags | (f->direct ? O_DIRECT : 0));
 
     if (fd >= 0 || errno != EINVAL || !f->direct || f->known)
         return fd;
-    qc_log(f->log, QCHAIN_LOG_WARN, "io", "%s: cannot be opened with O_DIRECT; reading through "
+    qc_log(f->log, QCHAIN_LOG_WARN, "io", "%s: cannot be opened with O_DIRECT; going through "
            "the page cache", f->name);
     f->direct = false;
     return open_quietly(path, flags);
 }
 
-/* Open for reading what the reference refers to. path serves without /proc. */
+/* Open for use what the reference refers to. path serves without /proc. */
 static int open_reference(struct qc_file *f, int ref, const char *path, const struct stat *st,
                           int *out, qchain_error *err)
 {
@@ -161,7 +166,8 @@ static int open_reference(struct qc_file *f, int ref, const char *path, const st
     if (fd < 0 && errno == ENOENT && is_same_file(path, st))
         fd = try_open(path, f);
     if (fd < 0)
-        return qc_fail_errno(err, errno, "%s: cannot open", f->name);
+        return qc_fail_errno(err, errno, "%s: cannot open%s", f->name,
+                             f->writable ? " for writing" : "");
     *out = fd;
     return 0;
 }
@@ -226,7 +232,7 @@ static int open_own(struct qc_file *f, int given, const struct stat *st)
 {
     struct stat now;
     char link[32];
-    int fd, flags = O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK;
+    int fd, flags = access_mode(f) | O_CLOEXEC | O_NOCTTY | O_NONBLOCK;
 
     proc_path(link, given);
     fd = f->direct ? open(link, flags | O_DIRECT) : -1;
@@ -258,6 +264,11 @@ static int open_given(struct qc_file *f, const struct qc_file_opts *opts, int *o
     if (mode < 0 || (mode & O_PATH) || (mode & O_ACCMODE) == O_WRONLY) {
         rc = qc_fail(err, QCHAIN_E_ACCESS, "%s: descriptor %d is not open for reading", f->name,
                      f->given_fd);
+        goto fail;
+    }
+    if (f->writable && (mode & O_ACCMODE) != O_RDWR) {
+        rc = qc_fail(err, QCHAIN_E_READONLY, "%s: descriptor %d is not open for reading and "
+                     "writing", f->name, f->given_fd);
         goto fail;
     }
     if (fstat(fd, &st) != 0) {

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#include "io/store.h"
+#include "io/store_int.h"
 
 #include <inttypes.h>
 #include <string.h>
@@ -9,9 +9,6 @@
 #include "util/error.h"
 #include "util/escape.h"
 
-#define MAX_PIECES 1024          /* of one preadv, as the seam promises */
-#define PIECES_A_CALL 256        /* of one that had to be cut; bounds the stack */
-#define BOUNCE_BYTES (1u << 20)
 #define MAX_ALIGN (1u << 20)
 #define MAX_PARALLEL 4096
 
@@ -59,8 +56,7 @@ static int copy_ops(struct qc_store *s, const qchain_store_ops *from, qchain_err
     return check_unknown_slots(from, err);
 }
 
-/* What a slot returned, as a code of ours with a message. */
-static int slot_failed(const struct qc_store *s, int rc, const char *slot, qchain_error *err)
+int qc_store_slot_failed(const struct qc_store *s, int rc, const char *slot, qchain_error *err)
 {
     if (rc > 0 || rc < QCHAIN_E_INTERNAL)
         return qc_fail(err, QCHAIN_E_INTERNAL, "%s: the store's %s returned %d: not a known code",
@@ -70,24 +66,25 @@ static int slot_failed(const struct qc_store *s, int rc, const char *slot, qchai
     return rc;
 }
 
-/* The same for a slot that may say UNSUPPORTED, which must leave no trace in err. */
-static int optional_failed(const struct qc_store *s, int rc, const char *slot, qchain_error *said,
-                           qchain_error *err)
+int qc_store_optional_failed(const struct qc_store *s, int rc, const char *slot,
+                             qchain_error *said, qchain_error *err)
 {
-    rc = slot_failed(s, rc, slot, said);
+    rc = qc_store_slot_failed(s, rc, slot, said);
     qc_error_copy(err, said);
     return rc;
 }
 
 static int ask_size(struct qc_store *s, qchain_error *err)
 {
-    int rc = s->ops.size(s->obj, &s->size, err);
+    uint64_t size = 0;
+    int rc = s->ops.size(s->obj, &size, err);
 
     if (rc != 0)
-        return slot_failed(s, rc, "size", err);
-    if (s->size > INT64_MAX)
+        return qc_store_slot_failed(s, rc, "size", err);
+    if (size > INT64_MAX)
         return qc_fail(err, QCHAIN_E_LIMIT, "%s: size %" PRIu64 ": more than 2^63 - 1 bytes",
-                       s->name, s->size);
+                       s->name, size);
+    atomic_init(&s->size, size);
     return 0;
 }
 
@@ -106,10 +103,10 @@ static int ask_identity(struct qc_store *s, qchain_error *err)
         rc = 0;
     }
     if (rc != 0)
-        return optional_failed(s, rc, "identity", &said, err);
+        return qc_store_optional_failed(s, rc, "identity", &said, err);
     id->struct_size = sizeof(*id);
     id->flags &= QCHAIN_IDENTITY_HAS_MTIME | QCHAIN_IDENTITY_HAS_INODE;
-    id->size = s->size;
+    id->size = qc_store_size(s);
     id->etag[sizeof(id->etag) - 1] = '\0';
     return 0;
 }
@@ -131,7 +128,7 @@ static int ask_limits(struct qc_store *s, qchain_error *err)
     if (rc == QCHAIN_E_UNSUPPORTED)
         return 0;
     if (rc != 0)
-        return optional_failed(s, rc, "limits", &said, err);
+        return qc_store_optional_failed(s, rc, "limits", &said, err);
     if (l.parallel > MAX_PARALLEL || l.reserved0)
         return qc_fail(err, QCHAIN_E_INVAL, "%s: the store wants %" PRIu32 " reads at once: at most "
                        "%d; reserved fields must be 0", s->name, l.parallel, MAX_PARALLEL);
@@ -183,6 +180,8 @@ int qc_store_create(struct qc_store **out, const qchain_store *from, struct qc_s
         rc = ask_identity(s, err);
     if (rc == 0)
         rc = ask_limits(s, err);
+    if (rc == 0 && s->ops.pwrite)
+        rc = qc_store_make_writable(s, err);
     if (rc != 0)
         goto fail;
     *out = s;
@@ -198,6 +197,7 @@ void qc_store_destroy(struct qc_store *s)
     if (!s)
         return;
     s->ops.close(s->obj);
+    qc_store_end_writing(s);
     qc_free(s->name);
     qc_free(s);
 }
@@ -227,7 +227,13 @@ static inline int call_pread(struct qc_store *s, void *buf, size_t length, uint6
 
     count_read(s, length, flags);
     rc = s->ops.pread(s->obj, buf, length, offset, slot_flags(s, flags), err);
-    return __builtin_expect(rc == 0, 1) ? 0 : slot_failed(s, rc, "pread", err);
+    return __builtin_expect(rc == 0, 1) ? 0 : qc_store_slot_failed(s, rc, "pread", err);
+}
+
+int qc_store_call_pread(struct qc_store *s, void *buf, size_t length, uint64_t offset,
+                        uint32_t flags, qchain_error *err)
+{
+    return call_pread(s, buf, length, offset, flags, err);
 }
 
 static int call_preadv(struct qc_store *s, const qchain_iov *iov, size_t n_iov, size_t length,
@@ -238,7 +244,7 @@ static int call_preadv(struct qc_store *s, const qchain_iov *iov, size_t n_iov, 
     if (s->ops.preadv) {
         count_read(s, length, flags);
         rc = s->ops.preadv(s->obj, iov, n_iov, length, offset, slot_flags(s, flags), err);
-        return __builtin_expect(rc == 0, 1) ? 0 : slot_failed(s, rc, "preadv", err);
+        return __builtin_expect(rc == 0, 1) ? 0 : qc_store_slot_failed(s, rc, "preadv", err);
     }
     for (size_t i = 0; rc == 0 && i < n_iov; i++) {
         if (iov[i].len > 0)
@@ -248,45 +254,22 @@ static int call_preadv(struct qc_store *s, const qchain_iov *iov, size_t n_iov, 
     return rc;
 }
 
-/* A place in a scattered buffer. */
-struct cursor {
-    const qchain_iov *iov;
-    size_t            n_iov;
-    size_t            skip; /* bytes of iov[0] already passed */
-};
-
-/* Take the next piece, at most max bytes of it; false at the end. */
-static bool next_piece(struct cursor *c, qchain_iov *piece, size_t max)
-{
-    while (c->n_iov > 0 && c->skip == c->iov->len) {
-        c->iov++;
-        c->n_iov--;
-        c->skip = 0;
-    }
-    if (c->n_iov == 0 || max == 0)
-        return false;
-    piece->base = (char *)c->iov->base + c->skip;
-    piece->len = qc_min64(c->iov->len - c->skip, max);
-    c->skip += piece->len;
-    return true;
-}
-
-static void copy_in(struct cursor *c, const char *from, size_t length)
+static void copy_in(struct qc_cursor *c, const char *from, size_t length)
 {
     qchain_iov piece;
 
-    while (next_piece(c, &piece, length)) {
+    while (qc_next_piece(c, &piece, length)) {
         memcpy(piece.base, from, piece.len);
         from += piece.len;
         length -= piece.len;
     }
 }
 
-static void zero_rest(struct cursor *c)
+static void zero_rest(struct qc_cursor *c)
 {
     qchain_iov piece;
 
-    while (next_piece(c, &piece, SIZE_MAX))
+    while (qc_next_piece(c, &piece, SIZE_MAX))
         memset(piece.base, 0, piece.len);
 }
 
@@ -296,7 +279,7 @@ static bool is_aligned(const struct qc_store *s, const qchain_iov *iov, size_t n
                        size_t length, uint64_t offset)
 {
     uint64_t memory = s->limits.align_memory, block = s->limits.align_offset;
-    bool at_end = offset + length == s->size;
+    bool at_end = offset + length == qc_store_size(s);
 
     if (block == 0)
         return true;
@@ -310,15 +293,15 @@ static bool is_aligned(const struct qc_store *s, const qchain_iov *iov, size_t n
 }
 
 /* Read whole blocks into an aligned buffer and copy what was asked for. */
-static int read_bounced(struct qc_store *s, struct cursor c, size_t length, uint64_t offset,
+static int read_bounced(struct qc_store *s, struct qc_cursor c, size_t length, uint64_t offset,
                         uint32_t flags, qchain_error *err)
 {
     uint64_t block = s->limits.align_offset;
     uint64_t end = offset + length;
     uint64_t pos = qc_align_down(offset, block);
-    uint64_t stop = qc_min64(qc_align_up(end, block), s->size);
-    uint64_t most = s->limits.max_transfer ? qc_min64(s->limits.max_transfer, BOUNCE_BYTES)
-                                           : BOUNCE_BYTES;
+    uint64_t stop = qc_min64(qc_align_up(end, block), qc_store_size(s));
+    uint64_t most = s->limits.max_transfer ? qc_min64(s->limits.max_transfer, QC_BOUNCE_BYTES)
+                                           : QC_BOUNCE_BYTES;
     size_t room = qc_min64(stop - pos, most);
     char *buf = qc_aligned(s->limits.align_memory, qc_align_up(room, block));
     int rc = 0;
@@ -339,18 +322,18 @@ static int read_bounced(struct qc_store *s, struct cursor c, size_t length, uint
 }
 
 /* Read length bytes in as many calls as pieces, limits and alignment ask for. */
-static int read_in_parts(struct qc_store *s, struct cursor *c, size_t length, uint64_t offset,
+static int read_in_parts(struct qc_store *s, struct qc_cursor *c, size_t length, uint64_t offset,
                          uint32_t flags, qchain_error *err)
 {
-    size_t most = s->limits.max_transfer ? qc_min64(s->limits.max_transfer, SIZE_MAX) : SIZE_MAX;
-    qchain_iov part[PIECES_A_CALL];
+    size_t most = qc_store_most(s);
+    qchain_iov part[QC_PIECES_A_CALL];
     int rc = 0;
 
     while (rc == 0 && length > 0) {
-        struct cursor start = *c;
+        struct qc_cursor start = *c;
         size_t n = 0, take = 0, room = qc_min64(length, most);
 
-        while (n < PIECES_A_CALL && next_piece(c, &part[n], room - take))
+        while (n < QC_PIECES_A_CALL && qc_next_piece(c, &part[n], room - take))
             take += part[n++].len;
         if (take == 0)
             return qc_fail(err, QCHAIN_E_INTERNAL, "%s: a vector shorter than its length", s->name);
@@ -370,7 +353,7 @@ static int past_end(const struct qc_store *s, size_t length, uint64_t offset, qc
 {
     qc_fail(err, QCHAIN_E_CORRUPT,
             "read of %zu bytes at offset %" PRIu64 ": past the end, the file has %" PRIu64
-            " bytes", length, offset, s->size);
+            " bytes", length, offset, qc_store_size(s));
     qc_error_at(err, offset);
     return QCHAIN_E_CORRUPT;
 }
@@ -380,8 +363,9 @@ static __attribute__((noinline)) int read_slowly(struct qc_store *s, const qchai
                                                  size_t n_iov, size_t length, uint64_t offset,
                                                  uint32_t flags, qchain_error *err)
 {
-    struct cursor c = {.iov = iov, .n_iov = n_iov};
-    size_t inside = offset < s->size ? qc_min64(length, s->size - offset) : 0;
+    struct qc_cursor c = {.iov = iov, .n_iov = n_iov};
+    uint64_t size = qc_store_size(s);
+    size_t inside = offset < size ? qc_min64(length, size - offset) : 0;
     int rc;
 
     if (inside < length && !(flags & QC_READ_PAST_END))
@@ -392,21 +376,19 @@ static __attribute__((noinline)) int read_slowly(struct qc_store *s, const qchai
     return rc;
 }
 
-static inline bool asks_nothing(const struct qc_store *s)
-{
-    return (s->limits.max_transfer | s->limits.align_offset) == 0;
-}
-
 static inline bool is_inside(const struct qc_store *s, size_t length, uint64_t offset)
 {
-    return length <= s->size && offset <= s->size - length;
+    uint64_t size = qc_store_size(s);
+
+    return length <= size && offset <= size - length;
 }
 
 void qc_store_hot_init(struct qc_store_hot *h, struct qc_store *s)
 {
-    h->pread = asks_nothing(s) ? s->ops.pread : NULL;
+    /* The size of a writable one is another at any time, and not copied. */
+    h->pread = qc_store_asks_nothing(s) && !s->writing ? s->ops.pread : NULL;
     h->obj = s->obj;
-    h->size = s->size;
+    h->size = qc_store_size(s);
     atomic_store_explicit(&h->store, s, memory_order_release);
 }
 
@@ -419,7 +401,7 @@ int qc_store_read_hot(const struct qc_store_hot *h, struct qc_slots *slots, void
         return qc_store_read(h->store, buf, length, offset, QC_READ_PAST_END, err);
     qc_count_bytes(slots, QC_CNT_STORE_READS, length);
     rc = h->pread(h->obj, buf, length, offset, 0, err);
-    return __builtin_expect(rc == 0, 1) ? 0 : slot_failed(h->store, rc, "pread", err);
+    return __builtin_expect(rc == 0, 1) ? 0 : qc_store_slot_failed(h->store, rc, "pread", err);
 }
 
 int qc_store_read(struct qc_store *s, void *buf, size_t length, uint64_t offset, uint32_t flags,
@@ -429,7 +411,7 @@ int qc_store_read(struct qc_store *s, void *buf, size_t length, uint64_t offset,
 
     if (length == 0)
         return 0;
-    if (__builtin_expect(is_inside(s, length, offset) && asks_nothing(s), 1))
+    if (__builtin_expect(is_inside(s, length, offset) && qc_store_asks_nothing(s), 1))
         return call_pread(s, buf, length, offset, flags, err);
     return read_slowly(s, &iov, 1, length, offset, flags, err);
 }
@@ -439,7 +421,7 @@ int qc_store_readv(struct qc_store *s, const qchain_iov *iov, size_t n_iov, size
 {
     if (length == 0)
         return 0;
-    if (n_iov <= MAX_PIECES && is_inside(s, length, offset) && asks_nothing(s))
+    if (n_iov <= QC_MAX_PIECES && is_inside(s, length, offset) && qc_store_asks_nothing(s))
         return call_preadv(s, iov, n_iov, length, offset, flags, err);
     return read_slowly(s, iov, n_iov, length, offset, flags, err);
 }
@@ -451,13 +433,13 @@ int qc_store_extent(struct qc_store *s, qchain_store_extent *out, uint64_t lengt
 {
     qchain_store_extent e = {.offset = offset, .length = length};
     qchain_error said;
-    uint64_t end;
+    uint64_t end, size = qc_store_size(s);
     int rc;
 
     *out = (qchain_store_extent){.offset = offset, .length = length, .hole = 1};
-    if (offset >= s->size || length == 0)
+    if (offset >= size || length == 0)
         return 0; /* past the end everything reads as zeros */
-    length = qc_min64(length, s->size - offset);
+    length = qc_min64(length, size - offset);
     *out = (qchain_store_extent){.offset = offset, .length = length};
     if (!s->ops.extents)
         return 0;
@@ -467,7 +449,7 @@ int qc_store_extent(struct qc_store *s, qchain_store_extent *out, uint64_t lengt
     if (rc == QCHAIN_E_UNSUPPORTED)
         return 0;
     if (rc != 0)
-        return optional_failed(s, rc, "extents", &said, err);
+        return qc_store_optional_failed(s, rc, "extents", &said, err);
     if (!qc_add_ok(e.offset, e.length, &end) || e.offset > offset || end <= offset || e.hole > 1)
         return qc_fail(err, QCHAIN_E_IO, "%s: the store's extents at offset %" PRIu64
                        ": answered %" PRIu64 " bytes at %" PRIu64 " (kind %" PRIu32
@@ -483,5 +465,5 @@ uint64_t qc_store_allocated(struct qc_store *s)
 
     if (s->ops.allocated && s->ops.allocated(s->obj, &bytes, NULL) == 0)
         return bytes;
-    return s->size;
+    return qc_store_size(s);
 }

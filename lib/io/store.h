@@ -13,17 +13,32 @@
 
 #include "util/slots.h"
 
+struct qc_store_writing;
+
 /* What every read looks at comes first, on two cache lines: a deep chain has
  * thousands of these. */
 struct qc_store {
-    uint64_t               size;   /* bytes, fixed at open */
+    _Atomic uint64_t       size;   /* bytes; qc_store_size. Fixed at open unless writable */
     void                  *obj;
     struct qc_slots       *slots;  /* counters; borrowed, may be NULL */
     qchain_store_limits    limits; /* what the store asks of us; zeros: nothing */
     qchain_store_ops       ops;    /* copied; slots the extender lacks are NULL */
     char                  *name;   /* for messages, escaped */
-    qchain_store_identity  identity;
+    qchain_store_identity  identity; /* when it was opened */
+    struct qc_store_writing *writing; /* store_write.c; NULL: not writable */
 };
+
+/* The size now: of a writable store, writing past the end and resizing change it, so whoever needs
+ * it twice asks once. */
+static inline uint64_t qc_store_size(const struct qc_store *s)
+{
+    return atomic_load_explicit(&s->size, memory_order_relaxed);
+}
+
+static inline bool qc_store_is_writable(const struct qc_store *s)
+{
+    return s->writing != NULL;
+}
 
 enum qc_read_flags {
     QC_READ_META = 0x1,      /* counted as metadata */
@@ -51,9 +66,10 @@ int qc_store_readv(struct qc_store *s, const qchain_iov *iov, size_t n_iov, size
  */
 struct qc_store_hot {
     int (*pread)(void *obj, void *buf, size_t length, uint64_t offset, uint32_t flags,
-                 qchain_error *err); /* NULL: the store asks something of its callers */
+                 qchain_error *err); /* NULL: the store asks something of its callers, or is
+                                        writable */
     void            *obj;
-    uint64_t         size;
+    uint64_t         size;           /* when this was set */
     _Atomic(struct qc_store *) store; /* NULL: not open yet, and the rest is not set */
 };
 
@@ -77,28 +93,38 @@ static inline bool qc_store_can_submit(const struct qc_store *s)
            (s->limits.max_transfer | s->limits.align_offset) == 0;
 }
 
-/* ---- writing (store_write.c); of stores that were opened for it ---- */
+/* How long it is, as qc_store_size. */
+static inline uint64_t qc_store_hot_size(const struct qc_store_hot *h)
+{
+    return h->pread ? h->size
+                    : qc_store_size(atomic_load_explicit(&h->store, memory_order_relaxed));
+}
 
-bool qc_store_is_writable(const struct qc_store *s);
-/* The size now: writing past the end and resizing change it. */
-uint64_t qc_store_size(const struct qc_store *s);
-/* Write, whole or failed, also past the end. READONLY once a flush failed: what is on the medium is not known
- * any more. */
+/* ---- writing (store_write.c); of stores that were opened for it, else READONLY ---- */
+
+/* Write, whole or failed, also past the end; failed, any part of it may be there. READONLY once a
+ * flush failed: what is on the medium is not known any more. Where only whole blocks can be
+ * written, the size becomes a multiple of them by a write past the end. */
 int qc_store_write(struct qc_store *s, const void *buf, size_t length, uint64_t offset,
                    qchain_error *err);
 int qc_store_writev(struct qc_store *s, const qchain_iov *iov, size_t n_iov, size_t length,
                     uint64_t offset, qchain_error *err);
-/* For who writes by other ways (a ring): a write to [offset, offset + length) has ended. */
+/* For who writes by other ways (a ring): a write to [offset, offset + length) has ended, well. (One
+ * that failed is done again by qc_store_write.) */
 void qc_store_wrote(struct qc_store *s, uint64_t offset, uint64_t length);
-/* All writes that ended before are durable after; no system call if there were none since the last. */
+/* All writes that ended before are durable after; no system call if there were none since the last.
+ * Any number of threads may call. */
 int qc_store_flush(struct qc_store *s, qchain_error *err);
 /* True if a write ended that no flush has covered. */
 bool qc_store_is_dirty(const struct qc_store *s);
+/* Change the size; of what was cut off nothing comes back. No write past the new size is under way. */
 int qc_store_resize(struct qc_store *s, uint64_t size, qchain_error *err);
-/* Make [offset, offset + length) read as zeros, which may reach past the end. unmap: give its space back. Writes
- * zeros where the store has no better way. */
-int qc_store_zero(struct qc_store *s, uint64_t length, uint64_t offset, bool unmap, qchain_error *err);
-/* Nobody needs these bytes any more: give the space back if that can be done; they read as anything then. */
+/* Make [offset, offset + length) read as zeros, which may reach past the end. unmap: give its space
+ * back. Writes zeros where the store has no better way. */
+int qc_store_zero(struct qc_store *s, uint64_t length, uint64_t offset, bool unmap,
+                  qchain_error *err);
+/* Nobody needs these bytes any more: give the space back if that can be done; they read as anything
+ * then. */
 int qc_store_discard(struct qc_store *s, uint64_t length, uint64_t offset, qchain_error *err);
 
 /* ---- several reads at once (store_many.c) ---- */

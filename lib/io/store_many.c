@@ -73,7 +73,8 @@ static bool take_off(struct flying *f, struct batch *b, const struct qc_store_pi
                      uint32_t flags)
 {
     struct qc_store *s = p->store;
-    size_t inside = p->offset < s->size ? (size_t)qc_min64(p->length, s->size - p->offset) : 0;
+    uint64_t size = qc_store_size(s);
+    size_t inside = p->offset < size ? (size_t)qc_min64(p->length, size - p->offset) : 0;
 
     if (!qc_store_can_submit(s) || inside == 0 ||
         (inside < p->length && !(flags & QC_READ_PAST_END)))

@@ -40,6 +40,10 @@ enum qc_counter {
     QC_CNT_SIDECAR_BYTES,
     QC_CNT_QUEUE_LEAF,
     QC_CNT_QUEUE_WALKS,
+    /* A number and its bytes; then the flushes that were asked of a medium. */
+    QC_CNT_STORE_WRITES,
+    QC_CNT_STORE_WRITE_BYTES,
+    QC_CNT_FLUSHES,
     /* Of layers behind URLs, see qchain_remote_stats; some are pairs: a number, its bytes. */
     QC_CNT_HTTP_REQUESTS,
     QC_CNT_HTTP_BYTES,
