@@ -85,16 +85,17 @@ static int find_stretch(struct qc_extents *x, struct qc_store *store, uint64_t h
                         uint64_t length, uint64_t *piece, bool *hole, qchain_error *err)
 {
     qchain_store_extent *st = &x->stretch;
+    uint64_t size = qc_store_size(store);
     int ret;
 
-    if (host >= store->size) { /* preallocated and never written, or the rest of a sector */
+    if (host >= size) { /* preallocated and never written, or the rest of a sector */
         *hole = true;
         *piece = length;
         return 0;
     }
     if (x->looked_at != store || host < st->offset || host >= st->offset + st->length) {
         x->looked_at = NULL;
-        ret = qc_store_extent(store, st, store->size - host, host, err);
+        ret = qc_store_extent(store, st, size - host, host, err);
         if (ret != 0)
             return ret;
         x->looked_at = store;

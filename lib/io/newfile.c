@@ -11,6 +11,7 @@
 #include <sys/xattr.h>
 #include <unistd.h>
 
+#include "io/file.h"
 #include "util/alloc.h"
 #include "util/bytes.h"
 #include "util/error.h"
@@ -26,6 +27,7 @@ struct qc_newfile {
     int               dir, fd;
     bool              exists;    /* under its temporary name */
     bool              failed;    /* something is missing in it */
+    struct qc_store  *store;     /* on it; NULL: nobody asked */
     struct qc_escaped path;      /* for messages */
 };
 
@@ -70,7 +72,7 @@ static int open_temporary(struct qc_newfile *f, mode_t mode, qchain_error *err)
             return fail_errno(f, errno, "cannot get random bytes", err);
         snprintf(f->temporary, sizeof(f->temporary), ".%.*s.%06" PRIx32, keep, f->name,
                  random & 0xffffff);
-        f->fd = openat(f->dir, f->temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, mode);
+        f->fd = openat(f->dir, f->temporary, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, mode);
         if (f->fd >= 0) {
             f->exists = true;
             return 0;
@@ -212,6 +214,24 @@ int qc_newfile_copy(struct qc_newfile *f, int from, uint64_t from_offset, uint64
     return ret;
 }
 
+int qc_newfile_store(struct qc_newfile *f, struct qc_store **out, const struct qc_file_opts *opts,
+                     qchain_error *err)
+{
+    struct qc_file_opts o = {
+        .fds = opts->fds, .slots = opts->slots, .log = opts->log, .fd = f->fd,
+        .name = opts->name ? opts->name : f->path.text,
+        /* Nobody else knows its name yet. */
+        .flags = (opts->flags & QC_FILE_DIRECT) | QC_FILE_WRITE | QC_FILE_NO_LOCK,
+    };
+    int ret;
+
+    if (f->store)
+        return qc_fail(err, QCHAIN_E_INTERNAL, "%s: has a store already", f->path.text);
+    ret = qc_file_open(&f->store, NULL, &o, NULL, err);
+    *out = f->store;
+    return ret;
+}
+
 /* ------------------------------------------------------------------ finish --- */
 
 static int sync_fd(int fd)
@@ -226,11 +246,16 @@ static int sync_fd(int fd)
 
 static int commit(struct qc_newfile *f, qchain_error *err)
 {
-    int fd = f->fd;
+    int ret, fd = f->fd;
 
     if (f->failed)
         return qc_fail(err, QCHAIN_E_IO, "%s: is not replaced: its new content is not whole",
                        f->path.text);
+    if (f->store) { /* which may know of a flush that failed */
+        ret = qc_store_flush(f->store, err);
+        if (ret != 0)
+            return ret;
+    }
     if (sync_fd(fd) != 0)
         return fail_errno(f, errno, "fsync of its temporary file", err);
     f->fd = -1;
@@ -257,6 +282,7 @@ void qc_newfile_abort(struct qc_newfile *f)
 {
     if (!f)
         return;
+    qc_store_destroy(f->store);
     if (f->fd >= 0)
         close(f->fd);
     if (f->exists)

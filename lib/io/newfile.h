@@ -12,7 +12,9 @@
 #include <sys/stat.h>
 #include <qchain.h>
 
+struct qc_file_opts;
 struct qc_newfile;
+struct qc_store;
 
 /* Begin a file that will be called path. like: its owner (where we may give it away)
  * and permissions (without execution) are those of this file; NULL: ours, 0666 less
@@ -25,6 +27,10 @@ int qc_newfile_write(struct qc_newfile *f, const void *buf, size_t length, uint6
 /* Copy bytes of another descriptor. */
 int qc_newfile_copy(struct qc_newfile *f, int from, uint64_t from_offset, uint64_t length,
                     uint64_t offset, qchain_error *err);
+/* The file as a writable store, to read what was written, too; once. It is the file's, and ends
+ * with it. opts: its fds, slots, log, name and the flag QC_FILE_DIRECT count. */
+int qc_newfile_store(struct qc_newfile *f, struct qc_store **out, const struct qc_file_opts *opts,
+                     qchain_error *err);
 /* Make it durable and visible. The file is finished either way. */
 int qc_newfile_commit(struct qc_newfile *f, qchain_error *err);
 /* Give it up. NULL is fine. */

@@ -50,6 +50,8 @@ static int copy_ops(struct qc_store *s, const qchain_store_ops *from, qchain_err
     memcpy(&s->ops, from, qc_min64(from->struct_size, sizeof(s->ops)));
     if (!s->ops.close || !s->ops.size || !s->ops.pread)
         return qc_fail(err, QCHAIN_E_INVAL, "store: the slots close, size and pread are required");
+    if (s->ops.pwrite && (!s->ops.flush || !s->ops.resize))
+        return qc_fail(err, QCHAIN_E_INVAL, "store: one with pwrite has flush and resize, too");
     if (s->ops.flags != 0)
         return qc_fail(err, QCHAIN_E_INVAL, "store: flags of its qchain_store_ops: 0x%" PRIx32
                        ": must be 0", s->ops.flags);

@@ -109,7 +109,10 @@ int qc_store_write(struct qc_store *s, const void *buf, size_t length, uint64_t 
                    qchain_error *err);
 int qc_store_writev(struct qc_store *s, const qchain_iov *iov, size_t n_iov, size_t length,
                     uint64_t offset, qchain_error *err);
-/* For who writes by other ways (a ring): a write to [offset, offset + length) has ended, well. (One
+/* For who writes by other ways (a ring), whole blocks: can that be done now? Not by him if the
+ * store ends within a block, which he would make longer. */
+bool qc_store_takes_write(const struct qc_store *s, size_t length, uint64_t offset);
+/* For him, too: a write to [offset, offset + length) has ended, well. (One
  * that failed is done again by qc_store_write.) */
 void qc_store_wrote(struct qc_store *s, uint64_t offset, uint64_t length);
 /* All writes that ended before are durable after; no system call if there were none since the last.

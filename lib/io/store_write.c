@@ -199,8 +199,9 @@ static int read_block(struct qc_store *s, char *buf, uint64_t pos, qchain_error 
     return rc;
 }
 
-/* Write bytes [first, last) of the blocks [pos, pos + length), taking them from the cursor. */
-static int rewrite(struct qc_store *s, char *buf, size_t length, uint64_t pos,
+/* Write bytes [first, last) of the blocks [pos, pos + length), taking them from the cursor. spare:
+ * room for a block, aligned as buf is. */
+static int rewrite(struct qc_store *s, char *buf, char *spare, size_t length, uint64_t pos,
                    struct qc_cursor *c, uint64_t first, uint64_t last, qchain_error *err)
 {
     uint64_t block = s->limits.align_offset, tail = pos + length - block;
@@ -213,8 +214,11 @@ static int rewrite(struct qc_store *s, char *buf, size_t length, uint64_t pos,
     qc_blocks_lock(s->writing->blocks, pos, length, at_head || at_tail);
     if (at_head)
         rc = read_block(s, buf, pos, err);
-    if (rc == 0 && at_tail && !(at_head && tail == pos))
-        rc = read_block(s, buf + (tail - pos), tail, err);
+    if (rc == 0 && at_tail && !(at_head && tail == pos)) {
+        rc = read_block(s, spare, tail, err);
+        if (rc == 0)
+            memcpy(buf + (tail - pos), spare, block);
+    }
     while (rc == 0 && qc_next_piece(c, &piece, left)) {
         memcpy(to, piece.base, piece.len);
         to += piece.len;
@@ -233,7 +237,8 @@ static int write_bounced(struct qc_store *s, struct qc_cursor c, size_t length, 
     uint64_t block = s->limits.align_offset, end = offset + length;
     uint64_t pos = qc_align_down(offset, block), stop = qc_align_up(end, block);
     size_t room = qc_min64(stop - pos, qc_min64(qc_store_most(s), QC_BOUNCE_BYTES));
-    char *buf = qc_aligned(s->limits.align_memory, room);
+    size_t held = qc_align_up(room, s->limits.align_memory);
+    char *buf = qc_aligned(s->limits.align_memory, held + block);
     int rc = 0;
 
     if (!buf)
@@ -241,7 +246,8 @@ static int write_bounced(struct qc_store *s, struct qc_cursor c, size_t length, 
     while (rc == 0 && pos < stop) {
         size_t n = qc_min64(stop - pos, room);
 
-        rc = rewrite(s, buf, n, pos, &c, qc_max64(pos, offset), qc_min64(pos + n, end), err);
+        rc = rewrite(s, buf, buf + held, n, pos, &c, qc_max64(pos, offset),
+                     qc_min64(pos + n, end), err);
         pos += n;
     }
     qc_free(buf);
@@ -309,6 +315,15 @@ int qc_store_write(struct qc_store *s, const void *buf, size_t length, uint64_t 
     qchain_iov iov = {.base = (void *)(uintptr_t)buf, .len = length};
 
     return qc_store_writev(s, &iov, 1, length, offset, err);
+}
+
+bool qc_store_takes_write(const struct qc_store *s, size_t length, uint64_t offset)
+{
+    uint64_t size = qc_store_size(s);
+
+    if (may_write(s, length, offset, NULL) != 0)
+        return false;
+    return !s->writing->blocks || size % s->limits.align_offset == 0 || offset + length <= size;
 }
 
 void qc_store_wrote(struct qc_store *s, uint64_t offset, uint64_t length)

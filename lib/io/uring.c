@@ -16,7 +16,7 @@
 
 #define SQ_ENTRIES 64u       /* prepared at a time; also cancels in flight */
 #define MAX_FILES 32768u     /* registered; what Linux before 5.19 allows */
-#define MAX_READ 0x7ffff000u /* bytes one system call reads, at most */
+#define MAX_READ 0x7ffff000u /* bytes one system call moves, at most */
 #define POLL_AGAIN_MS 1      /* where waiting in the ring itself is not allowed */
 
 /* What completions belong to that are no reads. */
@@ -312,6 +312,38 @@ bool qc_uring_preparev(struct qc_uring *u, struct qc_uring_read *r, struct qc_st
     if (!sqe)
         return false;
     io_uring_prep_readv(sqe, -1, (const struct iovec *)(const void *)iov, n_iov, offset);
+    finish_sqe(u, sqe, file, r);
+    return true;
+}
+
+bool qc_uring_prepare_write(struct qc_uring *u, struct qc_uring_read *r, struct qc_store *store,
+                            unsigned file, const void *buf, size_t length, uint64_t offset)
+{
+    qchain_iov iov = {(void *)(uintptr_t)buf, length};
+    struct io_uring_sqe *sqe;
+
+    if (!qc_store_takes_write(store, length, offset))
+        return false;
+    sqe = place_of(u, r, store, file, &iov, 1, length, offset);
+    if (!sqe)
+        return false;
+    io_uring_prep_write(sqe, -1, buf, (unsigned)length, offset);
+    finish_sqe(u, sqe, file, r);
+    return true;
+}
+
+bool qc_uring_prepare_writev(struct qc_uring *u, struct qc_uring_read *r, struct qc_store *store,
+                             unsigned file, const qchain_iov *iov, unsigned n_iov, size_t length,
+                             uint64_t offset)
+{
+    struct io_uring_sqe *sqe;
+
+    if (!qc_store_takes_write(store, length, offset))
+        return false;
+    sqe = place_of(u, r, store, file, iov, n_iov, length, offset);
+    if (!sqe)
+        return false;
+    io_uring_prep_writev(sqe, -1, (const struct iovec *)(const void *)iov, n_iov, offset);
     finish_sqe(u, sqe, file, r);
     return true;
 }

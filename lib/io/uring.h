@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * io_uring for one thread at a time: reads of local files, submitted without
+ * io_uring for one thread at a time: reads and writes of local files, submitted without
  * waiting. Files are registered with the ring at their first use, so that a read
  * costs no look at the descriptor table, and a file that is read stays open
  * whatever the descriptor pool does. Found at run time (Linux 5.13 or later);
@@ -8,7 +8,8 @@
  *
  * The kernel may end a read in ways that say little: short, -EAGAIN, or with any
  * error when the thread that submitted it has ended. Whoever needs the bytes, or
- * the reason, then reads again with a blocking call.
+ * the reason, then reads again with a blocking call. Likewise a write, of which any part
+ * may be there.
  */
 #ifndef QC_IO_URING_H
 #define QC_IO_URING_H
@@ -20,13 +21,13 @@
 
 struct qc_uring;
 
-/* One read. Embed it; the ring's from the moment it was prepared until it comes out
+/* One read, or write. Embed it; the ring's from the moment it was prepared until it comes out
  * of a reap. */
 struct qc_uring_read {
     void                 *user;
     struct qc_uring_read *next;   /* the ring's */
     uint32_t              length; /* asked for */
-    int32_t               result; /* bytes read, or a negative errno */
+    int32_t               result; /* bytes moved, or a negative errno */
 };
 
 #ifdef QC_HAVE_LIBURING
@@ -48,6 +49,15 @@ bool qc_uring_prepare(struct qc_uring *u, struct qc_uring_read *r, struct qc_sto
 bool qc_uring_preparev(struct qc_uring *u, struct qc_uring_read *r, struct qc_store *store,
                        unsigned file, const qchain_iov *iov, unsigned n_iov, size_t length,
                        uint64_t offset);
+/* A write of [offset, offset + length) of a writable store, which may lie past its end. False as
+ * above, or if the store takes none any more. When r has come out with all of it, tell the store
+ * (qc_store_wrote); else write again with a blocking call. Where only whole blocks can be written,
+ * nobody else may write into the same bytes at that time by a blocking call, or both lose some. */
+bool qc_uring_prepare_write(struct qc_uring *u, struct qc_uring_read *r, struct qc_store *store,
+                            unsigned file, const void *buf, size_t length, uint64_t offset);
+bool qc_uring_prepare_writev(struct qc_uring *u, struct qc_uring_read *r, struct qc_store *store,
+                             unsigned file, const qchain_iov *iov, unsigned n_iov, size_t length,
+                             uint64_t offset);
 /* How many are prepared and not submitted. */
 unsigned qc_uring_unsubmitted(const struct qc_uring *u);
 /* Hand over what is prepared: one system call. False if the kernel did not take all:
@@ -100,6 +110,24 @@ static inline bool qc_uring_preparev(struct qc_uring *u, struct qc_uring_read *r
                                      struct qc_store *store, unsigned file,
                                      const qchain_iov *iov, unsigned n_iov, size_t length,
                                      uint64_t offset)
+{
+    (void)u, (void)r, (void)store, (void)file, (void)iov, (void)n_iov, (void)length;
+    (void)offset;
+    return false;
+}
+
+static inline bool qc_uring_prepare_write(struct qc_uring *u, struct qc_uring_read *r,
+                                          struct qc_store *store, unsigned file, const void *buf,
+                                          size_t length, uint64_t offset)
+{
+    (void)u, (void)r, (void)store, (void)file, (void)buf, (void)length, (void)offset;
+    return false;
+}
+
+static inline bool qc_uring_prepare_writev(struct qc_uring *u, struct qc_uring_read *r,
+                                           struct qc_store *store, unsigned file,
+                                           const qchain_iov *iov, unsigned n_iov, size_t length,
+                                           uint64_t offset)
 {
     (void)u, (void)r, (void)store, (void)file, (void)iov, (void)n_iov, (void)length;
     (void)offset;

@@ -324,6 +324,75 @@ static void agrees_with_qemu(void **state)
     qc_store_destroy(s);
 }
 
+static void note_bytes(const char *path, bool held[256])
+{
+    int fd = other(path);
+
+    for (int byte = 0; byte < 256; byte++)
+        held[byte] = byte_is_held(fd, byte);
+    close(fd);
+}
+
+/* What qemu-io does to the image while we have it: does it get in? */
+static bool lets_qemu(struct fixture *x, const char *format, bool writes)
+{
+    char *cmd = qc_asprintf("qemu-io %s -f %s -c 'read 0 512' %%s >/dev/null 2>&1",
+                            writes ? "" : "-r", format);
+    int status = run(cmd, x->path);
+
+    qc_free(cmd);
+    return status == 0;
+}
+
+/* Ours and QEMU's, one of which writes at least, in either order; and the same bytes held. */
+static void writes_as_qemu_does(void **state)
+{
+    struct fixture *x = *state;
+    bool ours[256], qemus[256];
+    qchain_error err;
+    int input;
+    pid_t pid;
+
+    if (run("command -v qemu-io qemu-img >%s.which", x->path) != 0)
+        skip();
+    for (int raw = 0; raw < 2; raw++) {
+        const char *format = raw ? "raw" : "qcow2";
+        uint32_t flags = raw ? 0 : QC_FILE_FORMAT_LOCK;
+        int refused = raw ? 0 : QCHAIN_E_LOCKED;
+        struct qc_store *s;
+
+        assert_int_equal(run(raw ? "qemu-img create -q -f raw %s 1M"
+                                 : "qemu-img create -q -f qcow2 %s 1M", x->path), 0);
+        pid = start_qemu_io(x->path, format, true, &input);
+        wait_for_byte(x->path, raw ? 101 : 203);
+        note_bytes(x->path, qemus);
+        assert_int_equal(try_open(x, flags | QC_FILE_WRITE, &err), refused);
+        assert_int_equal(try_open(x, flags, &err), refused);
+        assert_int_equal(try_open(x, flags | QC_FILE_WRITE | QC_FILE_NO_LOCK, &err), 0);
+        stop_qemu_io(pid, input);
+        pid = start_qemu_io(x->path, format, false, &input);
+        wait_for_byte(x->path, raw ? 100 : 203);
+        assert_int_equal(try_open(x, flags | QC_FILE_WRITE, &err), refused);
+        if (!raw)
+            assert_non_null(strstr(err.text, "cannot be written (lock byte 201"));
+        stop_qemu_io(pid, input);
+
+        s = must_open(x, flags | QC_FILE_WRITE);
+        note_bytes(x->path, ours);
+        assert_memory_equal(ours, qemus, sizeof(ours));
+        assert_int_equal(lets_qemu(x, format, true), raw);
+        assert_int_equal(lets_qemu(x, format, false), raw);
+        qc_store_destroy(s);
+        s = must_open(x, flags);
+        assert_int_equal(lets_qemu(x, format, true), raw);
+        assert_int_equal(lets_qemu(x, format, false), true);
+        qc_store_destroy(s);
+        s = must_open(x, flags | QC_FILE_WRITE | QC_FILE_NO_LOCK);
+        assert_true(lets_qemu(x, format, true));
+        qc_store_destroy(s);
+    }
+}
+
 #define test(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 
 int main(void)
@@ -335,6 +404,7 @@ int main(void)
         test(gives_back_on_a_given_descriptor),
         test(locks_again_when_reopened),
         test(agrees_with_qemu),
+        test(writes_as_qemu_does),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
