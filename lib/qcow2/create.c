@@ -5,6 +5,7 @@
 #include <inttypes.h>
 #include <string.h>
 
+#include "format/reserve.h"
 #include "qcow2/header_encode.h"
 #include "util/alloc.h"
 #include "util/bytes.h"
@@ -319,28 +320,14 @@ static int write_l2(struct creation *c, qchain_error *err)
     return ret == 0 ? pad_to(c, c->l.data, err) : ret;
 }
 
-/* Space for guest data from offset on. */
-static int reserve(struct creation *c, struct qc_store *store, uint64_t offset, uint64_t length,
-                   qchain_error *err)
+/* Space for guest data. What a device held there must not show, whatever was asked for. */
+static int reserve_data(struct creation *c, qchain_error *err)
 {
-    uint32_t prealloc = c->opts->preallocation;
-    int ret;
+    uint32_t how = c->opts->preallocation;
 
-    if (length == 0)
-        return QCHAIN_OK;
-    if (prealloc == QCHAIN_PREALLOC_FALLOC || (prealloc == QCHAIN_PREALLOC_METADATA && c->opts->in_place))
-        return qc_store_zero(store, length, offset, false, err);
-    if (prealloc != QCHAIN_PREALLOC_FULL)
-        return QCHAIN_OK;
-    ret = out_flush(&c->out, err);
-    if (ret == 0) {
-        struct out o = {.store = store, .buf = c->out.buf, .at = offset};
-
-        ret = out_zeros(&o, length, err);
-        if (ret == 0)
-            ret = out_flush(&o, err);
-    }
-    return ret;
+    if (c->opts->in_place && how == QCHAIN_PREALLOC_METADATA)
+        how = QCHAIN_PREALLOC_FALLOC;
+    return qc_reserve(c->out.store, c->l.n_data << c->l.cluster_bits, place(c, c->l.data), how, err);
 }
 
 /* The data file, made as long as the disk; what is new of it is reserved. */
@@ -352,7 +339,7 @@ static int prepare_data(struct creation *c, struct qc_store *data, qchain_error 
     if (had >= size)
         return QCHAIN_OK;
     ret = qc_store_resize(data, size, err);
-    return ret == 0 ? reserve(c, data, had, size - had, err) : ret;
+    return ret == 0 ? qc_reserve(data, size - had, had, c->opts->preallocation, err) : ret;
 }
 
 static int write_header(struct creation *c, qchain_error *err)
@@ -430,7 +417,7 @@ static int write_all(struct creation *c, struct qc_store *data, qchain_error *er
     if (ret == 0)
         ret = out_flush(&c->out, err);
     if (ret == 0)
-        ret = reserve(c, c->out.store, place(c, c->l.data), c->l.n_data << c->l.cluster_bits, err);
+        ret = reserve_data(c, err);
     if (ret == 0 && data)
         ret = prepare_data(c, data, err);
     if (ret == 0 && o->in_place)
