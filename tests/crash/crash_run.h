@@ -486,8 +486,13 @@ static inline int guest_resize(struct run *r, qchain *c, const struct guest_op *
     if (ret != 0)
         return ret == QCHAIN_E_UNSUPPORTED ? 0 : ret;
     ended = run_clock(r);
-    /* What was cut off may be found at the old size; what is added is zeros. */
-    for (uint32_t i = to < m->sectors ? to : m->sectors; i < (to < m->sectors ? m->sectors : to); i++)
+    /* What was cut off may be found at the old size, or what lies below; what is added is zeros. */
+    for (uint32_t i = to; i < m->sectors; i++) {
+        if (i < r->setup->base_sectors)
+            model_put(m, i, sector_value(r->setup->base.bytes + (size_t)i * SECTOR), began, 0);
+        model_put(m, i, 0, began, ended);
+    }
+    for (uint32_t i = m->sectors; i < to; i++)
         model_put(m, i, 0, began, ended);
     m->sectors = to;
     return 0;

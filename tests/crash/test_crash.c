@@ -106,7 +106,7 @@ static void random_setup(struct setup *s)
     snprintf(options, sizeof(options), "cluster_size=%u,compat=%s,refcount_bits=%u%s%s ", c, v2 ? "0.10" : "1.1",
              v2 ? 16 : 1u << random_below(7), extended ? ",extended_l2=on" : "",
              !v2 && random_below(3) == 0 ? ",lazy_refcounts=on" : "");
-    make_setup(s, options, sectors, random_below(2) ? 32 + random_below(sectors + 64) : 0, c);
+    make_setup(s, options, sectors, random_below(2) ? 32 + random_below(sectors - 32) : 0, c);
 }
 
 /* -------------------------------------------------------------------- lists --- */
