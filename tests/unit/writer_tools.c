@@ -66,7 +66,7 @@ int subject_open(struct subject *s, struct rec_store *r, const struct qc_write_o
 
     *s = (struct subject){.rec = r, .slots = qc_slots_create()};
     rec_store_of(r, &from);
-    rc = qc_store_create(&s->store, &from, NULL, err);
+    rc = s->slots ? qc_store_create(&s->store, &from, NULL, err) : qc_fail_nomem(err);
     if (rc == 0)
         rc = qc_qcow2_format.open(&s->img, s->store, &none, err);
     o.requests = s->slots;

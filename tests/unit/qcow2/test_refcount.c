@@ -345,6 +345,9 @@ static void test_table_growth_fails(void **state)
         image_check(r->bytes, r->size, &v);
         assert_string_equal(v.damage, "");
         if (rc < 0 && !atomic_load(&s.w->stopped)) {
+            assert_int_equal(qc2_flush(s.w, NULL), 0);
+            image_check(r->bytes, r->size, &v);
+            assert_string_equal(v.damage, "");
             rc = qc2_alloc(s.w, 3000, &host, &zeroed, NULL);
             assert_int_equal(rc, 0);
         }
