@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <cmocka.h>
 
 #include "image_tools.h"
@@ -478,6 +479,35 @@ static void test_threads(void **state)
     rec_destroy(r);
 }
 
+static void *flush_run(void *p)
+{
+    assert_int_equal(qc2_flush(((struct subject *)p)->w, NULL), 0);
+    return NULL;
+}
+
+/* Those who wait for a flush are served by one. */
+static void test_group(void **state)
+{
+    struct timespec nap = {0, 50000000};
+    pthread_t thread[8];
+    struct subject s;
+    struct rec_store *r = open_new(&s, 3, 12, 4, MIB);
+
+    (void)state;
+    assert_int_equal(map_cluster(&s, 1, NULL), 0);
+    pthread_mutex_lock(&s.w->flush_lock);
+    for (unsigned i = 0; i < 8; i++)
+        assert_int_equal(pthread_create(&thread[i], NULL, flush_run, &s), 0);
+    nanosleep(&nap, NULL);
+    pthread_mutex_unlock(&s.w->flush_lock);
+    for (unsigned i = 0; i < 8; i++)
+        pthread_join(thread[i], NULL);
+    assert_int_equal(r->n_flushes, 2);
+    assert_in_range(atomic_load(&s.w->begun), 1, 8); /* 1, unless a thread came very late */
+    assert_int_equal(subject_close(&s, true, NULL), 0);
+    rec_destroy(r);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -488,6 +518,7 @@ int main(void)
         cmocka_unit_test(test_durable),
         cmocka_unit_test(test_errors),
         cmocka_unit_test(test_no_space),
+        cmocka_unit_test(test_group),
         cmocka_unit_test(test_threads),
     };
 
