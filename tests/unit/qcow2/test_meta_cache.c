@@ -10,6 +10,7 @@
 #include <cmocka.h>
 
 #include "image_tools.h"
+#include "mem_layers.h"
 #include "qcow2/cluster_map.h"
 #include "qcow2/l2.h"
 #include "util/bytes.h"
@@ -390,6 +391,45 @@ static void test_autoclear(void **state)
     rec_destroy(r);
 }
 
+/* Images that mean harm: whatever is refused or written, memory is not hurt. A sanitizer looks on. */
+static void test_hostile(void **state)
+{
+    uint64_t seed = mem_seed(11);
+    unsigned opened = 0, marked = 0;
+
+    (void)state;
+    for (unsigned i = 0; i < 3000; i++) {
+        struct rec_store *r = rec_create(0);
+        struct subject s;
+        qchain_error err;
+
+        qc_error_init(&err);
+        image_make(r, i % 4 ? 3 : 2, 9, i % 4 ? i % 7 : 4, MIB / 4);
+        for (uint64_t n = random_next(&seed) % 4 + 1; n > 0; n--) {
+            uint64_t x = random_next(&seed);
+
+            r->bytes[x % 5 ? (x >> 8) % r->size : 24 + (x >> 8) % 80] = (uint8_t)(x >> 40 & 1 ? x >> 48 : 0);
+        }
+        if (subject_open(&s, r, NULL, &err) < 0) {
+            assert_true(err.text[0]);
+            rec_destroy(r);
+            continue;
+        }
+        opened++;
+        for (unsigned k = 0; k < 40 && !atomic_load(&s.w->stopped); k++)
+            if (k % 10 == 9)
+                qc2_flush(s.w, &err);
+            else if (k % 5 == 4)
+                unmap_cluster(&s, k / 2, &err);
+            else
+                map_cluster(&s, random_next(&seed) % 256, &err);
+        marked += atomic_load(&s.w->stopped);
+        subject_close(&s, !atomic_load(&s.w->stopped), NULL);
+        rec_destroy(r);
+    }
+    assert_true(opened > 100 && marked > 10);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -405,6 +445,7 @@ int main(void)
         cmocka_unit_test(test_regions),
         cmocka_unit_test(test_refused),
         cmocka_unit_test(test_autoclear),
+        cmocka_unit_test(test_hostile),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
