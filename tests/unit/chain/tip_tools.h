@@ -39,6 +39,8 @@ struct rw_store {
     int             fail_code;
     atomic_int      flushes, writes, n_open;
     unsigned        delay_us;        /* of reads and writes */
+    void          (*before_read)(void *data); /* called once */
+    void           *before_read_data;
 };
 
 static inline struct rw_store *rw_create(uint64_t size)
@@ -93,6 +95,12 @@ static inline int rw_pread(void *obj, void *buf, size_t length, uint64_t offset,
     (void)flags;
     if (ret != 0)
         return ret;
+    if (s->before_read) {
+        void (*call)(void *) = s->before_read;
+
+        s->before_read = NULL;
+        call(s->before_read_data);
+    }
     pthread_mutex_lock(&s->lock);
     assert_true(offset + length <= s->size);
     memcpy(buf, s->p + offset, length);
@@ -427,7 +435,7 @@ static int d_discard(struct qc_image *img, uint64_t offset, uint64_t length, boo
     return 0;
 }
 
-static int d_resize(struct qc_image *img, uint64_t size, qchain_error *err)
+static int d_resize(struct qc_image *img, uint64_t size, uint64_t hidden, qchain_error *err)
 {
     struct d_image *d = d_of(img);
 
@@ -436,6 +444,8 @@ static int d_resize(struct qc_image *img, uint64_t size, qchain_error *err)
     for (uint64_t i = qc_div_up(size, d->cluster); i < d->n; i++)
         if (size < img->virtual_size)
             d_set(d, i, D_ABSENT, 0);
+    for (uint64_t i = qc_div_up(qc_max64(hidden, img->virtual_size), d->cluster); i < qc_div_up(size, d->cluster); i++)
+        d_set(d, i, D_ABSENT, 0);
     img->virtual_size = size;
     return 0;
 }
@@ -536,7 +546,7 @@ static void tip_close(struct tip_chain *t)
 }
 
 /* What the disk is to read as, from the beginning. */
-static unsigned char *tip_model(const struct tip_chain *t, uint64_t size)
+static inline unsigned char *tip_model(const struct tip_chain *t, uint64_t size)
 {
     unsigned char *m = calloc(1, size);
 
