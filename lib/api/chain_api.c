@@ -4,11 +4,13 @@
 
 #include "api/api.h"
 #include "chain/chain.h"
+#include "chain/tip.h"
 #include "util/alloc.h"
 
 #define KNOWN_OPEN                                                                                 \
     (QCHAIN_OPEN_FORCE_SHARE | QCHAIN_OPEN_DIRECT | QCHAIN_OPEN_NO_BACKING |                       \
-     QCHAIN_OPEN_SALVAGE | QCHAIN_OPEN_WRITE | QCHAIN_OPEN_FD | QCHAIN_OPEN_NO_INDEX)
+     QCHAIN_OPEN_SALVAGE | QCHAIN_OPEN_WRITE | QCHAIN_OPEN_FD | QCHAIN_OPEN_NO_INDEX |            \
+     QCHAIN_OPEN_WRITETHROUGH | QCHAIN_OPEN_UNSAFE | QCHAIN_OPEN_DISCARD)
 #define MAX_PIECES 1024
 
 void qchain_open_opts_init(qchain_open_opts *o, size_t size)
@@ -21,9 +23,9 @@ static int check_open(const char *name, const qchain_open_opts *o, qchain_error 
     if (o->flags & ~(uint32_t)KNOWN_OPEN || o->reserved0)
         return qc_fail(err, QCHAIN_E_INVAL, "open: unknown flags 0x%x or reserved fields set",
                        o->flags);
-    if (o->flags & QCHAIN_OPEN_WRITE)
-        return qc_fail(err, QCHAIN_E_UNSUPPORTED,
-                       "open: this version of the library reads only (QCHAIN_OPEN_WRITE)");
+    if (o->flags & QCHAIN_OPEN_WRITE && (o->snapshot || o->flags & QCHAIN_OPEN_SALVAGE))
+        return qc_fail(err, QCHAIN_E_INVAL,
+                       "open: an internal snapshot, or with salvaging, can only be read");
     if (o->flags & QCHAIN_OPEN_FD && (o->store || o->fd < 0))
         return qc_fail(err, QCHAIN_E_INVAL, "open: the top is either a descriptor or a store");
     if (o->store && !o->store->ops)
@@ -89,6 +91,8 @@ void qchain_close(qchain *c)
     if (!c || qc_env_forked(c->env))
         return;
     env = c->owns_env ? c->env : NULL;
+    if (c->tip)
+        (void)qc_tip_end(c, NULL); /* who wants to know calls qchain_finish */
     qc_chain_close(c);
     qc_env_destroy(env);
 }

@@ -98,7 +98,7 @@ const char *qchain_version_string(void)
 int qchain_has(const char *feature)
 {
     static const char *const has[] = {
-        "qcow2", "raw", "zlib", "zstd", "direct", "locks", "queue", "index",
+        "qcow2", "raw", "zlib", "zstd", "direct", "locks", "write", "queue", "index",
 #ifdef QC_HAVE_LIBDEFLATE
         "libdeflate",
 #endif

@@ -10,6 +10,8 @@
 #include "format/format.h"
 #include "util/error.h"
 
+struct qc_tip;
+
 /* A file that runs refer to. A layer has one, or two with a data file. Of layers that
  * are known from a sidecar alone it is opened at the first need: qc_source_store. */
 struct qc_source {
@@ -29,7 +31,8 @@ struct qc_layer {
     uint32_t                cluster_size; /* 0: raw */
     char                   *name;  /* as opened; raw bytes */
     char                   *real_path; /* or NULL */
-    uint64_t                limit; /* bytes that show at most: the least size from the top to here */
+    uint64_t                limit; /* bytes that show at most: the least size from the first frozen layer to
+                                      here; of a tip its own */
     uint16_t                source, data_source; /* equal without a data file */
 };
 
@@ -40,7 +43,9 @@ struct qchain {
     bool              far;          /* a layer lies far away: reads are many at once */
     bool              by_caller;    /* files that its names alone do not lead to */
     uint32_t          open_flags;   /* QCHAIN_OPEN_* */
-    uint64_t          size;
+    atomic_uint_fast64_t size;    /* of the disk; a writable one may be resized */
+    uint32_t          frozen;       /* the first layer that the index covers: 1 if the top is written, else 0 */
+    struct qc_tip    *tip;          /* the top, open for writing; else NULL */
     struct qc_layer  *layer;
     uint32_t          n_layers;
     size_t            cap_layers;
@@ -105,7 +110,11 @@ int qc_layer_describe(qchain_image_info *info, qchain *c, uint32_t layer, qchain
 void qc_layer_prefix(qchain *c, uint32_t layer, qchain_error *err);
 
 /* The range is checked already; err is not NULL. */
-enum { QC_CHAIN_READ_SERIAL = 0x1 /* decode on this thread only */ };
+enum qc_chain_read_flags {
+    QC_CHAIN_READ_SERIAL = 0x1, /* decode on this thread only */
+    QC_CHAIN_READ_INSIDE = 0x2, /* the caller is inside the tip (tip.h) */
+    QC_CHAIN_READ_VM = 0x4      /* the same, and the range lies in its VM state area */
+};
 int qc_chain_readv(qchain *c, const qchain_iov *iov, size_t n_iov, size_t length, uint64_t offset,
                    uint32_t flags, qchain_error *err);
 

@@ -73,7 +73,7 @@ static int plan_stretches(struct decode_job *job, qchain_error *err)
         store = qc_source_store(job->c, r->source, err);
         if (!store)
             return err->code;
-        stream_extent(r, store->size, &start, &end);
+        stream_extent(r, qc_store_size(store), &start, &end);
         if (s && l->piece[s->first].run.source == r->source && start >= s->start &&
             start <= s->end + 4096 && qc_max64(end, s->end) - s->start <= STRETCH_MAX) {
             s->last = i + 1;
@@ -86,6 +86,12 @@ static int plan_stretches(struct decode_job *job, qchain_error *err)
         job->stretch[job->n++] = (struct stretch){i, i + 1, start, end};
     }
     return 0;
+}
+
+/* Places of a tip are used anew, so what the cache knows of them may be another cluster's. */
+static bool may_cache(const qchain *c, const struct qc_run *r)
+{
+    return c->source[r->source].layer >= c->frozen;
 }
 
 /* Decode one piece from its stream. A whole cluster goes straight to the caller;
@@ -112,7 +118,8 @@ static int decode_piece(qchain *c, struct qc_codec *codec, const struct qc_decod
     ret = format->decode(codec->decoder, block->data, cluster, in, in_len, err);
     if (ret == 0) {
         memcpy(p->buf, block->data + (p->offset & (cluster - 1)), p->length);
-        qc_block_insert(c->env->blocks, block, source->owner, qc_run_host(&p->run));
+        if (may_cache(c, &p->run))
+            qc_block_insert(c->env->blocks, block, source->owner, qc_run_host(&p->run));
     }
     qc_block_unpin(c->env->blocks, block);
     return ret;
@@ -122,8 +129,10 @@ static int decode_piece(qchain *c, struct qc_codec *codec, const struct qc_decod
 static bool copy_cached(qchain *c, const struct qc_decode_piece *p, size_t cluster)
 {
     const struct qc_source *source = &c->source[p->run.source];
-    struct qc_block *block = qc_block_find(c->env->blocks, source->owner, qc_run_host(&p->run));
+    struct qc_block *block = NULL;
 
+    if (may_cache(c, &p->run))
+        block = qc_block_find(c->env->blocks, source->owner, qc_run_host(&p->run));
     if (!block)
         return false;
     memcpy(p->buf, block->data + (p->offset & (cluster - 1)), p->length);
@@ -163,7 +172,7 @@ static int decode_stretch(void *ctx, uint64_t i)
         if (k > first && qc_run_host(&piece[k].run) == qc_run_host(&piece[k - 1].run) &&
             copy_cached(c, &piece[k], img->cluster_size))
             continue;
-        stream_extent(&piece[k].run, store->size, &start, &end);
+        stream_extent(&piece[k].run, qc_store_size(store), &start, &end);
         ret = decode_piece(c, codec, &piece[k], (char *)codec->input + (start - s->start),
                            (size_t)(end - start), err);
         /* Bits that were flipped on the way, or in a cache, are right at the origin. */

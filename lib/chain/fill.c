@@ -3,6 +3,7 @@
 
 #include "chain/chain.h"
 #include "chain/sidecar.h"
+#include "chain/tip.h"
 #include "util/alloc.h"
 #include "util/bytes.h"
 
@@ -91,11 +92,28 @@ static int add_nothing(struct fill *f, const struct qc_layer *l, uint64_t from, 
     return ret;
 }
 
+/* The runs of one layer alone. */
+static int map_layer(struct qchain *c, uint32_t k, uint64_t offset, uint64_t length, struct qc_runs *out,
+                     qchain_error *err)
+{
+    struct qc_image *img;
+    int ret;
+
+    if (k < c->frozen)
+        return qc_tip_map(c, offset, length, out, err);
+    img = qc_layer_image(c, k, err);
+    if (!img)
+        return err->code;
+    ret = img->format->map(img, offset, length, out, err);
+    if (ret != 0)
+        qc_layer_prefix(c, k, err);
+    return ret;
+}
+
 static int visit_layer(struct fill *f, uint32_t k, qchain_error *err)
 {
     struct qchain *c = f->c;
     const struct qc_layer *l = &c->layer[k];
-    struct qc_image *img;
     uint64_t end, below;
     int ret;
 
@@ -103,15 +121,10 @@ static int visit_layer(struct fill *f, uint32_t k, qchain_error *err)
     end = qc_min64(f->end, f->limit);
     if (f->start >= end)
         return 0;
-    img = qc_layer_image(c, k, err);
-    if (!img)
-        return err->code;
     f->layer.n = 0;
-    ret = img->format->map(img, f->start, end - f->start, &f->layer, err);
-    if (ret != 0) {
-        qc_layer_prefix(c, k, err);
+    ret = map_layer(c, k, f->start, end - f->start, &f->layer, err);
+    if (ret != 0)
         return ret;
-    }
     ret = adopt_runs(f, l, end);
     if (ret == 0)
         ret = qc_runs_merge_under(f->acc, f->layer.run, f->layer.n, &f->covered);
@@ -193,7 +206,7 @@ struct group_fill {
 static int fill_group(void *ctx, uint64_t i)
 {
     struct group_fill *g = ctx;
-    uint32_t first = (uint32_t)i * g->layers, n = g->c->n_layers;
+    uint32_t first = g->c->frozen + (uint32_t)i * g->layers, n = g->c->n_layers;
     uint32_t last = i + 1 < g->n ? first + g->layers : n;
 
     qc_error_init(&g->errs[i]);
@@ -222,7 +235,7 @@ static int merge_groups(const struct group_fill *g, struct qc_runs *out, qchain_
 static int fill_in_groups(struct qchain *c, struct qc_pool *pool, uint32_t layers, uint64_t start,
                           uint64_t end, struct qc_runs *out, qchain_error *err)
 {
-    uint32_t n = (qc_sidecar_first(c) + layers - 1) / layers;
+    uint32_t n = (qc_sidecar_first(c) - c->frozen + layers - 1) / layers;
     struct group_fill g = {c, start, end, n, layers, NULL, NULL, NULL};
     int ret;
 
@@ -247,14 +260,14 @@ static int fill_in_groups(struct qchain *c, struct qc_pool *pool, uint32_t layer
 int qc_fill_all(struct qchain *c, uint64_t start, uint64_t end, struct qc_runs *out,
                 qchain_error *err)
 {
-    uint32_t layers = qc_sidecar_first(c);
+    uint32_t layers = qc_sidecar_first(c) - c->frozen;
 
     if (c->far && layers > 1)
         return fill_in_groups(c, c->env->far, (layers + FAR_GROUPS - 1) / FAR_GROUPS, start, end, out,
                               err);
     if (layers >= 2 * GROUP_LAYERS && qc_pool_threads(c->env->pool) > 1)
         return fill_in_groups(c, c->env->pool, GROUP_LAYERS, start, end, out, err);
-    return qc_fill_layers(c, 0, c->n_layers, start, end, out, err);
+    return qc_fill_layers(c, c->frozen, c->n_layers, start, end, out, err);
 }
 
 int qc_fill_next_used(struct qchain *c, uint32_t first, uint32_t last, uint64_t guest, uint64_t end,
@@ -272,6 +285,10 @@ int qc_fill_next_used(struct qchain *c, uint32_t first, uint32_t last, uint64_t 
             break; /* what is deeper shows even less */
         if (k == known) {
             at = qc_sidecar_next_used(c, guest);
+        } else if (k < c->frozen) {
+            ret = qc_tip_next_used(c, guest, qc_min64(end, limit), &at, err);
+            if (ret != 0)
+                return ret;
         } else {
             img = qc_layer_image(c, k, err);
             if (!img)
@@ -295,7 +312,7 @@ struct qc_run qc_fill_nothing(const struct qchain *c, uint64_t offset, uint64_t 
 {
     struct qc_run gap;
     uint64_t start = qc_align_down(offset, 512); /* runs are sectors, ranges are bytes */
-    uint32_t k = 0, high = c->n_layers, mid;
+    uint32_t k = c->frozen, high = c->n_layers, mid;
 
     /* The deepest layer that still reaches here: nothing shows below it. Limits fall. */
     while (k + 1 < high) {

@@ -38,7 +38,7 @@ static void choose_span(struct qchain *c)
     uint64_t least = SPAN_MAX, most_runs;
 
     ix->unit = UINT64_C(64) << 10;
-    for (uint32_t k = 0; k < c->n_layers; k++) {
+    for (uint32_t k = c->frozen; k < c->n_layers; k++) {
         const struct qc_image *img = c->layer[k].img;
         uint32_t cluster = c->layer[k].cluster_size;
 
@@ -53,7 +53,7 @@ static void choose_span(struct qchain *c)
     unit = qc_min64(2 * unit, SPAN_MAX);
     most_runs = c->env->windows.budget / 4 / threads / sizeof(struct qc_run);
     /* A small disk is cut finer, to give every thread something. */
-    while (unit > window && (c->size / unit < 4 * threads || unit / least > most_runs))
+    while (unit > window && (ix->size / unit < 4 * threads || unit / least > most_runs))
         unit /= 2;
     ix->span = unit <= window ? 1 : unit / window;
 }
@@ -63,9 +63,10 @@ int qc_index_init(struct qchain *c, qchain_error *err)
     struct qc_index *ix = &c->index;
 
     ix->window_bits = QC_WINDOW_BITS;
-    while (qc_div_up(c->size, qc_window_size(ix)) > (uint64_t)MAX_PAGES * PAGE_WINDOWS)
+    ix->size = c->frozen < c->n_layers ? c->layer[c->frozen].virtual_size : 0;
+    while (qc_div_up(ix->size, qc_window_size(ix)) > (uint64_t)MAX_PAGES * PAGE_WINDOWS)
         ix->window_bits++;
-    ix->n_windows = qc_div_up(c->size, qc_window_size(ix));
+    ix->n_windows = qc_div_up(ix->size, qc_window_size(ix));
     ix->n_pages = qc_div_up(ix->n_windows, PAGE_WINDOWS);
     ix->page = qc_calloc(ix->n_pages, sizeof(*ix->page));
     if (!ix->page)
@@ -201,7 +202,7 @@ static int publish_windows(struct qchain *c, const struct qc_runs *runs, uint64_
 
     for (uint64_t i = first; ret == 0 && i < last; i++) {
         ret = cut_window(runs, &at, i << ix->window_bits,
-                         qc_min64((i + 1) << ix->window_bits, c->size), &part);
+                         qc_min64((i + 1) << ix->window_bits, c->index.size), &part);
         if (ret != 0)
             break;
         slot = make_slot(ix, i);
@@ -229,7 +230,7 @@ static int fill_windows(struct qchain *c, uint64_t first, uint64_t last, uint64_
 {
     struct qc_index *ix = &c->index;
     const struct qc_window *newest;
-    uint64_t start = first << ix->window_bits, end = qc_min64(last << ix->window_bits, c->size);
+    uint64_t start = first << ix->window_bits, end = qc_min64(last << ix->window_bits, c->index.size);
     struct qc_runs runs = {0};
     qchain_error err;
     int ret;
@@ -239,7 +240,7 @@ static int fill_windows(struct qchain *c, uint64_t first, uint64_t last, uint64_
     if (c->far)
         ret = qc_fill_all(c, start, end, &runs, &err);
     else
-        ret = qc_fill_layers(c, 0, c->n_layers, start, end, &runs, &err);
+        ret = qc_fill_layers(c, c->frozen, c->n_layers, start, end, &runs, &err);
     if (ret == 0) {
         qc_runs_join(&runs);
         *bytes = runs.n * sizeof(runs.run[0]);
@@ -302,7 +303,7 @@ static const struct qc_window *fill_one(struct qchain *c, uint64_t w, unsigned *
     struct qc_runs runs = {0};
     int ret;
 
-    ret = fill_runs(c, w << ix->window_bits, qc_min64((w + 1) << ix->window_bits, c->size), &runs,
+    ret = fill_runs(c, w << ix->window_bits, qc_min64((w + 1) << ix->window_bits, c->index.size), &runs,
                     err);
     if (ret == 0) {
         qc_runs_join(&runs);
@@ -376,7 +377,7 @@ static int copy_alone(struct qchain *c, uint64_t offset, uint64_t end, struct qc
     struct qc_runs runs = {0};
     int ret;
 
-    ret = qc_fill_all(c, start, qc_min64(start + c->index.unit, c->size), &runs, err);
+    ret = qc_fill_all(c, start, qc_min64(start + c->index.unit, c->index.size), &runs, err);
     *n = 0;
     for (size_t i = 0; ret == 0 && i < runs.n && *n < max && runs.run[i].guest < end; i++)
         if (qc_run_end(&runs.run[i]) > offset)

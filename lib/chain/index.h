@@ -19,6 +19,7 @@ struct qc_walk;
 
 struct qc_index {
     unsigned  window_bits;
+    uint64_t  size;   /* bytes of disk that it covers: what the frozen layers show */
     uint64_t  n_windows;
     uint64_t  n_pages;
     uint64_t  span;   /* windows that one fill of many takes at once */

@@ -6,6 +6,7 @@
 #include "chain/names.h"
 #include "chain/open.h"
 #include "chain/sidecar.h"
+#include "chain/tip.h"
 #include "chain/verify.h"
 #include "chain/warm.h"
 #include "net/url.h"
@@ -129,6 +130,7 @@ void qc_chain_close(qchain *c)
     qc_verify_end(c);
     qc_warm_end(c);
     qc_index_finish(c);
+    qc_tip_destroy(c);
     qc_chain_truncate(c, 0, 0);
     qc_sidecar_destroy(c->sidecar);
     qc_free(c->layer);
@@ -287,7 +289,7 @@ int qc_layer_describe(qchain_image_info *info, qchain *c, uint32_t layer, qchain
         qc_layer_prefix(c, layer, err);
         return ret;
     }
-    info->file_size = store->size;
+    info->file_size = qc_store_size(store);
     info->allocated_size = qc_store_allocated(store);
     if (qc_file_is_block_device(store))
         info->flags |= QCHAIN_IMAGE_BLOCK_DEVICE;

@@ -3,6 +3,7 @@
 #include "chain/chain.h"
 #include "chain/extents.h"
 #include "chain/fill.h"
+#include "chain/tip.h"
 #include "util/alloc.h"
 #include "util/bytes.h"
 
@@ -38,29 +39,77 @@ static int put_window(struct qc_extents *x, uint64_t *offset, uint64_t end, stru
     return ret;
 }
 
+/* What the frozen layers hold of [*offset, end). */
+static int put_frozen(struct qc_extents *x, uint64_t *offset, uint64_t end, struct qc_run *batch,
+                      qchain_error *err)
+{
+    qchain *c = x->c;
+    uint64_t window = qc_window_size(&c->index), used;
+    int ret = 0;
+
+    while (ret == 0 && *offset < end && !x->full) {
+        if (!qc_index_known(c, *offset)) {
+            ret = qc_fill_next_used(c, c->frozen, c->n_layers, *offset, end, &used, err);
+            /* A hole that reaches over whole windows needs none of them. */
+            used = used == end ? end : qc_align_down(used, window);
+            if (ret == 0 && used > *offset) {
+                ret = put_nothing(x, offset, used, err);
+                continue;
+            }
+            if (ret == 0)
+                qc_index_fill_ahead(c, *offset, end);
+        }
+        if (ret == 0)
+            ret = put_window(x, offset, end, batch, err);
+    }
+    return ret;
+}
+
+/* The same with a tip above. */
+static int put_tip(struct qc_extents *x, uint64_t *offset, uint64_t end, struct qc_run *batch,
+                   qchain_error *err)
+{
+    qchain *c = x->c;
+    enum qc_kind kind;
+    struct qc_run r;
+    uint64_t stop;
+    int ret = 0;
+
+    while (ret == 0 && *offset < end && !x->full) {
+        ret = qc_tip_locate(c, *offset, end, &r, err);
+        kind = qc_run_kind(&r);
+        stop = qc_min64(end, qc_run_end(&r));
+        if (ret != 0)
+            break;
+        if (kind != QC_ABSENT && kind != QC_PREALLOC) {
+            ret = qc_extents_put(x, &r, offset, stop, err);
+        } else if (*offset < c->index.size) {
+            ret = put_frozen(x, offset, qc_min64(stop, c->index.size), batch, err);
+        } else {
+            if (kind == QC_ABSENT)
+                r = qc_tip_nothing(c, *offset, stop);
+            ret = qc_extents_put(x, &r, offset, qc_min64(stop, qc_run_end(&r)), err);
+        }
+    }
+    return ret;
+}
+
 int qc_chain_map(qchain *c, uint64_t offset, uint64_t end, qchain_extent *extents, uint32_t max,
                  uint32_t *n, uint64_t *next, uint32_t flags, qchain_error *err)
 {
     struct qc_extents x = {.c = c, .out = extents, .max = max, .flags = flags};
-    uint64_t window = qc_window_size(&c->index), used;
     struct qc_run batch[BATCH];
+    unsigned token = 0;
     int ret = qc_chain_check(c, err);
 
-    while (ret == 0 && offset < end && !x.full) {
-        if (!qc_index_known(c, offset)) {
-            ret = qc_fill_next_used(c, 0, c->n_layers, offset, end, &used, err);
-            /* A hole that reaches over whole windows needs none of them. */
-            used = used == end ? end : qc_align_down(used, window);
-            if (ret == 0 && used > offset) {
-                ret = put_nothing(&x, &offset, used, err);
-                continue;
-            }
-            if (ret == 0)
-                qc_index_fill_ahead(c, offset, end);
-        }
-        if (ret == 0)
-            ret = put_window(&x, &offset, end, batch, err);
+    if (c->tip) {
+        token = qc_tip_enter(c->tip);
+        end = qc_min64(end, c->size);
     }
+    if (ret == 0)
+        ret = c->tip ? put_tip(&x, &offset, end, batch, err) : put_frozen(&x, &offset, end, batch, err);
+    if (c->tip)
+        qc_tip_exit(c->tip, token);
     *n = x.n;
     *next = offset;
     return ret;
@@ -96,9 +145,14 @@ int qc_chain_diff(qchain *c, uint32_t below, uint32_t upto, uint64_t offset, uin
 {
     struct qc_extents x = {.c = c, .out = extents, .max = max, .flags = flags};
     struct qc_runs runs = {0};
+    unsigned token = 0;
     uint64_t stop, at;
     int ret = qc_chain_check(c, err);
 
+    if (c->tip) {
+        token = qc_tip_enter(c->tip);
+        end = qc_min64(end, c->size);
+    }
     while (ret == 0 && offset < end && !x.full) {
         ret = diff_step(c, below, upto, offset, end, &stop, err);
         if (ret != 0)
@@ -118,6 +172,8 @@ int qc_chain_diff(qchain *c, uint32_t below, uint32_t upto, uint64_t offset, uin
         if (!x.full)
             offset = stop;
     }
+    if (c->tip)
+        qc_tip_exit(c->tip, token);
     qc_runs_finish(&runs);
     *n = x.n;
     *next = offset;

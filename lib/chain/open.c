@@ -7,6 +7,7 @@
 #include "chain/names.h"
 #include "chain/open.h"
 #include "chain/sidecar.h"
+#include "chain/tip.h"
 #include "chain/verify.h"
 #include "chain/warm.h"
 #include "qcow2/qcow2.h"
@@ -115,22 +116,42 @@ static int open_remote(struct opener *o, struct qc_target *t, uint32_t k, struct
     return ret == 0 ? qc_remote_finish(head, out, o->err) : ret;
 }
 
+/* The top is to be written: can its files be? */
+static int check_writable(struct opener *o, const struct qc_target *t, const struct qc_store *store)
+{
+    struct qc_escaped shown;
+
+    if (t->is_url)
+        return qc_fail(o->err, QCHAIN_E_READONLY, "'%s': what lies behind a URL can only be read",
+                       qc_name_shown(&shown, t->path));
+    if (store && !qc_store_is_writable(store))
+        return qc_fail(o->err, QCHAIN_E_READONLY, "'%s': the store can only be read",
+                       qc_name_shown(&shown, t->path));
+    return 0;
+}
+
 /* Open what the target says as the next file of a layer. */
 static int open_source(struct opener *o, struct qc_target *t, uint32_t layer, uint16_t *number,
                        char **real_path)
 {
+    bool write = layer < o->c->frozen;
     struct qc_store *store = NULL;
-    int ret;
+    int ret = write ? check_writable(o, t, NULL) : 0;
 
     *real_path = NULL;
+    if (ret != 0)
+        return ret;
     if (t->is_url && layer == o->c->n_layers - 1 && o->c->layer[layer].img == NULL)
         ret = open_remote(o, t, layer, &store);
     else
-        ret = qc_open_store(o->env, &o->gate, o->file_flags, t, &store, real_path, o->err);
+        ret = qc_open_store(o->env, &o->gate, o->file_flags | (write ? QC_FILE_WRITE : 0), t, &store,
+                            real_path, o->err);
     if (ret != 0)
         return ret;
     o->c->far |= qc_store_is_far(store);
-    ret = qc_chain_add_source(o->c, store, layer, t->path, number, o->err);
+    ret = write ? check_writable(o, t, store) : 0;
+    if (ret == 0)
+        ret = qc_chain_add_source(o->c, store, layer, t->path, number, o->err);
     if (ret != 0) {
         qc_store_destroy(store);
         return ret;
@@ -222,7 +243,7 @@ static int open_image(struct opener *o, struct qc_layer *l, uint32_t k, struct q
     l->img = img;
     l->virtual_size = l->limit = img->virtual_size;
     l->cluster_size = img->cluster_size;
-    if (k > 0)
+    if (k > o->c->frozen)
         l->limit = qc_min64(l->limit, o->c->layer[k - 1].limit);
     return 0;
 }
@@ -331,8 +352,8 @@ static bool wants_sidecar(const struct opener *o, const struct qc_layer *l)
 {
     const struct qc_store *store = qc_source_opened(o->c, l->source);
 
-    if (!wants_any_sidecar(o) || l->cluster_size == 0)
-        return false;
+    if (!wants_any_sidecar(o) || l->cluster_size == 0 || o->c->n_layers <= o->c->frozen)
+        return false; /* what is being written is known by itself alone */
     if (qc_remote_is(store))
         return o->side || (o->c->n_layers == 1 && o->opts->index);
     return l->real_path && !qc_file_is_block_device(store);
@@ -396,6 +417,7 @@ static int open_chain(struct opener *o, const char *name)
     pthread_mutex_init(&o->c->late_lock, NULL);
     pthread_cond_init(&o->c->warmed, NULL);
     o->c->open_flags = o->opts->flags;
+    o->c->frozen = o->opts->flags & QCHAIN_OPEN_WRITE && !o->describe ? 1 : 0;
     o->c->has_snapshot = o->opts->snapshot != NULL;
     o->c->by_caller = o->opts->store || o->opts->resolver || o->opts->data_file ||
                       o->opts->flags & QCHAIN_OPEN_FD;
@@ -417,6 +439,10 @@ int qc_chain_open(qchain **out, qchain_env *env, const char *name, const qchain_
         o.c->size = o.c->layer[0].virtual_size;
         ret = qc_index_init(o.c, err);
     }
+    if (ret == 0 && o.c->frozen)
+        ret = qc_tip_create(o.c, err);
+    if (ret == 0 && o.c->tip)
+        o.c->size = o.c->layer[0].virtual_size = o.c->layer[0].limit = o.c->tip->img->virtual_size;
     if (ret == 0)
         ret = qc_verify_begin(o.c, err);
     if (ret != 0) {

@@ -5,66 +5,27 @@
 #include "chain/chain.h"
 #include "chain/compressed.h"
 #include "chain/far_read.h"
+#include "chain/pieces.h"
+#include "chain/tip.h"
 #include "util/bytes.h"
 
 /* Runs looked up at a time; the epoch is left before any I/O. */
 #define BATCH 32
 
-/* A place in a scattered buffer. */
-struct cursor {
-    const qchain_iov *iov;
-    size_t            at; /* bytes of *iov that are done */
-};
-
-/* The next n bytes as iovecs, at most max of them; *bytes receives how many. */
-static size_t take_pieces(struct cursor *cur, size_t n, qchain_iov *out, size_t max,
-                          size_t *bytes)
-{
-    size_t got = 0, len;
-
-    *bytes = 0;
-    while (n > 0 && got < max) {
-        len = cur->iov->len - cur->at;
-        if (len > n)
-            len = n;
-        if (len > 0) {
-            out[got].base = (char *)cur->iov->base + cur->at;
-            out[got++].len = len;
-        }
-        cur->at += len;
-        n -= len;
-        *bytes += len;
-        if (cur->at == cur->iov->len && n > 0) {
-            cur->iov++;
-            cur->at = 0;
-        }
-    }
-    return got;
-}
-
-static void skip_done(struct cursor *cur)
-{
-    while (cur->at == cur->iov->len) {
-        cur->iov++;
-        cur->at = 0;
-    }
-}
-
-static int read_data(qchain *c, const struct qc_run *r, struct cursor *cur, uint64_t offset,
+static int read_data(qchain *c, const struct qc_run *r, struct qc_cursor *cur, uint64_t offset,
                      size_t len, struct qc_far_list *far, qchain_error *err)
 {
     const struct qc_store_hot *hot = &c->hot[r->source];
     uint64_t host = qc_run_host(r) + (offset - r->guest);
     struct qc_store *store = qc_source_store(c, r->source, err);
-    qchain_iov piece[64];
+    qchain_iov piece[QC_PIECES];
     size_t n, bytes;
     int ret = 0;
 
     if (!store)
         return err->code;
     for (; ret == 0 && len > 0; len -= bytes, host += bytes) {
-        skip_done(cur);
-        n = take_pieces(cur, len, piece, 64, &bytes);
+        n = qc_cursor_take(cur, len, piece, QC_PIECES, &bytes);
         if (qc_store_is_far(store)) /* waited for together with others */
             ret = qc_far_add(far, store, r->source, piece, n, host, err);
         else if (n == 1)
@@ -77,21 +38,20 @@ static int read_data(qchain *c, const struct qc_run *r, struct cursor *cur, uint
     return ret;
 }
 
-static void read_zeros(struct cursor *cur, size_t len)
+static void read_zeros(struct qc_cursor *cur, size_t len)
 {
-    qchain_iov piece[64];
+    qchain_iov piece[QC_PIECES];
     size_t n, bytes;
 
     for (; len > 0; len -= bytes) {
-        skip_done(cur);
-        n = take_pieces(cur, len, piece, 64, &bytes);
+        n = qc_cursor_take(cur, len, piece, QC_PIECES, &bytes);
         for (size_t i = 0; i < n; i++)
             memset(piece[i].base, 0, piece[i].len);
     }
 }
 
 /* A compressed piece goes through one buffer, whatever the caller's is made of. */
-static int add_compressed(struct qc_decode_list *list, const struct qc_run *r, struct cursor *cur,
+static int add_compressed(struct qc_decode_list *list, const struct qc_run *r, struct qc_cursor *cur,
                           uint64_t offset, size_t len)
 {
     qchain_iov piece[1];
@@ -99,14 +59,13 @@ static int add_compressed(struct qc_decode_list *list, const struct qc_run *r, s
     int ret = 0;
 
     for (; ret == 0 && len > 0; len -= bytes, offset += bytes) {
-        skip_done(cur);
-        take_pieces(cur, len, piece, 1, &bytes);
+        qc_cursor_take(cur, len, piece, 1, &bytes);
         ret = qc_decode_add(list, r, offset, piece[0].base, bytes);
     }
     return ret;
 }
 
-static int read_runs(qchain *c, const struct qc_run *run, size_t n, struct cursor *cur,
+static int read_runs(qchain *c, const struct qc_run *run, size_t n, struct qc_cursor *cur,
                      uint64_t *offset, uint64_t end, struct qc_decode_list *list,
                      struct qc_far_list *far, qchain_error *err)
 {
@@ -141,7 +100,7 @@ static int read_runs(qchain *c, const struct qc_run *run, size_t n, struct curso
 int qc_chain_read_runs(qchain *c, const struct qc_run *run, size_t n, const qchain_iov *iov,
                        uint64_t offset, uint64_t end, qchain_error *err)
 {
-    struct cursor cur = {iov, 0};
+    struct qc_cursor cur = {iov, 0};
     struct qc_decode_list list;
     struct qc_far_list far = {0};
     int ret;
@@ -161,7 +120,7 @@ int qc_chain_read_runs(qchain *c, const struct qc_run *run, size_t n, const qcha
 static int read_range(qchain *c, const qchain_iov *iov, uint64_t offset, uint64_t end,
                       uint32_t flags, qchain_error *err)
 {
-    struct cursor cur = {iov, 0};
+    struct qc_cursor cur = {iov, 0};
     struct qc_decode_list list;
     struct qc_far_list far = {0};
     struct qc_run run[BATCH];
@@ -170,7 +129,11 @@ static int read_range(qchain *c, const qchain_iov *iov, uint64_t offset, uint64_
 
     qc_decode_init(&list);
     while (ret == 0 && offset < end) {
-        ret = qc_index_copy(c, offset, end, run, BATCH, &n, err);
+        if (c->tip)
+            ret = qc_tip_copy(c, offset, end, flags & QC_CHAIN_READ_VM ? QC_TIP_VM : 0, run, BATCH, &n,
+                              NULL, err);
+        else
+            ret = qc_index_copy(c, offset, end, run, BATCH, &n, err);
         if (ret == 0)
             ret = read_runs(c, run, n, &cur, &offset, end, &list, &far, err);
     }
@@ -180,6 +143,24 @@ static int read_range(qchain *c, const qchain_iov *iov, uint64_t offset, uint64_
         ret = qc_decode_run(c, &list, flags & QC_CHAIN_READ_SERIAL, err);
     qc_far_finish(&far);
     qc_decode_finish(&list);
+    return ret;
+}
+
+/* A read of a disk that is written. It may have become smaller since the range was checked. */
+static __attribute__((noinline)) int read_tip(qchain *c, const qchain_iov *iov, uint64_t offset,
+                                              uint64_t end, uint32_t flags, qchain_error *err)
+{
+    bool inside = flags & (QC_CHAIN_READ_INSIDE | QC_CHAIN_READ_VM);
+    unsigned token = inside ? 0 : qc_tip_enter(c->tip);
+    int ret;
+
+    if (end > c->size && !(flags & QC_CHAIN_READ_VM))
+        ret = qc_fail(err, QCHAIN_E_RANGE, "read: the disk became smaller: it has %llu bytes now",
+                      (unsigned long long)c->size);
+    else
+        ret = read_range(c, iov, offset, end, flags, err);
+    if (!inside)
+        qc_tip_exit(c->tip, token);
     return ret;
 }
 
@@ -194,6 +175,8 @@ int qc_chain_readv(qchain *c, const qchain_iov *iov, size_t n_iov, size_t length
 
     if (length == 0 || ret != 0)
         return ret;
+    if (__builtin_expect(c->tip != NULL, 0))
+        return read_tip(c, iov, offset, end, flags, err);
     /* The usual small read lies within one stored run: no more than a lookup and
      * one call to the store. */
     w = qc_index_get(c, offset, &token, err);

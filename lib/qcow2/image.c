@@ -6,6 +6,7 @@
 #include "qcow2/map_far.h"
 #include "qcow2/qcow2.h"
 #include "qcow2/table_walk.h"
+#include "qcow2/writer.h"
 #include "util/alloc.h"
 #include "util/bytes.h"
 #include "util/error.h"
@@ -213,6 +214,7 @@ static void qc2_close(struct qc_image *img)
 
     if (!q)
         return;
+    qc2_writer_destroy(q->writer);
     qc_free(img->backing_name);
     qc_free(img->backing_format);
     qc_free(img->data_file_name);
@@ -273,4 +275,5 @@ const struct qc_format qc_qcow2_format = {
     .decoder_destroy = qc2_decoder_destroy,
     .decode = qc2_decode,
     .describe = qc2_describe,
+    .write = &qc2_write_ops,
 };

@@ -1,15 +1,11 @@
 /* SPDX-License-Identifier: MIT */
-#include "raw/raw_image.h"
+#include "raw/raw_int.h"
 
 #include <inttypes.h>
 
 #include "util/alloc.h"
 #include "util/bytes.h"
 #include "util/error.h"
-
-/* A run's length has 32 bits of sectors; longer stretches are cut at a size that
- * every window and every cluster divides. */
-#define MAX_RUN (UINT64_C(1) << 40)
 
 static void raw_close(struct qc_image *img)
 {
@@ -19,6 +15,7 @@ static void raw_close(struct qc_image *img)
 static int raw_open(struct qc_image **out, struct qc_store *store,
                     const struct qc_image_opts *opts, qchain_error *err)
 {
+    struct qc_raw_image *raw;
     struct qc_image *img;
 
     if (opts->snapshot)
@@ -26,13 +23,14 @@ static int raw_open(struct qc_image **out, struct qc_store *store,
     if (store->size > QC_HOST_MAX)
         return qc_fail(err, QCHAIN_E_LIMIT, "raw image size=%" PRIu64 ": at most 2^56 bytes",
                        store->size);
-    img = qc_calloc(1, sizeof(*img));
-    if (!img)
+    raw = qc_calloc(1, sizeof(*raw));
+    if (!raw)
         return qc_fail_nomem(err);
+    img = &raw->base;
     img->format = &qc_raw_format;
     img->store = store;
     img->virtual_size = qc_align_up(store->size, 512);
-    img->map_unit = MAX_RUN;
+    img->map_unit = QC_RAW_RUN_MAX;
     *out = img;
     return QCHAIN_OK;
 }
@@ -43,7 +41,7 @@ static int raw_map(struct qc_image *img, uint64_t offset, uint64_t length, struc
     if (offset > img->virtual_size || length > img->virtual_size - offset)
         return qc_fail(err, QCHAIN_E_RANGE, "raw image: range past the end of the disk");
     while (length > 0) {
-        uint64_t n = qc_min64(length, MAX_RUN - offset % MAX_RUN);
+        uint64_t n = qc_min64(length, QC_RAW_RUN_MAX - offset % QC_RAW_RUN_MAX);
         int rc = qc_runs_add(out, qc_run_make(offset, n, QC_DATA, offset));
 
         if (rc < 0)
@@ -84,4 +82,5 @@ const struct qc_format qc_raw_format = {
     .next_used = raw_next_used,
     .may_have_holes = raw_may_have_holes,
     .describe = raw_describe,
+    .write = &qc_raw_write_ops,
 };

@@ -1,0 +1,72 @@
+/* SPDX-License-Identifier: MIT */
+/* Counting long stretches of clusters: a snapshot counts all that a disk has. */
+#include "qcow2/refcount_bulk.h"
+
+#include "qcow2/writer_int.h"
+#include "util/bytes.h"
+
+#define COUNT_MAX 0xffffu
+
+/* Can n counts of 16 bits all be changed, with none of them becoming 0? */
+static bool is_simple(const uint8_t *p, uint64_t n, int delta)
+{
+    uint16_t least = delta > 0 ? 1 : 2, most = delta > 0 ? COUNT_MAX - 1 : COUNT_MAX;
+    unsigned odd = 0;
+
+    for (uint64_t i = 0; i < n; i++) {
+        uint16_t v = qc_be16(p + 2 * i);
+
+        odd |= (unsigned)(v < least) | (unsigned)(v > most);
+    }
+    return odd == 0;
+}
+
+static void add(uint8_t *p, uint64_t n, int delta)
+{
+    for (uint64_t i = 0; i < n; i++) {
+        uint16_t v = __builtin_bswap16((uint16_t)(qc_be16(p + 2 * i) + delta));
+
+        memcpy(p + 2 * i, &v, 2);
+    }
+}
+
+/* Those of n counts from the cluster on that lie in one slice, *some; false if it takes more care. */
+static bool add_simply(struct qc2_writer *w, uint64_t cluster, uint64_t n, int delta, uint64_t *some)
+{
+    uint64_t per_slice = w->slice_bytes / 2;
+    struct qc2_slice *s;
+    uint32_t number;
+    bool ok;
+
+    if (w->counts->order != 4)
+        return false;
+    if (qc2_count_slice(w, cluster, &s, &number, NULL) < 0 || !s)
+        return false;
+    *some = qc_min64(n, per_slice - number);
+    ok = is_simple(s->data + 2 * number, *some, delta);
+    if (ok) {
+        add(s->data + 2 * number, *some, delta);
+        qc2_slice_dirty(w, s, QC2_COUNTS);
+    }
+    qc2_slice_put(w, s);
+    return ok;
+}
+
+int qc2_refcount_add_many(struct qc2_writer *w, uint64_t host, uint64_t length, int delta, qchain_error *err)
+{
+    unsigned bits = w->q->header.cluster_bits;
+    uint64_t first = host >> bits, n = length >> bits, done = 0, some = 0;
+    int rc = QCHAIN_OK;
+
+    while (done < n && rc == 0) {
+        if (!add_simply(w, first + done, n - done, delta, &some)) {
+            some = qc_min64(n - done, 256);
+            rc = qc2_refcount_add(w, (first + done) << bits, some << bits, delta, err);
+        }
+        if (rc == 0)
+            done += some;
+    }
+    if (rc < 0 && done > 0)
+        qc2_refcount_add_many(w, host, done << bits, -delta, NULL);
+    return rc;
+}

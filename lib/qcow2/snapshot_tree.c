@@ -1,0 +1,312 @@
+/* SPDX-License-Identifier: MIT */
+#include "qcow2/snapshot_tree.h"
+
+#include <inttypes.h>
+#include <stdlib.h>
+
+#include "qcow2/l2_spot.h"
+#include "qcow2/refcount_bulk.h"
+#include "qcow2/refcount_peek.h"
+#include "util/alloc.h"
+#include "util/error.h"
+
+#define PIECE (1u << 20)
+#define RAW_COPIED (__builtin_bswap64(QC2_COPIED))
+
+/* A walk over the L2 tables; those that lie side by side are read together. */
+struct walk;
+typedef int (*table_fn)(struct walk *k, uint64_t *raw, uint64_t table, qchain_error *err);
+
+struct walk {
+    struct qc2_writer *w;
+    struct qc2_l2      g;
+    table_fn           fn;
+    uint64_t          *buf;
+    uint64_t           stride;  /* 64-bit words per entry */
+    bool               changed; /* fn: the table is to be written back */
+    /* counting */
+    int                delta;
+    uint64_t           host, length; /* clusters side by side, not counted yet */
+    uint64_t           calls, max_calls;
+    /* regaining */
+    struct qc2_peek   *peek;
+};
+
+static int by_value(const void *a, const void *b)
+{
+    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+
+    return (x > y) - (x < y);
+}
+
+/* No two slots share a table, and all lie in the file: else the work would have no bound. */
+static int check_tree(struct qc2_writer *w, const struct qc2_tree *t, qchain_error *err)
+{
+    uint64_t cluster = w->q->base.cluster_size, last = 0;
+    uint64_t file_end = qc_align_up(qc_store_size(w->store), cluster);
+    uint64_t *sorted = qc_calloc(t->n + 1, sizeof(*sorted));
+    bool rising = true;
+    int rc = QCHAIN_OK;
+    size_t n = 0;
+
+    if (!sorted)
+        return qc_fail_nomem(err);
+    for (uint32_t i = 0; i < t->n && rc == 0; i++) {
+        uint64_t table = t->l1[i] & QC2_OFFSET_MASK;
+
+        if (table == 0)
+            continue;
+        if (table % cluster != 0 || table >= file_end)
+            rc = qc_fail(err, QCHAIN_E_CORRUPT, "L1 entry %" PRIu32 "=%" PRIu64 ": not an L2 table inside the file",
+                         i, table);
+        rising &= table > last;
+        last = table;
+        sorted[n++] = table;
+    }
+    if (rc == 0 && !rising) {
+        qsort(sorted, n, sizeof(*sorted), by_value);
+        for (size_t i = 1; i < n && rc == 0; i++)
+            if (sorted[i] == sorted[i - 1])
+                rc = qc_fail(err, QCHAIN_E_CORRUPT, "two L1 entries refer to the L2 table at %" PRIu64, sorted[i]);
+    }
+    qc_free(sorted);
+    return rc;
+}
+
+/* How many tables from slot i on lie side by side, as many as fit the buffer. */
+static uint32_t side_by_side(const struct walk *k, const struct qc2_tree *t, uint32_t i)
+{
+    uint64_t cluster = UINT64_C(1) << k->g.cluster_bits, first = t->l1[i] & QC2_OFFSET_MASK;
+    uint32_t n = 1;
+
+    while (i + n < t->n && (n + 1) * cluster <= qc_max64(PIECE, cluster) &&
+           (t->l1[i + n] & QC2_OFFSET_MASK) == first + n * cluster)
+        n++;
+    return n;
+}
+
+/* Go through n tables that lie side by side. */
+static int walk_piece(struct walk *k, uint64_t table, uint32_t n, qchain_error *err)
+{
+    uint64_t cluster = UINT64_C(1) << k->g.cluster_bits;
+    int rc = qc_store_read(k->w->store, k->buf, n * cluster, table, QC_READ_META | QC_READ_PAST_END, err);
+
+    for (uint32_t i = 0; i < n && rc == 0; i++) {
+        uint64_t *raw = k->buf + i * (cluster / 8);
+
+        k->changed = false;
+        rc = k->fn(k, raw, table + i * cluster, err);
+        if (rc < 0 || !k->changed)
+            continue;
+        rc = qc2_overlap_check(k->w, table + i * cluster, cluster, QC2_REGION_L2, err);
+        if (rc == 0)
+            rc = qc_store_write(k->w->store, raw, cluster, table + i * cluster, err);
+        qc2_table_drop(k->w, table + i * cluster, cluster);
+    }
+    return rc;
+}
+
+static int walk_tree(struct walk *k, const struct qc2_tree *t, qchain_error *err)
+{
+    uint32_t n;
+    int rc = QCHAIN_OK;
+
+    qc2_spot_geometry(k->w, 0, 0, &k->g);
+    k->stride = k->g.extended ? 2 : 1;
+    k->buf = qc_malloc(qc_max64(PIECE, UINT64_C(1) << k->g.cluster_bits));
+    if (!k->buf)
+        return qc_fail_nomem(err);
+    for (uint32_t i = 0; i < t->n && rc == 0; i += n) {
+        n = 1;
+        if ((t->l1[i] & QC2_OFFSET_MASK) == 0)
+            continue;
+        n = side_by_side(k, t, i);
+        rc = walk_piece(k, t->l1[i] & QC2_OFFSET_MASK, n, err);
+        if (rc == 0 && qc2_meta_dirty_bytes(k->w) > k->w->dirty_limit)
+            rc = qc2_flush_locked(k->w, err);
+    }
+    qc_free(k->buf);
+    return rc;
+}
+
+/* ---- counting ---- */
+
+/* Count a stretch; a walk that undoes another ends where that one did. */
+static int count_range(struct walk *k, uint64_t host, uint64_t length, bool whole, qchain_error *err)
+{
+    int rc;
+
+    if (k->calls == k->max_calls)
+        return 1;
+    rc = whole ? qc2_refcount_add_many(k->w, host, length, k->delta, err)
+               : qc2_refcount_add(k->w, host, length, k->delta, err);
+    if (rc == 0)
+        k->calls++;
+    return rc;
+}
+
+static int count_pending(struct walk *k, qchain_error *err)
+{
+    uint64_t length = k->length;
+
+    k->length = 0;
+    return length > 0 ? count_range(k, k->host, length, true, err) : QCHAIN_OK;
+}
+
+static int check_host(const struct walk *k, uint64_t host, uint64_t table, qchain_error *err)
+{
+    if ((host & ((UINT64_C(1) << k->g.cluster_bits) - 1)) == 0)
+        return QCHAIN_OK;
+    return qc_fail(err, QCHAIN_E_CORRUPT,
+                   "L2 table at %" PRIu64 ": host offset %" PRIu64 " is not aligned to a cluster", table, host);
+}
+
+static int count_stream(struct walk *k, uint64_t word, qchain_error *err)
+{
+    uint64_t host, length;
+    int rc = count_pending(k, err);
+
+    if (rc != 0)
+        return rc;
+    qc2_entry_stream(&k->g, word, &host, &length);
+    return count_range(k, host, length, false, err);
+}
+
+static int count_table(struct walk *k, uint64_t *raw, uint64_t table, qchain_error *err)
+{
+    uint64_t cluster = UINT64_C(1) << k->g.cluster_bits;
+    int rc = count_range(k, table, cluster, true, err);
+
+    for (uint64_t i = 0; i < cluster / 8 && rc == 0; i += k->stride) {
+        uint64_t word, host;
+
+        if (raw[i] == 0)
+            continue;
+        word = __builtin_bswap64(raw[i]);
+        host = word & QC2_OFFSET_MASK;
+        if (word & QC2_COMPRESSED) {
+            rc = count_stream(k, word, err);
+        } else if (host != 0) {
+            rc = check_host(k, host, table, err);
+            if (rc == 0 && k->length > 0 && k->host + k->length == host) {
+                k->length += cluster;
+                continue;
+            }
+            if (rc == 0)
+                rc = count_pending(k, err);
+            k->host = host;
+            k->length = cluster;
+        }
+    }
+    return rc != 0 ? rc : count_pending(k, err);
+}
+
+int qc2_tree_count(struct qc2_writer *w, const struct qc2_tree *t, int delta, qchain_error *err)
+{
+    struct walk k = {.w = w, .fn = count_table, .delta = delta, .max_calls = UINT64_MAX};
+    int rc = check_tree(w, t, err);
+
+    if (rc < 0)
+        return rc;
+    rc = walk_tree(&k, t, err);
+    if (rc < 0 && delta > 0) {
+        struct walk undo = {.w = w, .fn = count_table, .delta = -delta, .max_calls = k.calls};
+
+        walk_tree(&undo, t, NULL);
+    }
+    return rc;
+}
+
+/* ---- COPIED ---- */
+
+static int share_table(struct walk *k, uint64_t *raw, uint64_t table, qchain_error *err)
+{
+    uint64_t n = (UINT64_C(1) << k->g.cluster_bits) / 8, any = 0;
+
+    (void)table;
+    (void)err;
+    for (uint64_t i = 0; i < n; i += k->stride)
+        any |= raw[i];
+    if (!(any & RAW_COPIED))
+        return QCHAIN_OK;
+    for (uint64_t i = 0; i < n; i += k->stride)
+        raw[i] &= ~RAW_COPIED;
+    k->changed = true;
+    return QCHAIN_OK;
+}
+
+int qc2_tree_share(struct qc2_writer *w, const struct qc2_tree *t, qchain_error *err)
+{
+    struct walk k = {.w = w, .fn = share_table};
+
+    return walk_tree(&k, t, err);
+}
+
+static int regain_table(struct walk *k, uint64_t *raw, uint64_t table, qchain_error *err)
+{
+    uint64_t n = (UINT64_C(1) << k->g.cluster_bits) / 8;
+
+    (void)table;
+    for (uint64_t i = 0; i < n; i += k->stride) {
+        uint64_t word = __builtin_bswap64(raw[i]);
+        bool one;
+        int rc;
+
+        if ((word & (QC2_COPIED | QC2_COMPRESSED)) || (word & QC2_OFFSET_MASK) == 0)
+            continue;
+        rc = qc2_peek_is_one(k->peek, word & QC2_OFFSET_MASK, &one, err);
+        if (rc < 0)
+            return rc;
+        if (one) {
+            raw[i] |= RAW_COPIED;
+            k->changed = true;
+        }
+    }
+    return QCHAIN_OK;
+}
+
+/* Those tables of the active tree that only it has, below the slots that `by` has, too; others are 0. */
+static int own_tables(struct qc2_writer *w, const struct qc2_tree *by, struct qc2_peek *peek, uint64_t *own,
+                      qchain_error *err)
+{
+    for (uint32_t i = 0; i < w->l1_size; i++) {
+        uint64_t table = w->l1[i] & QC2_OFFSET_MASK;
+        bool one = false;
+        int rc;
+
+        own[i] = 0;
+        if (table == 0 || i >= by->n || by->l1[i] == 0)
+            continue;
+        rc = qc2_peek_is_one(peek, table, &one, err);
+        if (rc < 0)
+            return rc;
+        if (one)
+            own[i] = table;
+    }
+    return QCHAIN_OK;
+}
+
+int qc2_tree_regain(struct qc2_writer *w, const struct qc2_tree *by, qchain_error *err)
+{
+    struct qc2_peek peek;
+    struct walk k = {.w = w, .fn = regain_table, .peek = &peek};
+    uint64_t *own = qc_calloc(w->l1_size + 1, sizeof(*own));
+    struct qc2_tree t = {own, w->l1_size};
+    int rc;
+
+    if (!own)
+        return qc_fail_nomem(err);
+    rc = qc2_peek_start(&peek, w, err);
+    if (rc == 0)
+        rc = own_tables(w, by, &peek, own, err);
+    if (rc == 0)
+        rc = check_tree(w, &t, err);
+    if (rc == 0)
+        rc = walk_tree(&k, &t, err);
+    for (uint32_t i = 0; i < w->l1_size && rc == 0; i++)
+        if (own[i] && !(w->l1[i] & QC2_COPIED))
+            rc = qc2_l1_set(w, i, own[i] | QC2_COPIED, err);
+    qc2_peek_end(&peek);
+    qc_free(own);
+    return rc;
+}

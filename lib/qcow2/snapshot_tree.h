@@ -1,0 +1,29 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * All that hangs on an L1 table, at once: for snapshots, while nobody else is inside. The L2 tables are read
+ * from the file and written there in large pieces, past the memory for slices: everything was flushed before.
+ * All with the writer's lock held.
+ */
+#ifndef QC_QCOW2_SNAPSHOT_TREE_H
+#define QC_QCOW2_SNAPSHOT_TREE_H
+
+#include "qcow2/writer.h"
+
+/* An L1 table, as numbers; flags do not matter. */
+struct qc2_tree {
+    const uint64_t *l1;
+    uint32_t        n;
+};
+
+/* Count all L2 tables and clusters +1 or -1. If +1 fails all counts are as they were; if -1 fails, some are too
+ * high. CORRUPT if a table is not sound. */
+int qc2_tree_count(struct qc2_writer *w, const struct qc2_tree *t, int delta, qchain_error *err);
+
+/* Nothing in the tables is the image's alone any more: clear COPIED in them. */
+int qc2_tree_share(struct qc2_writer *w, const struct qc2_tree *t, qchain_error *err);
+
+/* Some of the active tree is the image's alone again, below those slots that `by` has, too: set COPIED where a
+ * refcount is 1. */
+int qc2_tree_regain(struct qc2_writer *w, const struct qc2_tree *by, qchain_error *err);
+
+#endif

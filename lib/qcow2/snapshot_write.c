@@ -1,0 +1,408 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Internal snapshots: taken, gone back to, removed. Nobody else is inside the image. The order:
+ *
+ *   create  counts of all that the disk has +1 | COPIED cleared, the copy of the L1 table, the new snapshot table |
+ *           the header | the old snapshot table is freed
+ *   apply   counts of all that the snapshot has +1, a new L1 table | the header: table and size by one write |
+ *           counts of all that the disk had -1
+ *   delete  the new snapshot table | the header | counts of all that the snapshot had -1 | COPIED set where
+ *           something is the disk's alone again
+ *
+ * A bar is an fsync. Between them more may be counted than there is, so what is cut short leaves leaks.
+ */
+#include <inttypes.h>
+#include <pthread.h>
+#include <string.h>
+
+#include "qcow2/l2.h"
+#include "qcow2/snapshot_store.h"
+#include "qcow2/snapshot_tree.h"
+#include "qcow2/writer_int.h"
+#include "qcow2/zero_write.h"
+#include "util/alloc.h"
+#include "util/bytes.h"
+#include "util/error.h"
+
+static uint64_t table_bytes(const struct qc2_writer *w, uint32_t n)
+{
+    return qc_align_up(UINT64_C(8) * n, w->q->base.cluster_size);
+}
+
+/* A place for an L1 table of n > 0 entries, with these written there. */
+static int write_l1(struct qc2_writer *w, const uint64_t *l1, uint32_t n, enum qc2_region what,
+                    uint64_t *host, qchain_error *err)
+{
+    uint64_t bytes = table_bytes(w, n);
+    bool zeroed;
+    int rc = qc2_alloc(w, bytes >> w->q->header.cluster_bits, host, &zeroed, err);
+
+    if (rc < 0)
+        return rc;
+    rc = qc2_region_add(w, *host, bytes, what, err);
+    if (rc == 0)
+        rc = qc2_table_write(w, *host, l1, n, QC2_COPIED, bytes, err);
+    if (rc < 0) {
+        qc2_region_remove(w, *host, bytes, what);
+        qc2_refcount_add(w, *host, bytes, -1, NULL);
+    }
+    return rc;
+}
+
+static void drop_l1(struct qc2_writer *w, uint64_t host, uint32_t n, enum qc2_region what)
+{
+    if (n == 0)
+        return;
+    qc2_region_remove(w, host, UINT64_C(8) * n, what);
+    qc2_free_later(w, host, UINT64_C(8) * n);
+}
+
+/* Flush twice: what is freed by the first is given back by then, and the second writes that. */
+static int settle(struct qc2_writer *w, qchain_error *err)
+{
+    int rc = qc2_flush(w, err);
+
+    return rc < 0 ? rc : qc2_flush(w, err);
+}
+
+/* What all three begin with: the lock, held on success. */
+static int begin(struct qc2_writer *w, struct qc2_snapshots *t, qchain_error *err)
+{
+    int rc = qc2_writer_ready(w, err);
+
+    *t = (struct qc2_snapshots){0};
+    if (rc < 0)
+        return rc;
+    if (w->q->base.wants_data_file)
+        return qc_fail(err, QCHAIN_E_UNSUPPORTED, "no internal snapshots with an external data file");
+    rc = qc2_flush(w, err);
+    if (rc < 0)
+        return rc;
+    pthread_mutex_lock(&w->lock);
+    rc = qc2_flush_locked(w, err);
+    if (rc == 0)
+        rc = qc2_snapshots_load(w, t, err);
+    if (rc < 0)
+        pthread_mutex_unlock(&w->lock);
+    return rc;
+}
+
+static int end(struct qc2_writer *w, struct qc2_snapshots *t, int rc, qchain_error *err)
+{
+    if (rc == QCHAIN_E_CORRUPT)
+        rc = qc2_writer_damaged(w, err);
+    pthread_mutex_unlock(&w->lock);
+    qc2_snapshots_finish(t);
+    return rc < 0 ? rc : settle(w, err);
+}
+
+/* ---- create ---- */
+
+/* The disk's own table and tables: nothing is its alone. */
+static int share_active(struct qc2_writer *w, const struct qc2_tree *active, qchain_error *err)
+{
+    int rc = qc2_tree_share(w, active, err);
+
+    for (uint32_t i = 0; i < w->l1_size && rc == 0; i++)
+        if (w->l1[i] & QC2_COPIED)
+            rc = qc2_l1_set(w, i, w->l1[i] & ~QC2_COPIED, err);
+    return rc;
+}
+
+/* All is counted: the copy of the L1 table and the new snapshot table, and the header. */
+static int enter(struct qc2_writer *w, struct qc2_snapshots *t, const struct qc_snapshot_new *s,
+                 const struct qc2_tree *active, qchain_error *err)
+{
+    static const uint64_t none;
+    uint32_t n = w->l1_size > 0 ? w->l1_size : 1;
+    uint64_t l1, table;
+    int rc = write_l1(w, w->l1_size > 0 ? w->l1 : &none, n, QC2_REGION_SNAPSHOT_L1, &l1, err);
+
+    if (rc < 0)
+        return rc;
+    rc = qc2_snapshots_add(t, s, l1, n, w->q->base.virtual_size, err);
+    if (rc == 0)
+        rc = qc2_snapshots_write(w, t, &table, err);
+    if (rc == 0) {
+        rc = qc2_flush_locked(w, err);
+        if (rc < 0)
+            qc2_snapshots_unwrite(w, t, table);
+    }
+    if (rc < 0) {
+        drop_l1(w, l1, n, QC2_REGION_SNAPSHOT_L1);
+        return rc;
+    }
+    rc = share_active(w, active, err);
+    if (rc == 0)
+        rc = qc2_flush_locked(w, err);
+    if (rc == 0)
+        rc = qc2_snapshots_switch(w, t, table, err);
+    /* Some of it is marked as shared by now, so it stays counted. */
+    if (rc < 0)
+        atomic_store(&w->stopped, true);
+    return rc;
+}
+
+static int create(struct qc2_writer *w, struct qc2_snapshots *t, const struct qc_snapshot_new *s,
+                  qchain_error *err)
+{
+    struct qc2_tree active = {w->l1, w->l1_size};
+    int rc;
+
+    if (t->n >= QC2_MAX_SNAPSHOTS)
+        return qc_fail(err, QCHAIN_E_LIMIT, "the image has %" PRIu32 " snapshots: no more are possible", t->n);
+    if (w->q->header.refcount_order == 0)
+        return qc_fail(err, QCHAIN_E_LIMIT, "refcounts of 1 bit: no cluster can belong to a snapshot, too");
+    rc = qc2_tree_count(w, &active, 1, err);
+    if (rc < 0)
+        return rc;
+    rc = enter(w, t, s, &active, err);
+    if (rc < 0 && !atomic_load(&w->stopped))
+        qc2_tree_count(w, &active, -1, NULL);
+    return rc;
+}
+
+int qc2_snapshot_create(struct qc_image *img, const struct qc_snapshot_new *s, qchain_error *err)
+{
+    struct qc2_writer *w = qc2_of(img)->writer;
+    struct qc2_snapshots t;
+    uint64_t base;
+    int rc = begin(w, &t, err);
+
+    if (rc < 0) {
+        qc2_snapshots_finish(&t);
+        return rc;
+    }
+    rc = create(w, &t, s, err);
+    rc = end(w, &t, rc, err);
+    /* The VM state is the snapshot's alone from now on. */
+    if (rc == 0 && s->vm_state_size > 0) {
+        rc = qc2_vmstate_base(img, &base, err);
+        if (rc == 0)
+            rc = qc2_drop(w, base, base + qc_align_up(s->vm_state_size, img->cluster_size), err);
+        if (rc == 0)
+            rc = settle(w, err);
+    }
+    return rc;
+}
+
+/* ---- the other two ---- */
+
+/* The snapshot's L1 table, as numbers, at least `room` entries long. */
+static int load_l1(struct qc2_writer *w, const struct qc2_snapshot *s, uint32_t room, uint64_t **out,
+                   qchain_error *err)
+{
+    struct qc2_limits lim = {qc_store_size(w->store), false};
+    int rc = qc2_l1_check(&w->q->header, s->l1_size, s->l1_offset, 0, &lim, "snapshot", err);
+    uint64_t *l1;
+
+    if (rc < 0)
+        return rc;
+    l1 = qc_calloc((room > s->l1_size ? room : s->l1_size) + 1, sizeof(*l1));
+    if (!l1)
+        return qc_fail_nomem(err);
+    if (s->l1_size > 0)
+        rc = qc_store_read(w->store, l1, UINT64_C(8) * s->l1_size, s->l1_offset, QC_READ_META, err);
+    for (uint32_t i = 0; i < s->l1_size && rc == 0; i++)
+        l1[i] = __builtin_bswap64(l1[i]) & QC2_OFFSET_MASK;
+    if (rc < 0)
+        qc_free(l1);
+    else
+        *out = l1;
+    return rc;
+}
+
+/* ---- apply ---- */
+
+/* The tables that the active L1 table refers to are known as such, or no longer. */
+static int note_tables(struct qc2_writer *w, const uint64_t *l1, uint32_t n, bool add, qchain_error *err)
+{
+    uint64_t cluster = w->q->base.cluster_size;
+    int rc = QCHAIN_OK;
+
+    for (uint32_t i = 0; i < n && rc == 0; i++) {
+        uint64_t table = l1[i] & QC2_OFFSET_MASK;
+
+        if (table == 0)
+            continue;
+        if (add)
+            rc = qc2_region_add(w, table, cluster, QC2_REGION_L2, err);
+        else
+            qc2_region_remove(w, table, cluster, QC2_REGION_L2);
+    }
+    return rc;
+}
+
+/* l1, n entries that lie at host, and what they refer to are durable: they become the disk. Takes l1 and dirty. */
+static int switch_disk(struct qc2_writer *w, uint64_t *l1, uint64_t *dirty, uint32_t n, uint64_t host,
+                       uint64_t disk_size, qchain_error *err)
+{
+    struct qc2_image *q = w->q;
+    uint64_t *old = w->l1, old_host = w->l1_offset;
+    struct qc2_tree old_tree = {w->l1, w->l1_size};
+    int rc;
+
+    q->header.l1_offset = host;
+    q->header.l1_size = n;
+    q->header.size = disk_size;
+    rc = qc2_header_store(w, err);
+    if (rc < 0) { /* which of both the disk is, nobody knows */
+        atomic_store(&w->stopped, true);
+        qc_free(l1);
+        qc_free(dirty);
+        return rc;
+    }
+    note_tables(w, w->l1, w->l1_size, false, NULL);
+    qc_free(w->l1_dirty);
+    w->l1 = l1;
+    w->l1_dirty = dirty;
+    w->l1_size = q->l1_size = n;
+    w->l1_offset = q->l1_offset = host;
+    q->base.virtual_size = qc_align_down(disk_size, 512);
+    drop_l1(w, old_host, old_tree.n, QC2_REGION_L1);
+    rc = note_tables(w, l1, n, true, err);
+    if (rc == 0)
+        rc = qc2_tree_count(w, &old_tree, -1, err);
+    qc_free(old);
+    return rc;
+}
+
+/* The snapshot's tables belong to the disk as well, from now on; a copy of its L1 table lies at *host. */
+static int take_over(struct qc2_writer *w, const struct qc2_tree *t, uint64_t *host, qchain_error *err)
+{
+    int rc = qc2_tree_count(w, t, 1, err);
+
+    if (rc < 0)
+        return rc;
+    rc = qc2_flush_locked(w, err);
+    if (rc == 0)
+        rc = qc2_tree_share(w, t, err);
+    if (rc == 0)
+        rc = write_l1(w, t->l1, t->n, QC2_REGION_L1, host, err);
+    if (rc < 0) {
+        if (!atomic_load(&w->stopped))
+            qc2_tree_count(w, t, -1, NULL);
+        return rc;
+    }
+    rc = qc2_flush_locked(w, err);
+    if (rc < 0)
+        atomic_store(&w->stopped, true);
+    return rc;
+}
+
+static int apply(struct qc2_writer *w, const struct qc2_snapshots *table, const char *key, qchain_error *err)
+{
+    unsigned cover_bits = qc2_l2_cover_bits(&w->q->header);
+    uint64_t disk_size, need, host, *l1 = NULL, *dirty = NULL;
+    struct qc2_snapshot s;
+    struct qc2_tree t;
+    size_t at;
+    int rc = qc2_snapshots_find(w, table, key, &s, &at, err);
+
+    if (rc < 0)
+        return rc;
+    disk_size = s.has_disk_size ? s.disk_size : w->q->header.size;
+    if (disk_size > QC2_MAX_DISK)
+        return qc_fail(err, QCHAIN_E_LIMIT, "snapshot disk_size=%" PRIu64 ": at most 2^63 - 512 bytes",
+                       disk_size);
+    need = qc_max64(s.l1_size, qc_max64(qc_div_up(disk_size, UINT64_C(1) << cover_bits), 1));
+    if (need > QC2_MAX_L1_ENTRIES)
+        return qc_fail(err, QCHAIN_E_LIMIT, "snapshot disk_size=%" PRIu64 ": its L1 table is too long",
+                       disk_size);
+    rc = load_l1(w, &s, (uint32_t)need, &l1, err);
+    if (rc < 0)
+        return rc;
+    dirty = qc2_dirty_create(need);
+    t = (struct qc2_tree){l1, (uint32_t)need};
+    rc = dirty ? take_over(w, &t, &host, err) : qc_fail_nomem(err);
+    if (rc < 0) {
+        qc_free(l1);
+        qc_free(dirty);
+        return rc;
+    }
+    return switch_disk(w, l1, dirty, t.n, host, disk_size, err);
+}
+
+int qc2_snapshot_apply(struct qc_image *img, const char *key, qchain_error *err)
+{
+    struct qc2_writer *w = qc2_of(img)->writer;
+    struct qc2_snapshots t;
+    int rc = begin(w, &t, err);
+
+    if (rc < 0) {
+        qc2_snapshots_finish(&t);
+        return rc;
+    }
+    rc = apply(w, &t, key, err);
+    return end(w, &t, rc, err);
+}
+
+/* ---- delete ---- */
+
+static int switch_without(struct qc2_writer *w, struct qc2_snapshots *t, qchain_error *err)
+{
+    uint64_t host;
+    int rc = qc2_snapshots_write(w, t, &host, err);
+
+    if (rc < 0)
+        return rc;
+    rc = qc2_flush_locked(w, err);
+    if (rc < 0) {
+        qc2_snapshots_unwrite(w, t, host);
+        return rc;
+    }
+    return qc2_snapshots_switch(w, t, host, err);
+}
+
+static int delete(struct qc2_writer *w, struct qc2_snapshots *table, const char *key, qchain_error *err)
+{
+    uint64_t *l1 = NULL, l1_offset;
+    struct qc2_snapshot s;
+    struct qc2_tree t;
+    size_t at;
+    int rc = qc2_snapshots_find(w, table, key, &s, &at, err);
+
+    if (rc == 0)
+        rc = load_l1(w, &s, 0, &l1, err);
+    if (rc < 0)
+        return rc;
+    l1_offset = s.l1_offset;
+    t = (struct qc2_tree){l1, s.l1_size};
+    qc2_snapshots_remove(table, at, s.bytes);
+    rc = switch_without(w, table, err);
+    if (rc == 0) {
+        drop_l1(w, l1_offset, t.n, QC2_REGION_SNAPSHOT_L1);
+        rc = qc2_tree_count(w, &t, -1, err);
+    }
+    if (rc == 0)
+        rc = qc2_flush_locked(w, err);
+    if (rc == 0)
+        rc = qc2_tree_regain(w, &t, err);
+    qc_free(l1);
+    return rc;
+}
+
+int qc2_snapshot_delete(struct qc_image *img, const char *key, qchain_error *err)
+{
+    struct qc2_writer *w = qc2_of(img)->writer;
+    struct qc2_snapshots t;
+    int rc = begin(w, &t, err);
+
+    if (rc < 0) {
+        qc2_snapshots_finish(&t);
+        return rc;
+    }
+    rc = delete(w, &t, key, err);
+    return end(w, &t, rc, err);
+}
+
+/* ---- VM state ---- */
+
+int qc2_vmstate_base(struct qc_image *img, uint64_t *offset, qchain_error *err)
+{
+    unsigned cover_bits = qc2_l2_cover_bits(&qc2_of(img)->header);
+
+    (void)err;
+    *offset = qc_div_up(img->virtual_size, UINT64_C(1) << cover_bits) << cover_bits;
+    return QCHAIN_OK;
+}

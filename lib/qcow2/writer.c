@@ -1,0 +1,236 @@
+/* SPDX-License-Identifier: MIT */
+#include "qcow2/writer.h"
+
+#include <inttypes.h>
+
+#include "qcow2/table_walk.h"
+#include "qcow2/writer_int.h"
+#include "util/alloc.h"
+#include "util/bytes.h"
+#include "util/error.h"
+
+#define CACHE_BYTES (UINT64_C(32) << 20)
+#define DIRTY_BYTES (UINT64_C(16) << 20) /* at most: what a flush may have to write */
+#define SLICE_BYTES 4096u
+
+atomic_int qc2_test_break;
+
+/* ------------------------------------------------------------------- create --- */
+
+/* Is this an image that may be written? */
+static int check_image(const struct qc2_image *q, qchain_error *err)
+{
+    const struct qc2_header *h = &q->header;
+
+    if (h->incompatible & QC2_INCOMPAT_CORRUPT)
+        return qc_fail(err, QCHAIN_E_CORRUPT,
+                       "the image is marked corrupt: repair it before it is written (check -r all)");
+    /* We never set this bit, whatever lazy_refcounts says: the order of writes keeps refcounts right. */
+    if (h->incompatible & QC2_INCOMPAT_DIRTY)
+        return qc_fail(err, QCHAIN_E_CORRUPT, "the image was not closed properly, so its refcounts may "
+                       "be wrong: repair it before it is written (check -r all)");
+    if (h->crypt_method != 0)
+        return qc_fail(err, QCHAIN_E_UNSUPPORTED, "the image is encrypted: it cannot be written");
+    if (h->size % 512 != 0)
+        return qc_fail(err, QCHAIN_E_UNSUPPORTED, "header size=%" PRIu64
+                       ": no multiple of 512: the image cannot be written", h->size);
+    if (q->salvage || q->l1_offset != h->l1_offset || q->l1_size != h->l1_size)
+        return qc_fail(err, QCHAIN_E_READONLY, "the image was opened %s: it cannot be written",
+                       q->salvage ? "for salvaging" : "at an internal snapshot");
+    if (q->base.wants_data_file && !q->base.data_store)
+        return qc_fail(err, QCHAIN_E_INVAL, "the external data file is not open");
+    return QCHAIN_OK;
+}
+
+static int check_stores(const struct qc2_writer *w, qchain_error *err)
+{
+    const struct qc_store *s = qc_store_is_writable(w->store) ? w->data : w->store;
+
+    return qc_store_is_writable(s)
+               ? QCHAIN_OK
+               : qc_fail(err, QCHAIN_E_READONLY, "%s: not open for writing", s->name);
+}
+
+static int find_auto(void *data, const struct qc2_bitmap *b, const char *name, qchain_error *err)
+{
+    (void)name;
+    (void)err;
+    *(bool *)data |= b->flags & QC2_BITMAP_AUTO;
+    return QCHAIN_OK;
+}
+
+/* Nobody tracks writes in bitmaps yet: where one should follow the disk ("auto"), the image must not say that
+ * they are right any more. Others stay as they are. */
+static int bitmaps_stay_right(struct qc2_image *q, bool *right, qchain_error *err)
+{
+    bool found = false;
+    int rc = q->header.has_bitmaps ? qc2_each_bitmap(q, find_auto, &found, err) : QCHAIN_OK;
+
+    *right = q->header.has_bitmaps && !found;
+    return rc;
+}
+
+/* Before the first write: features that say of the image what it will not be any more. */
+static int clear_features(struct qc2_writer *w, qchain_error *err)
+{
+    struct qc2_header *h = &w->q->header;
+    uint64_t keep = h->autoclear & (QC2_AUTOCLEAR_BITMAPS | QC2_AUTOCLEAR_DATA_FILE_RAW);
+    bool right = true;
+    int rc = QCHAIN_OK;
+
+    if (keep & QC2_AUTOCLEAR_BITMAPS)
+        rc = bitmaps_stay_right(w->q, &right, err);
+    if (rc < 0)
+        return rc;
+    if (!right)
+        keep &= ~(uint64_t)QC2_AUTOCLEAR_BITMAPS;
+    if (keep == h->autoclear)
+        return QCHAIN_OK;
+    h->autoclear = keep;
+    return qc2_header_store(w, err);
+}
+
+static int load(struct qc2_writer *w, const struct qc_write_opts *opts, qchain_error *err)
+{
+    uint64_t cache = opts->cache_bytes ? opts->cache_bytes : CACHE_BYTES;
+    int rc = qc2_meta_create(w, cache, err);
+
+    w->dirty_limit = qc_min64(cache / 2, DIRTY_BYTES);
+    if (rc == 0)
+        rc = qc2_freed_create(w, err);
+    if (rc == 0)
+        rc = qc2_l1_load(w, err);
+    if (rc == 0)
+        rc = qc2_counts_create(w, err);
+    if (rc == 0)
+        rc = qc2_regions_create(w, err);
+    return rc == 0 ? clear_features(w, err) : rc;
+}
+
+int qc2_writer_create(struct qc2_writer **out, struct qc2_image *q, const struct qc_write_opts *opts,
+                      qchain_error *err)
+{
+    struct qc2_writer *w;
+    int rc = check_image(q, err);
+
+    if (rc < 0)
+        return rc;
+    w = qc_calloc(1, sizeof(*w));
+    if (!w)
+        return qc_fail_nomem(err);
+    w->q = q;
+    w->requests = opts->requests;
+    w->store = q->base.store;
+    w->data = q->base.data_store ? q->base.data_store : q->base.store;
+    w->discard = opts->discard;
+    w->unsafe = opts->unsafe;
+    w->slice_bytes = (uint32_t)qc_min64(SLICE_BYTES, q->base.cluster_size);
+    pthread_mutex_init(&w->lock, NULL);
+    pthread_mutex_init(&w->flush_lock, NULL);
+    pthread_mutex_init(&w->io_lock, NULL);
+    rc = check_stores(w, err);
+    if (rc == 0)
+        rc = load(w, opts, err);
+    if (rc < 0) {
+        qc2_writer_destroy(w);
+        return rc;
+    }
+    *out = w;
+    return QCHAIN_OK;
+}
+
+void qc2_writer_destroy(struct qc2_writer *w)
+{
+    if (!w)
+        return;
+    qc2_freed_destroy(w);
+    qc2_regions_destroy(w);
+    qc2_counts_destroy(w);
+    qc2_l1_unload(w);
+    qc2_meta_destroy(w);
+    pthread_mutex_destroy(&w->io_lock);
+    pthread_mutex_destroy(&w->flush_lock);
+    pthread_mutex_destroy(&w->lock);
+    qc_free(w);
+}
+
+/* ---------------------------------------------------------------------- use --- */
+
+static int stopped(qchain_error *err)
+{
+    return qc_fail(err, QCHAIN_E_READONLY, "writing has stopped after an earlier failure");
+}
+
+int qc2_writer_ready(struct qc2_writer *w, qchain_error *err)
+{
+    if (atomic_load(&w->stopped))
+        return stopped(err);
+    qc2_freed_work(w);
+    return qc2_meta_dirty_bytes(w) > w->dirty_limit ? qc2_flush_now(w, err) : QCHAIN_OK;
+}
+
+int qc2_writer_damaged(struct qc2_writer *w, qchain_error *err)
+{
+    struct qc2_header *h = &w->q->header;
+
+    (void)err; /* says what is wrong; that the mark could not be made is no better */
+    if (h->version >= 3 && !(h->incompatible & QC2_INCOMPAT_CORRUPT)) {
+        h->incompatible |= QC2_INCOMPAT_CORRUPT;
+        qc2_header_store(w, NULL);
+    }
+    atomic_store(&w->stopped, true);
+    qc_log(w->q->log, QCHAIN_LOG_ERROR, "qcow2", "%s: damaged, nothing is written any more: %s",
+           w->store->name, err ? err->text : "");
+    return QCHAIN_E_CORRUPT;
+}
+
+int qc2_writer_end(struct qc2_writer *w, qchain_error *err)
+{
+    int rc = atomic_load(&w->stopped) ? stopped(err) : qc2_flush_now(w, err);
+
+    if (rc < 0)
+        return rc;
+    /* Nobody is inside, so all that was freed can be given back; then counts are exact. */
+    qc_epoch_drain(w->requests);
+    qc2_freed_work(w);
+    return qc2_flush_now(w, err);
+}
+
+/* ---------------------------------------------------------------- the seam --- */
+
+static int begin(struct qc_image *img, const struct qc_write_opts *opts, qchain_error *err)
+{
+    return qc2_writer_create(&qc2_of(img)->writer, qc2_of(img), opts, err);
+}
+
+static int end(struct qc_image *img, qchain_error *err)
+{
+    return qc2_writer_end(qc2_of(img)->writer, err);
+}
+
+static int flush(struct qc_image *img, qchain_error *err)
+{
+    return qc2_flush(qc2_of(img)->writer, err);
+}
+
+const struct qc_write_ops qc2_write_ops = {
+    .begin = begin,
+    .end = end,
+    .locate = qc2_locate,
+    .place = qc2_place,
+    .alloc = qc2_place_alloc,
+    .finish_alloc = qc2_place_finish,
+    .abort_alloc = qc2_place_abort,
+    .zero = qc2_zero,
+    .discard = qc2_discard,
+    .encoder_create = qc2_encoder_create,
+    .encoder_destroy = qc2_encoder_destroy,
+    .encode = qc2_encode,
+    .write_compressed = qc2_write_compressed,
+    .flush = flush,
+    .resize = qc2_resize,
+    .snapshot_create = qc2_snapshot_create,
+    .snapshot_apply = qc2_snapshot_apply,
+    .snapshot_delete = qc2_snapshot_delete,
+    .vmstate_base = qc2_vmstate_base,
+};
