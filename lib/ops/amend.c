@@ -5,7 +5,7 @@
 
 #include "chain/tip.h"
 #include "ops/create.h"
-#include "qcow2/amend.h"
+#include "qcow2/header_amend.h"
 
 /* The size last: it alone may lose something. */
 static int amend_size(qchain *c, uint64_t size, qchain_error *err)

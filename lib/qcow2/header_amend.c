@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#include "qcow2/amend.h"
+#include "qcow2/header_amend.h"
 
 #include <inttypes.h>
 #include <string.h>

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Changing what the header of a qcow2 image says. */
-#ifndef QC_QCOW2_AMEND_H
-#define QC_QCOW2_AMEND_H
+#ifndef QC_QCOW2_HEADER_AMEND_H
+#define QC_QCOW2_HEADER_AMEND_H
 
 #include "format/format.h"
 
