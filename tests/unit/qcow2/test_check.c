@@ -429,7 +429,10 @@ static void cut_at(const char *name, const struct crash_disk *from, uint32_t fla
                  (int)r.corruptions, (int)before->corruptions);
     expect_same_guest(from, &d, name);
     assert_int_equal(check(&d, flags, &r, NULL), 0);
-    if (!no_worse(&r, whole) || (whole->leaks == 0 && r.leaks > 0))
+    /* The room that the first attempt took may be what the second lacks, where an entry refers to a place just
+     * past the end; not where all can be mended. */
+    if (!no_worse(&r, structure && whole->corruptions > 0 ? before : whole) ||
+        (whole->leaks == 0 && whole->corruptions == 0 && r.leaks > 0))
         fail_msg("%s: repaired after it was cut off (kind %d) at %u: %d corruptions, %d leaks; without %d, "
                  "%d", name, (int)kind, k, (int)r.corruptions, (int)r.leaks, (int)whole->corruptions,
                  (int)whole->leaks);
