@@ -167,7 +167,7 @@ static void change(struct disk *d)
     }
     length = qc_min64(qc_min64(length, size - offset), sizeof(buf));
     a = qc_align_up(offset, cluster);
-    b = qc_align_down(offset + length, cluster);
+    b = offset + length == size ? size : qc_align_down(offset + length, cluster); /* the last one may be cut */
     if (what < 2) {
         GOOD(qchain_write_zeroes(d->c, length, offset, what ? QCHAIN_WRITE_UNMAP : 0, err));
         memset(d->model + offset, 0, length);
