@@ -2,14 +2,8 @@
 /* Chains whose tip is a qcow2 image that is written, against a model; qemu-img makes the images and looks at them
  * afterwards. Skipped without it. */
 #include "chain/tip_tools.h"
-#include "chain/queue_tools.h"
+#include "chain/queue_model.h"
 #include "qcow2/writer.h"
-
-#define GOOD(call)                                                                                 \
-    do {                                                                                           \
-        if ((call) != 0)                                                                           \
-            fail_msg("%s", qchain_error_message(err));                                             \
-    } while (0)
 
 static void shell(const char *fmt, ...)
 {
@@ -167,7 +161,7 @@ static void change(struct disk *d)
     }
     length = qc_min64(qc_min64(length, size - offset), sizeof(buf));
     a = qc_align_up(offset, cluster);
-    b = qc_align_down(offset + length, cluster);
+    b = offset + length == size ? size : qc_align_down(offset + length, cluster); /* the last one may be cut */
     if (what < 2) {
         GOOD(qchain_write_zeroes(d->c, length, offset, what ? QCHAIN_WRITE_UNMAP : 0, err));
         memset(d->model + offset, 0, length);
@@ -434,6 +428,70 @@ static void reads_never_see_another_address(void **unused)
     assert_true(look_for_strangers() == 0);
 }
 
+/* A read that was looked up, but has not gone to the kernel yet, while its place is given up, and others are
+ * written once that is on the medium. */
+static bool sees_a_stranger(int broken)
+{
+    static const struct shape shape = {"cluster_size=4096", MIB, 4096, 0, "", 0};
+    unsigned char got[4096], buf[4096];
+    qchain_queue *q;
+    struct disk d;
+
+    make_disk(&d, &shape);
+    q = make_queue(d.c, 8);
+    memset(buf, 1, sizeof(buf));
+    GOOD(qchain_write(d.c, buf, 4096, 0, 0, err));
+    GOOD(qchain_flush(d.c, err));
+    GOOD(qchain_queue_read(q, got, 4096, 0, 0, got, err)); /* learns the file */
+    reap_good(q);
+    GOOD(qchain_queue_read(q, got, 4096, 0, QCHAIN_REQUEST_MORE, got, err));
+    atomic_store(&qc2_test_break, broken);
+    memset(buf, 2, sizeof(buf));
+    GOOD(qchain_discard(d.c, 4096, 0, 0, err));
+    for (uint64_t i = 1; i < 8; i++) {
+        GOOD(qchain_flush(d.c, err));
+        GOOD(qchain_write(d.c, buf, 4096, i * 4096, 0, err));
+    }
+    reap_good(q);
+    atomic_store(&qc2_test_break, 0);
+    memset(d.model, 0, 4096);
+    memset(d.model + 4096, 2, 7 * 4096);
+    qchain_queue_close(q);
+    check_disk(&d, "after all");
+    end_disk(&d);
+    return got[0] == 2;
+}
+
+static void places_that_requests_use_are_not_used_anew(void **unused)
+{
+    (void)unused;
+    assert_false(sees_a_stranger(0));
+    assert_true(sees_a_stranger(4)); /* the test would see it */
+}
+
+static void requests_of_a_queue_follow_the_model(void **unused)
+{
+    static const struct shape list[] = {
+        {"cluster_size=65536", SIZE, 65536, SIZE / 2048, "raw", 0},
+        {"cluster_size=4096", SIZE, 4096, 0, "", QCHAIN_OPEN_DIRECT | QCHAIN_OPEN_DISCARD},
+        {"cluster_size=16384,extended_l2=on", SIZE, 16384, 200, "raw", 0},
+        {"cluster_size=512", SIZE, 512, 200, "qcow2", 0},
+        {"cluster_size=4096,data_file=data.raw", SIZE, 4096, 0, "", QCHAIN_OPEN_UNSAFE},
+    };
+
+    (void)unused;
+    for (size_t i = 0; i < sizeof(list) / sizeof(list[0]); i++) {
+        struct disk d;
+
+        make_disk(&d, &list[i]);
+        run_model(d.c, list[i].cluster, i == 1, 6000);
+        GOOD(qchain_read(d.c, d.model, SIZE, 0, 0, err));
+        end_disk(&d);
+        shell("qemu-img compare -q -f raw -F qcow2 model top");
+    }
+    engine = QCHAIN_QUEUE_NO_URING;
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -442,6 +500,9 @@ int main(void)
         ON(the_vm_state_lies_behind_the_disk),
         ON(many_writers_to_the_same_clusters),
         ON(reads_never_see_another_address),
+        ON(places_that_requests_use_are_not_used_anew),
+        ON(requests_of_a_queue_follow_the_model),
+        ON(requests_of_a_queue_follow_the_model), /* with threads */
     };
 
     if (system("qemu-img --version >/dev/null 2>&1") != 0)
