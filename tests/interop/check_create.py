@@ -277,7 +277,7 @@ def check_locked(args, runner):
 # ------------------------------------------------------- amend and resize ---
 
 def change_both(args, runner, rng, version):
-    """One change of both images, of which both say the same."""
+    """One change of both images, of which both say the same; False if QEMU cannot make it."""
     kind = rng.choice(("compat", "lazy", "grow", "shrink", "write"))
     size = describe(runner, "ours.qcow2")["virtual-size"]
     if kind == "write":
@@ -285,7 +285,7 @@ def change_both(args, runner, rng, version):
         command = f"write -P {rng.randrange(1, 255)} {at} {min(3000 * 512, size - at)}"
         for name in ("ours.qcow2", "theirs.qcow2"):
             runner.run(["qemu-io", "-c", command, name])
-        return
+        return True
     if kind in ("grow", "shrink"):
         new = size + 512 * rng.randrange(1, 9000) if kind == "grow" else max(512, size - 512 * rng.randrange(1, 9000))
         argv = ["resize", "-q", *(["--shrink"] if new < size else []), "IMG", str(new)]
@@ -294,8 +294,11 @@ def change_both(args, runner, rng, version):
         argv = ["amend", "-o", option, "IMG"]
     mine, theirs = (runner.run([tool, *(name if a == "IMG" else a for a in argv)], ok=None)
                     for tool, name in ((args.qchain, "ours.qcow2"), ("qemu-img", "theirs.qcow2")))
+    if mine[0] == 0 and "zero out new clusters" in theirs[2]:
+        return False  # version 2 over a longer backing file: zeros are written, which QEMU does not do
     if mine[0] != theirs[0]:
         raise Mismatch(f"{argv}: {mine}, qemu-img {theirs}")
+    return True
 
 
 def check_amend(args, runner):
@@ -310,8 +313,10 @@ def check_amend(args, runner):
         try:
             for _ in range(6):
                 version = 2 if describe(runner, "ours.qcow2")["format-specific"]["data"]["compat"] == "0.10" else 3
-                change_both(args, runner, mine, version)
+                both = change_both(args, runner, mine, version)
                 check_image(runner, "ours.qcow2", "after a change")
+                if not both:
+                    break
                 a, b = (describe(runner, name) for name in ("ours.qcow2", "theirs.qcow2"))
                 if a != b:
                     raise Mismatch(f"info\n{a}\nqemu-img's\n{b}")
