@@ -75,7 +75,9 @@ QCHAIN_API int qchain_resize(qchain *c, uint64_t size, uint32_t flags, qchain_er
 QCHAIN_API int qchain_drain(qchain *c, qchain_error *err);
 QCHAIN_API void qchain_resume(qchain *c);
 
-/* The same through a queue, completing in any order; see "queues" in <qchain.h>. Since 0.1. */
+/* The same through a queue, completing in any order; see "queues" in <qchain.h>. flags: QCHAIN_REQUEST_*. What a
+ * queue has accepted is under way until it is reaped: a thread that drains, resizes, or works on snapshots reaps
+ * its own queues first. Since 0.1. */
 QCHAIN_API int qchain_queue_writev(qchain_queue *q, const struct qchain_iov *iov, uint32_t n_iov, uint64_t offset,
                                    uint32_t flags, void *user, qchain_error *err);
 QCHAIN_API int qchain_queue_write_zeroes(qchain_queue *q, uint64_t length, uint64_t offset, uint32_t flags,

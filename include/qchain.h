@@ -691,7 +691,8 @@ enum qchain_request_flags {
                                    at the latest with the next request that has
                                    not this flag, with the eighth that has, and
                                    with any reap                                */
-    QCHAIN_REQUEST_FUA = 0x2    /* of a write: durable when it completes        */
+    QCHAIN_REQUEST_FUA = 0x2,   /* of a write: durable when it completes        */
+    QCHAIN_REQUEST_UNMAP = 0x4  /* of write_zeroes: the space need not be kept  */
 };
 
 /* One finished request. */
@@ -727,8 +728,7 @@ QCHAIN_API int qchain_queue_read(qchain_queue *q, void *buf, size_t length,
 QCHAIN_API int qchain_queue_readv(qchain_queue *q, const struct qchain_iov *iov,
                                   uint32_t n_iov, uint64_t offset, uint32_t flags,
                                   void *user, qchain_error *err);
-/* The same for writing; flags: QCHAIN_REQUEST_MORE, or QCHAIN_REQUEST_FUA. Errors: also
- * READONLY. Since 0.1. */
+/* The same for writing; flags: MORE, FUA. Errors: also READONLY. Since 0.1. */
 QCHAIN_API int qchain_queue_write(qchain_queue *q, const void *buf, size_t length,
                                   uint64_t offset, uint32_t flags, void *user,
                                   qchain_error *err);

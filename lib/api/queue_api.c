@@ -83,6 +83,20 @@ int qchain_queue_read(qchain_queue *q, void *buf, size_t length, uint64_t offset
     return qc_queue_readv(q, &iov, 1, length, offset, flags & QCHAIN_REQUEST_MORE, user, err);
 }
 
+static int check_pieces(const qchain_queue *q, const qchain_iov *iov, uint32_t n_iov, uint64_t *length,
+                        qchain_error *err)
+{
+    if (!q || (!iov && n_iov > 0) || n_iov > MAX_PIECES)
+        return qc_fail(err, QCHAIN_E_INVAL, "queue: an argument is NULL, or more than %d pieces",
+                       MAX_PIECES);
+    for (uint32_t i = 0; i < n_iov; i++) {
+        if (iov[i].len > INT64_MAX - *length || (!iov[i].base && iov[i].len))
+            return qc_fail(err, QCHAIN_E_INVAL, "queue: piece %u is wrong", i);
+        *length += iov[i].len;
+    }
+    return 0;
+}
+
 int qchain_queue_readv(qchain_queue *q, const qchain_iov *iov, uint32_t n_iov, uint64_t offset,
                        uint32_t flags, void *user, qchain_error *err)
 {
@@ -90,15 +104,9 @@ int qchain_queue_readv(qchain_queue *q, const qchain_iov *iov, uint32_t n_iov, u
     int ret;
 
     QC_ERR(err);
-    if (!q || (!iov && n_iov > 0) || n_iov > MAX_PIECES)
-        return qc_fail(err, QCHAIN_E_INVAL, "queue: an argument is NULL, or more than %d pieces",
-                       MAX_PIECES);
-    for (uint32_t i = 0; i < n_iov; i++) {
-        if (iov[i].len > INT64_MAX - length || (!iov[i].base && iov[i].len))
-            return qc_fail(err, QCHAIN_E_INVAL, "queue: piece %u is wrong", i);
-        length += iov[i].len;
-    }
-    ret = check_request(q, flags, err);
+    ret = check_pieces(q, iov, n_iov, &length, err);
+    if (ret == 0)
+        ret = check_request(q, flags, err);
     if (ret == 0)
         ret = check_range(q, length, offset, err);
     if (ret != 0)
@@ -107,32 +115,89 @@ int qchain_queue_readv(qchain_queue *q, const qchain_iov *iov, uint32_t n_iov, u
                           err);
 }
 
-static int fail_readonly(qchain_error *err)
+/* Flags of one that writes; *change receives those that go on. */
+static int check_change(const qchain_queue *q, uint32_t flags, uint32_t known, uint32_t *change,
+                        qchain_error *err)
 {
-    return qc_fail(err, QCHAIN_E_READONLY, "queue: the chain is open for reading");
+    if (flags & ~known)
+        return qc_fail(err, QCHAIN_E_INVAL, "queue: unknown request flags 0x%x", flags);
+    *change = (flags & QCHAIN_REQUEST_FUA ? QCHAIN_WRITE_FUA : 0u) |
+              (flags & QCHAIN_REQUEST_UNMAP ? QCHAIN_WRITE_UNMAP : 0u);
+    return is_forked(q) ? qc_fail_forked(err) : 0;
 }
 
 int qchain_queue_write(qchain_queue *q, const void *buf, size_t length, uint64_t offset,
                        uint32_t flags, void *user, qchain_error *err)
 {
+    qchain_iov iov = {(void *)(uintptr_t)buf, length};
+
+    return qchain_queue_writev(q, &iov, 1, offset, flags, user, err);
+}
+
+int qchain_queue_writev(qchain_queue *q, const qchain_iov *iov, uint32_t n_iov, uint64_t offset,
+                        uint32_t flags, void *user, qchain_error *err)
+{
+    uint64_t length = 0;
+    uint32_t change = 0;
     int ret;
 
-    (void)user;
     QC_ERR(err);
-    if (!q || (!buf && length > 0))
-        return qc_fail(err, QCHAIN_E_INVAL, "queue: an argument is NULL");
-    ret = check_request(q, flags, err);
+    ret = check_pieces(q, iov, n_iov, &length, err);
+    if (ret == 0)
+        ret = check_change(q, flags, QCHAIN_REQUEST_MORE | QCHAIN_REQUEST_FUA, &change, err);
     if (ret == 0)
         ret = check_range(q, length, offset, err);
-    return ret != 0 ? ret : fail_readonly(err);
+    if (ret != 0)
+        return ret;
+    return qc_queue_change(q, QC_REQUEST_WRITE, iov, n_iov, length, offset, change,
+                           flags & QCHAIN_REQUEST_MORE, user, err);
+}
+
+int qchain_queue_write_zeroes(qchain_queue *q, uint64_t length, uint64_t offset, uint32_t flags,
+                              void *user, qchain_error *err)
+{
+    uint32_t change = 0;
+    int ret;
+
+    QC_ERR(err);
+    if (!q)
+        return qc_fail(err, QCHAIN_E_INVAL, "queue: an argument is NULL");
+    ret = check_change(q, flags, QCHAIN_REQUEST_MORE | QCHAIN_REQUEST_FUA | QCHAIN_REQUEST_UNMAP, &change,
+                       err);
+    if (ret == 0)
+        ret = check_range(q, length, offset, err);
+    if (ret != 0)
+        return ret;
+    return qc_queue_change(q, QC_REQUEST_ZEROES, NULL, 0, length, offset, change,
+                           flags & QCHAIN_REQUEST_MORE, user, err);
+}
+
+int qchain_queue_discard(qchain_queue *q, uint64_t length, uint64_t offset, uint32_t flags, void *user,
+                         qchain_error *err)
+{
+    uint32_t change = 0;
+    int ret;
+
+    QC_ERR(err);
+    if (!q)
+        return qc_fail(err, QCHAIN_E_INVAL, "queue: an argument is NULL");
+    ret = check_change(q, flags, QCHAIN_REQUEST_MORE, &change, err);
+    if (ret == 0)
+        ret = check_range(q, length, offset, err);
+    if (ret != 0)
+        return ret;
+    return qc_queue_change(q, QC_REQUEST_DISCARD, NULL, 0, length, offset, 0, flags & QCHAIN_REQUEST_MORE,
+                           user, err);
 }
 
 int qchain_queue_flush(qchain_queue *q, void *user, qchain_error *err)
 {
-    (void)user;
+    QC_ERR(err);
     if (!q)
         return qc_fail(err, QCHAIN_E_INVAL, "queue: an argument is NULL");
-    return is_forked(q) ? qc_fail_forked(err) : fail_readonly(err);
+    if (is_forked(q))
+        return qc_fail_forked(err);
+    return qc_queue_change(q, QC_REQUEST_FLUSH, NULL, 0, 0, 0, 0, false, user, err);
 }
 
 int qchain_queue_reap(qchain_queue *q, qchain_completion *out, uint32_t min, uint32_t max,

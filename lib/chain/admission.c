@@ -57,6 +57,24 @@ bool qc_admission_try(struct qc_admission *a, struct qc_admission_waiter *w)
     return true;
 }
 
+bool qc_admission_withdraw(struct qc_admission *a, struct qc_admission_waiter *w)
+{
+    struct qc_admission_waiter **at;
+    bool found;
+
+    pthread_mutex_lock(&a->lock);
+    for (at = &a->first; *at && *at != w; at = &(*at)->next)
+        continue;
+    found = *at != NULL;
+    if (found) {
+        *at = w->next;
+        if (a->end == &w->next)
+            a->end = at;
+    }
+    pthread_mutex_unlock(&a->lock);
+    return found;
+}
+
 void qc_admission_leave(struct qc_admission *a)
 {
     if (atomic_fetch_sub(&a->inside, 1) != 1 || atomic_load(&a->held) == 0)

@@ -33,6 +33,8 @@ void qc_admission_finish(struct qc_admission *a);
 void qc_admission_enter(struct qc_admission *a);
 /* True: inside. False: w will be told. */
 bool qc_admission_try(struct qc_admission *a, struct qc_admission_waiter *w);
+/* Take back one who was not let in and not told yet; false if he was, or is not waiting. */
+bool qc_admission_withdraw(struct qc_admission *a, struct qc_admission_waiter *w);
 void qc_admission_leave(struct qc_admission *a);
 
 /* Shut the door and wait until nobody is inside. Nests. */

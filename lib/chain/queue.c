@@ -71,8 +71,18 @@ static __attribute__((noinline)) void fail_changed(qchain_queue *q, struct qc_re
     qc_request_finish(q, r);
 }
 
-int qc_queue_readv(qchain_queue *q, const qchain_iov *iov, size_t n_iov, size_t length,
-                   uint64_t offset, bool more, void *user, qchain_error *err)
+/* Hand over what is prepared, unless more follows. */
+static inline void submit_prepared(qchain_queue *q, bool more)
+{
+    /* Requests of a chain with a tip are not held back, only their submission is. */
+    if (more && q->c->tip && qc_uring_unsubmitted(q->ring) < QC_INDEX_MANY)
+        return;
+    qc_uring_submit(q->ring);
+}
+
+static inline int submit(qchain_queue *q, enum qc_request_kind kind, const qchain_iov *iov, size_t n_iov,
+                         size_t length, uint64_t offset, uint32_t flags, bool more, void *user,
+                         qchain_error *err)
 {
     struct qc_request *r = q->free;
     int n_ring = 0;
@@ -92,33 +102,55 @@ int qc_queue_readv(qchain_queue *q, const qchain_iov *iov, size_t n_iov, size_t 
     r->length = length;
     r->result = 0;
     r->todo = r->in_ring = r->elsewhere = r->tries = 0;
+    r->kind = kind;
+    r->flags = flags;
     r->cancelled = false;
     r->working = true;
-    if (length == 0)
+    if (length == 0 && kind != QC_REQUEST_FLUSH)
         qc_request_finish(q, r);
     else if (atomic_load_explicit(&q->c->changed, memory_order_relaxed))
         fail_changed(q, r);
-    else if (q->ring && (more || q->n_held > 0))
+    else if (q->ring && (more || q->n_held > 0) && !q->c->tip)
         q->held[q->n_held++] = r;
     else
         n_ring = qc_request_start(q, r);
     if (n_ring < 0) {
         qc_request_drop_parts(r);
+        qc_request_let_go(q, r);
         r->working = false;
         r->next = q->free;
         q->free = r;
         return qc_fail(err, QCHAIN_E_NOMEM, "queue: no thread can be started");
     }
     q->pending++;
-    qc_count_bytes(q->c->env->slots, QC_CNT_READS, length);
+    if (kind == QC_REQUEST_READ)
+        qc_count_bytes(q->c->env->slots, QC_CNT_READS, length);
     /* A request, and what of it the ring carries. */
     qc_count_bytes(q->c->env->slots, QC_CNT_QUEUE_REQUESTS, (uint64_t)n_ring);
     if (q->n_held == QC_INDEX_MANY || (q->n_held > 0 && !more))
         qc_requests_start_held(q);
     if (q->ring && q->n_held == 0)
-        qc_uring_submit(q->ring);
+        submit_prepared(q, more);
     tell_pollers(q);
     return 0;
+}
+
+int qc_queue_readv(qchain_queue *q, const qchain_iov *iov, size_t n_iov, size_t length,
+                   uint64_t offset, bool more, void *user, qchain_error *err)
+{
+    return submit(q, QC_REQUEST_READ, iov, n_iov, length, offset, 0, more, user, err);
+}
+
+int qc_queue_change(qchain_queue *q, enum qc_request_kind kind, const qchain_iov *iov, size_t n_iov,
+                    uint64_t length, uint64_t offset, uint32_t flags, bool more, void *user,
+                    qchain_error *err)
+{
+    static const qchain_iov none;
+    int ret = qc_tip_check(q->c, err);
+
+    if (ret != 0)
+        return ret;
+    return submit(q, kind, iov ? iov : &none, iov ? n_iov : 1, length, offset, flags, more, user, err);
 }
 
 /* -------------------------------------------------------------------- reap --- */
@@ -150,11 +182,30 @@ static void go_on(qchain_queue *q, struct qc_request *r)
         qc_request_finish(q, r);
 }
 
+/* A write that the ring did in part, or not: all of it anew, by a call that can say why. */
+static void write_ended(qchain_queue *q, struct qc_request *r)
+{
+    bool whole = r->read.result >= 0 && (uint32_t)r->read.result == r->read.length;
+
+    r->in_ring = 0;
+    if (qc_request_wrote(q, r, whole) || r->cancelled) {
+        if (!whole)
+            r->result = QCHAIN_E_CANCELLED;
+        qc_request_finish(q, r);
+    } else if (!qc_request_send(q, r, QC_WHOLE)) {
+        do_here(q, r);
+    }
+}
+
 static void read_ended(qchain_queue *q, struct qc_uring_read *read)
 {
     struct qc_request *r = read->user;
     uint32_t i = read == &r->read ? 0 : (uint32_t)(read - r->pieces->read);
 
+    if (r->kind != QC_REQUEST_READ) {
+        write_ended(q, r);
+        return;
+    }
     r->in_ring &= (uint8_t)~(1u << i);
     /* Short, to be tried again, or a failure: a blocking read gives bytes or reasons. */
     if (read->result < 0 || (uint32_t)read->result != read->length)
@@ -172,7 +223,9 @@ static void start_again(qchain_queue *q, struct qc_request *r)
         return;
     }
     /* A window that cannot be filled, or does not stay: a walker reads and tells all. */
-    if (r->ret != 0 || ++r->tries >= TRIES)
+    if (r->kind != QC_REQUEST_READ)
+        n_ring = qc_request_start(q, r);
+    else if (r->ret != 0 || ++r->tries >= TRIES)
         n_ring = qc_request_send(q, r, QC_WHOLE) ? 0 : QCHAIN_E_NOMEM;
     else
         n_ring = qc_request_start(q, r);
@@ -272,7 +325,7 @@ static const char *plain_text(int result)
     case QCHAIN_E_NOMEM:
         return "out of memory";
     default:
-        return "the read failed, and there was no memory to say why";
+        return "the request failed, and there was no memory to say why";
     }
 }
 
@@ -391,9 +444,11 @@ static void cancel_one(qchain_queue *q, struct qc_request *r)
     for (uint32_t i = 0; i < QC_RING_PIECES; i++)
         if (r->in_ring >> i & 1)
             qc_uring_cancel(q->ring, r->pieces ? &r->pieces->read[i] : &r->read);
-    /* One that is parked, or has begun, is handed back by whoever has it. */
-    if ((r->elsewhere == QC_LEAF || r->elsewhere == QC_WHOLE) &&
-        qc_tasks_withdraw(qc_request_tasks(q, r->elsewhere), &r->task)) {
+    /* One that is parked, or has begun, is handed back by whoever has it; but a drain may last for ever. */
+    if (((r->elsewhere == QC_LEAF || r->elsewhere == QC_WHOLE) &&
+         qc_tasks_withdraw(qc_request_tasks(q, r->elsewhere), &r->task)) ||
+        (r->elsewhere == QC_PARKED && r->kind != QC_REQUEST_READ &&
+         qc_admission_withdraw(&q->c->tip->admission, &r->admission))) {
         q->n_elsewhere--;
         r->elsewhere = QC_NOTHING;
         r->result = QCHAIN_E_CANCELLED;

@@ -7,6 +7,8 @@
  *            piece by piece; what the ring does not take, compressed clusters and
  *            other stores go to a leaf task with the runs found; what the index does
  *            not know waits for a walker (one a window, chain/index.h)
+ *   write    in place: to the ring; to a new place whose surroundings need no reading: place and room are found
+ *            at once, the ring writes, reap finishes; all else is a walker's
  *   reap     takes what has ended: from the ring, and from other threads, which put
  *            requests on a list and write to one eventfd
  *
@@ -18,6 +20,10 @@
 
 #include "chain/chain.h"
 
+enum qc_request_kind {
+    QC_REQUEST_READ, QC_REQUEST_WRITE, QC_REQUEST_ZEROES, QC_REQUEST_DISCARD, QC_REQUEST_FLUSH
+};
+
 /* Arguments are checked already; err is not NULL. depth: at least 1. */
 int qc_queue_create(qchain_queue **out, qchain *c, unsigned depth, bool use_uring,
                     qchain_error *err);
@@ -28,6 +34,10 @@ bool qc_queue_uses_uring(const qchain_queue *q);
 /* The range is checked already; iov holds length bytes, and is copied. */
 int qc_queue_readv(qchain_queue *q, const qchain_iov *iov, size_t n_iov, size_t length,
                    uint64_t offset, bool more, void *user, qchain_error *err);
+/* What changes the disk: READONLY if it is not open for that. iov: of a write, else NULL. flags: QCHAIN_WRITE_*. */
+int qc_queue_change(qchain_queue *q, enum qc_request_kind kind, const qchain_iov *iov, size_t n_iov,
+                    uint64_t length, uint64_t offset, uint32_t flags, bool more, void *user,
+                    qchain_error *err);
 int qc_queue_reap(qchain_queue *q, qchain_completion *out, uint32_t min, uint32_t max,
                   int timeout_ms);
 int qc_queue_fd(qchain_queue *q);

@@ -10,6 +10,7 @@
 #include <stdatomic.h>
 
 #include "chain/queue.h"
+#include "chain/tip.h"
 #include "io/uring.h"
 #include "util/tasks.h"
 
@@ -31,6 +32,22 @@ struct qc_pieces {
 /* What another thread has of a request. */
 enum qc_elsewhere { QC_NOTHING, QC_LEAF, QC_WHOLE, QC_PARKED, QC_FAR };
 
+/* What a request of a chain with a tip holds until it is finished, or begun anew. */
+enum qc_request_holds {
+    QC_HOLDS_EPOCH = 0x1,     /* it is inside */
+    QC_HOLDS_ADMISSION = 0x2,
+    QC_HOLDS_RANGE = 0x4,     /* new->lock */
+    QC_HOLDS_PLACE = 0x8      /* new->place was allocated */
+};
+
+/* A write to a place that is not the tip's own yet. */
+struct qc_new_place {
+    struct qc_range_lock lock;
+    struct qc_request   *r;
+    struct qc_place      place;
+    qchain_iov           iov[]; /* of the request, and zeros before and behind */
+};
+
 /* In the order in which a warm read looks at it. */
 struct qc_request {
     _Alignas(64) struct qc_uring_read read; /* of a single run */
@@ -47,6 +64,8 @@ struct qc_request {
     uint8_t                in_ring; /* reads there, by bits */
     uint8_t                elsewhere;
     uint8_t                tries;
+    uint8_t                kind;    /* enum qc_request_kind */
+    uint8_t                holds;   /* enum qc_request_holds */
     bool                   working; /* accepted and not finished */
     bool                   cancelled;
     struct qc_pieces      *pieces;
@@ -57,6 +76,13 @@ struct qc_request {
     struct qc_index_waiter waiter;
     uint32_t               doing;   /* a leaf: runs, by bits */
     int                    ret;
+    /* Of a chain with a tip. */
+    unsigned               token;   /* of the epoch */
+    uint32_t               flags;   /* of a write: QCHAIN_WRITE_* */
+    struct qc_new_place   *new;     /* NULL: in place */
+    uint64_t               host;    /* what the ring writes, and where */
+    uint64_t               host_length;
+    struct qc_admission_waiter admission;
 };
 
 struct qchain_queue {
@@ -98,12 +124,27 @@ void qc_request_work(struct qc_request *r);
 void qc_request_drop_parts(struct qc_request *r);
 /* A failure's text; NULL if there is no memory. */
 struct qc_text *qc_text_of(const qchain_error *err);
+/* Give a request back to its queue, which another thread has it from. */
+void qc_request_hand_back(struct qc_request *r);
+
+/* queue_write.c */
+
+/* As qc_request_start, for what is no read. */
+int  qc_request_start_write(qchain_queue *q, struct qc_request *r);
+/* A write came out of the ring. True: the request has ended; false: it is to be begun anew, by a walker. */
+bool qc_request_wrote(qchain_queue *q, struct qc_request *r, bool whole);
+/* The work of a leaf or a walker, if it is no read. */
+int  qc_request_work_write(struct qc_request *r, qchain_error *err);
+/* Give up all that it holds. */
+void qc_request_let_go(qchain_queue *q, struct qc_request *r);
 
 /* Put a request among those that are done. */
 static inline void qc_request_finish(qchain_queue *q, struct qc_request *r)
 {
     if (__builtin_expect(r->pieces || r->iov != &r->one, 0))
         qc_request_drop_parts(r);
+    if (__builtin_expect(r->holds, 0))
+        qc_request_let_go(q, r);
     r->working = false;
     r->next = NULL;
     *q->done_end = r;

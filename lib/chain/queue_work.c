@@ -13,7 +13,7 @@
 /* ----------------------------------------------------------- other threads --- */
 
 /* Give a request back. Once it is on the list its queue may end: givers keeps it. */
-static void hand_back(struct qc_request *r)
+void qc_request_hand_back(struct qc_request *r)
 {
     qchain_queue *q = r->q;
     struct qc_request *first;
@@ -80,7 +80,9 @@ void qc_request_work(struct qc_request *r)
     qchain_error err;
 
     qc_error_init(&err);
-    if (r->elsewhere == QC_LEAF)
+    if (r->kind != QC_REQUEST_READ)
+        r->ret = qc_request_work_write(r, &err);
+    else if (r->elsewhere == QC_LEAF)
         r->ret = read_todo(r, &err);
     else
         r->ret = qc_chain_readv(r->q->c, r->iov, r->n_iov, r->length, r->offset, 0, &err);
@@ -93,7 +95,7 @@ static void run_task(struct qc_task *t)
     struct qc_request *r = REQUEST_OF(t, task);
 
     qc_request_work(r);
-    hand_back(r);
+    qc_request_hand_back(r);
 }
 
 static void window_ready(struct qc_index_waiter *w, int ret)
@@ -101,7 +103,7 @@ static void window_ready(struct qc_index_waiter *w, int ret)
     struct qc_request *r = REQUEST_OF(w, waiter);
 
     r->ret = ret;
-    hand_back(r);
+    qc_request_hand_back(r);
 }
 
 void qc_request_drop_parts(struct qc_request *r)
@@ -202,7 +204,7 @@ static void far_done(qchain_store_read *read, int result)
         r->text = qc_text_of(&p->err);
     }
     qc_free(p);
-    hand_back(r);
+    qc_request_hand_back(r);
 }
 
 /* The whole of a request, within one run, to a far store. */
@@ -264,6 +266,24 @@ static uint32_t capture(qchain_queue *q, const struct qc_request *r, struct qc_r
     return n;
 }
 
+/* The same through the tip, which the request is inside of then. MAX_RUNS + 1 if a walker must read it:
+ * somebody is alone in the tip, or something is wrong, which the walker will tell. */
+static uint32_t capture_tip(qchain_queue *q, struct qc_request *r, struct qc_run *run, uint64_t *at)
+{
+    uint64_t end = r->offset + r->length;
+    qchain_error why;
+    size_t n = 0;
+
+    if (!qc_tip_try_enter(q->c->tip, &r->token))
+        return MAX_RUNS + 1;
+    r->holds |= QC_HOLDS_EPOCH;
+    qc_error_init(&why);
+    if (end > q->c->size ||
+        qc_tip_copy(q->c, r->offset, end, QC_TIP_NO_WAIT, run, MAX_RUNS + 1, &n, at, &why) != 0)
+        return MAX_RUNS + 1;
+    return (uint32_t)n;
+}
+
 /* A file that is not open yet is opened by a walker. */
 static bool all_open(const qchain_queue *q, const struct qc_run *run, uint32_t n)
 {
@@ -318,9 +338,11 @@ static int park(qchain_queue *q, struct qc_request *r, uint64_t guest)
 static __attribute__((noinline)) int start_slowly(qchain_queue *q, struct qc_request *r)
 {
     struct qc_run run[MAX_RUNS + 1];
-    uint64_t at;
-    uint32_t n = capture(q, r, run, &at);
+    uint64_t at = r->offset;
+    uint32_t n = q->c->tip ? capture_tip(q, r, run, &at) : capture(q, r, run, &at);
 
+    if (n == 0 || n > MAX_RUNS)
+        qc_request_let_go(q, r); /* it is looked up anew */
     if (n == 0)
         return park(q, r, at);
     if (n <= MAX_RUNS && all_open(q, run, n)) {
@@ -330,8 +352,10 @@ static __attribute__((noinline)) int start_slowly(qchain_queue *q, struct qc_req
         }
         r->pieces = qc_malloc(sizeof(*r->pieces) + n * sizeof(run[0]));
     }
-    if (!r->pieces)
+    if (!r->pieces) {
+        qc_request_let_go(q, r);
         return qc_request_send(q, r, QC_WHOLE) ? 0 : QCHAIN_E_NOMEM;
+    }
     r->pieces->n = n;
     memcpy(r->pieces->run, run, n * sizeof(run[0]));
     if (n <= QC_RING_PIECES && r->n_iov == 1)
@@ -352,6 +376,10 @@ static inline int start_from(qchain_queue *q, struct qc_request *r)
 
 int qc_request_start(qchain_queue *q, struct qc_request *r)
 {
+    if (r->kind != QC_REQUEST_READ)
+        return qc_request_start_write(q, r);
+    if (q->c->tip)
+        return start_slowly(q, r);
     r->run.length = 0;
     qc_index_peek(q->c, r->offset, r->offset + r->length, &r->run, 1);
     return start_from(q, r);

@@ -22,6 +22,7 @@ int qc_tip_is_zero(qchain *c, uint64_t offset, uint64_t end, uint32_t flags, boo
                    qchain_error *err)
 {
     struct qc_run run[RUNS];
+    uint64_t unknown;
     size_t n;
     int ret = 0;
 
@@ -29,7 +30,10 @@ int qc_tip_is_zero(qchain *c, uint64_t offset, uint64_t end, uint32_t flags, boo
     if (!(flags & QC_TIP_VM))
         end = qc_min64(end, c->size); /* beyond it there is nothing */
     while (ret == 0 && *zero && offset < end) {
-        ret = qc_tip_copy(c, offset, end, flags & QC_TIP_VM, run, RUNS, &n, NULL, err);
+        ret = qc_tip_copy(c, offset, end, flags & (QC_TIP_VM | QC_TIP_NO_WAIT), run, RUNS, &n, &unknown,
+                          err);
+        if (ret == 0 && n == 0)
+            *zero = false; /* not known */
         for (size_t i = 0; ret == 0 && i < n; i++) {
             *zero &= qc_kind_is_zero(qc_run_kind(&run[i]));
             offset = qc_run_end(&run[i]);

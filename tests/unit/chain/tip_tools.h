@@ -39,6 +39,8 @@ struct rw_store {
     int             fail_code;
     atomic_int      flushes, writes, n_open;
     unsigned        delay_us;        /* of reads and writes */
+    void          (*before_read)(void *data); /* called once */
+    void           *before_read_data;
 };
 
 static inline struct rw_store *rw_create(uint64_t size)
@@ -93,6 +95,12 @@ static inline int rw_pread(void *obj, void *buf, size_t length, uint64_t offset,
     (void)flags;
     if (ret != 0)
         return ret;
+    if (s->before_read) {
+        void (*call)(void *) = s->before_read;
+
+        s->before_read = NULL;
+        call(s->before_read_data);
+    }
     pthread_mutex_lock(&s->lock);
     assert_true(offset + length <= s->size);
     memcpy(buf, s->p + offset, length);
@@ -536,7 +544,7 @@ static void tip_close(struct tip_chain *t)
 }
 
 /* What the disk is to read as, from the beginning. */
-static unsigned char *tip_model(const struct tip_chain *t, uint64_t size)
+static inline unsigned char *tip_model(const struct tip_chain *t, uint64_t size)
 {
     unsigned char *m = calloc(1, size);
 
