@@ -29,7 +29,7 @@ static void put_count(uint8_t *block, unsigned order, uint64_t number, uint64_t 
         block[bit / 8] |= (uint8_t)(v << bit % 8);
 }
 
-/* Cluster 0: header, 1: refcount table, 2: its block, from 3 on: L1. */
+/* Cluster 0: header, 1: refcount table, 2: its block, from 3 on: L1. The rest is zeros still. */
 void image_make(struct rec_store *r, uint32_t version, unsigned cluster_bits, unsigned order, uint64_t disk)
 {
     uint64_t cluster = UINT64_C(1) << cluster_bits;
@@ -37,7 +37,6 @@ void image_make(struct rec_store *r, uint32_t version, unsigned cluster_bits, un
     uint64_t used = 3 + qc_div_up(n_l1 * 8, cluster);
     uint8_t *p = r->bytes;
 
-    memset(p, 0, r->cap);
     memcpy(p, "QFI\xfb", 4);
     put(p + 4, 4, version);
     put(p + 20, 4, cluster_bits);

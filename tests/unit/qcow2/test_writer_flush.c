@@ -241,7 +241,7 @@ static void test_rules(void **state)
     (void)state;
     for (int rule = 1; rule <= 8; rule++) {
         damage[0] = '\0';
-        if (rule == 7) /* no state is damaged; what was flushed is not there */
+        if (rule == 7) /* no state is damaged; see below */
             continue;
         atomic_store(&qc2_test_break, rule);
         for (uint64_t seed = 1; seed < 20 && !damage[0]; seed++)
@@ -252,6 +252,199 @@ static void test_rules(void **state)
     }
 }
 
+static bool all_synced(const struct rec_store *r)
+{
+    return r->n > 0 && r->op[r->n - 1].kind == REC_FLUSH;
+}
+
+/* What a flush reported is on the medium. */
+static void test_durable(void **state)
+{
+    struct subject s;
+    struct rec_store *r = open_new(&s, 3, 9, 4, MIB);
+
+    (void)state;
+    r->log = true;
+    for (uint64_t i = 0; i < 300; i++) {
+        assert_int_equal(i % 3 ? map_cluster(&s, i * 5, NULL) : unmap_cluster(&s, i, NULL), 0);
+        assert_int_equal(qc2_flush(s.w, NULL), 0);
+        assert_true(all_synced(r));
+    }
+    atomic_store(&qc2_test_break, 7);
+    assert_int_equal(map_cluster(&s, 5, NULL), 0);
+    assert_int_equal(qc2_flush(s.w, NULL), 0);
+    atomic_store(&qc2_test_break, 0);
+    assert_false(all_synced(r));
+    assert_int_equal(subject_close(&s, false, NULL), 0);
+    rec_destroy(r);
+}
+
+/* ---------------------------------------------------------------- errors --- */
+
+/* A disk of work, which an error may end at any place. */
+static int work(struct subject *s, unsigned steps, uint64_t seed, unsigned *done)
+{
+    int rc = 0;
+
+    for (*done = 0; *done < steps && rc == 0; (*done)++) {
+        uint64_t x = random_next(&seed), guest = x >> 8 & 255;
+
+        if (x % 16 < 9)
+            rc = map_cluster(s, guest, NULL);
+        else if (x % 16 < 13)
+            rc = unmap_cluster(s, guest, NULL);
+        else if (x % 16 < 15)
+            rc = qc2_flush(s->w, NULL);
+        else if (x % 64 == 15) {
+            pthread_mutex_lock(&s->w->lock);
+            rc = qc2_l1_grow(s->w, s->w->l1_size + 1, NULL);
+            pthread_mutex_unlock(&s->w->lock);
+        }
+    }
+    return rc;
+}
+
+static void valid(const struct rec_store *r, const char *when, uint64_t k)
+{
+    struct verdict v;
+
+    image_check(r->bytes, r->size, &v);
+    if (v.damage[0])
+        fail_msg("%s, call %llu failed: %s", when, (unsigned long long)k, v.damage);
+}
+
+/* Call k fails, and perhaps some after it: the image is valid as it stands; if writing goes on, nothing was
+ * lost, and the image is right in the end. */
+static void fail_at(uint64_t k, uint64_t n, int code, unsigned order, bool discard)
+{
+    struct qc_write_opts opts = {.discard = discard};
+    struct rec_store *r = rec_create(0);
+    struct subject s;
+    unsigned done;
+    bool stopped;
+    int rc;
+
+    image_make(r, 3, 9, order, MIB / 8);
+    assert_int_equal(subject_open(&s, r, &opts, NULL), 0);
+    rec_reset(r);
+    r->fail_writes_only = true;
+    r->fail_code = code;
+    r->fail_from = k;
+    r->fail_to = k + n;
+    rc = work(&s, 150, 7, &done);
+    valid(r, "at once", k);
+    r->fail_from = r->fail_to = 0;
+    if (rc == 0) {
+        assert_int_equal(subject_close(&s, true, NULL), 0);
+        rec_destroy(r);
+        return;
+    }
+    rc = work(&s, 150, 8, &done);
+    stopped = atomic_load(&s.w->stopped);
+    assert_int_equal(rc, stopped ? QCHAIN_E_READONLY : 0);
+    valid(r, "after more", k);
+    rc = subject_close(&s, true, NULL);
+    assert_int_equal(rc, stopped ? QCHAIN_E_READONLY : 0);
+    valid(r, "in the end", k);
+    rec_destroy(r);
+}
+
+static void test_errors(void **state)
+{
+    (void)state;
+    for (uint64_t k = 1; k < 400; k++)
+        for (unsigned order = 4; order <= 6; order += 2) {
+            fail_at(k, 1, QCHAIN_E_NOSPACE, order, k % 2);
+            fail_at(k, 5, QCHAIN_E_IO, order, false);
+        }
+}
+
+/* A medium without space: the same calls succeed when there is some. */
+static void test_no_space(void **state)
+{
+    struct subject s;
+    struct rec_store *r = open_new(&s, 3, 9, 4, MIB);
+    uint64_t n = 0;
+
+    (void)state;
+    r->fail_writes_only = true;
+    r->fail_code = QCHAIN_E_NOSPACE;
+    for (uint64_t i = 0; i < 50; i++)
+        assert_int_equal(map_cluster(&s, i, NULL), 0);
+    r->fail_from = r->calls;
+    r->fail_to = UINT64_MAX;
+    assert_int_equal(qc2_flush(s.w, NULL), QCHAIN_E_NOSPACE);
+    assert_int_equal(qc2_flush(s.w, NULL), QCHAIN_E_NOSPACE);
+    assert_int_equal(map_cluster(&s, 50, NULL), QCHAIN_E_NOSPACE);
+    valid(r, "without space", 0);
+    r->fail_to = 0;
+    for (uint64_t i = 50; i < 60; i++)
+        assert_int_equal(map_cluster(&s, i, NULL), 0);
+    n = 60;
+    assert_int_equal(subject_close(&s, true, NULL), 0);
+    good(r, n, 0);
+    rec_destroy(r);
+}
+
+/* ---------------------------------------------------------------- threads --- */
+
+struct worker {
+    struct subject *s;
+    pthread_t thread;
+    uint64_t  seed;
+    unsigned  number;
+};
+
+static void *worker_run(void *p)
+{
+    struct worker *k = p;
+
+    for (unsigned i = 0; i < 1500; i++) {
+        uint64_t x = random_next(&k->seed), guest = k->number * 64 + (x >> 8 & 63);
+        unsigned token = qc_epoch_enter(k->s->slots);
+        int rc = 0;
+
+        if (x % 16 < 9)
+            rc = map_cluster(k->s, guest, NULL);
+        else if (x % 16 < 13)
+            rc = unmap_cluster(k->s, guest, NULL);
+        qc_epoch_exit(k->s->slots, token);
+        if (x % 16 == 14)
+            rc = qc2_flush(k->s->w, NULL);
+        if (rc == 0 && x % 512 == 15) {
+            pthread_mutex_lock(&k->s->w->lock);
+            rc = qc2_l1_grow(k->s->w, k->s->w->l1_size + 1, NULL);
+            pthread_mutex_unlock(&k->s->w->lock);
+        }
+        assert_int_equal(rc, 0);
+    }
+    return NULL;
+}
+
+static void test_threads(void **state)
+{
+    struct worker k[4];
+    struct subject s;
+    struct rec_store *r = rec_create(0);
+    struct qc_write_opts opts = {.cache_bytes = 64 << 10, .discard = true};
+    struct verdict v;
+
+    (void)state;
+    image_make(r, 3, 9, 6, MIB / 8);
+    assert_int_equal(subject_open(&s, r, &opts, NULL), 0);
+    for (unsigned i = 0; i < 4; i++) {
+        k[i] = (struct worker){.s = &s, .seed = i + 1, .number = i};
+        assert_int_equal(pthread_create(&k[i].thread, NULL, worker_run, &k[i]), 0);
+    }
+    for (unsigned i = 0; i < 4; i++)
+        pthread_join(k[i].thread, NULL);
+    assert_int_equal(subject_close(&s, true, NULL), 0);
+    image_check(r->bytes, r->size, &v);
+    assert_string_equal(v.damage, "");
+    assert_int_equal(v.leaks, 0);
+    rec_destroy(r);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -259,6 +452,10 @@ int main(void)
         cmocka_unit_test(test_scattered),
         cmocka_unit_test(test_crashes),
         cmocka_unit_test(test_rules),
+        cmocka_unit_test(test_durable),
+        cmocka_unit_test(test_errors),
+        cmocka_unit_test(test_no_space),
+        cmocka_unit_test(test_threads),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
