@@ -72,8 +72,6 @@ int qc_create_parse(struct qc2_create_opts *out, bool *raw, const qchain_create_
                        qc_escape_str(&text, o->format));
     if ((o->backing_file && !*o->backing_file) || (o->data_file && !*o->data_file))
         return qc_fail(err, QCHAIN_E_INVAL, "create: the name of a backing or data file is empty");
-    if (o->backing_file && !(o->backing_format && *o->backing_format))
-        return qc_fail(err, QCHAIN_E_INVAL, "create: a backing file needs its format to be given");
     return qc2_create_check(out, err);
 }
 
@@ -298,6 +296,8 @@ int qc_create(qchain_env *env, const char *name, const qchain_create_opts *o, qc
     int ret = qc_create_parse(&c.o, &c.raw, o, err);
 
     c.o.size = o->size;
+    if (ret == 0 && o->backing_file && !(o->backing_format && *o->backing_format))
+        ret = qc_fail(err, QCHAIN_E_INVAL, "create: a backing file needs its format to be given");
     if (ret == 0)
         ret = qc_name_parse(&n, name, err);
     if (ret == 0 && (n.is_url || !n.path))

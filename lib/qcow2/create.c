@@ -13,6 +13,7 @@
 
 #define OUT_BYTES (2u << 20)
 #define COPIED (UINT64_C(1) << 63)
+#define NAMES_ABOVE 4096 /* smaller clusters are left to the names of files, as by QEMU */
 
 static bool power_of_two(uint64_t v)
 {
@@ -376,7 +377,7 @@ static int write_header(struct creation *c, qchain_error *err)
         parts.data_file = (struct qc2_bytes){o->data_file, strlen(o->data_file)};
     if (o->backing_format)
         memcpy(h.backing_format, o->backing_format, strlen(o->backing_format));
-    parts.n_features = o->version >= 3 && o->cluster_size > 512 ? QC2_FEATURE_NAMES : 0;
+    parts.n_features = o->version >= 3 && o->cluster_size > NAMES_ABOVE ? QC2_FEATURE_NAMES : 0;
     ret = qc2_header_encode(c->out.buf, room, &h, &parts, &len, err);
     if (ret == QCHAIN_E_LIMIT && parts.n_features) {
         parts.n_features = 0;
