@@ -10,6 +10,7 @@
 #include "format/format.h"
 #include "util/error.h"
 
+struct qc_bitmaps;
 struct qc_tip;
 
 /* A file that runs refer to. A layer has one, or two with a data file. Of layers that
@@ -46,6 +47,7 @@ struct qchain {
     atomic_uint_fast64_t size;    /* of the disk; a writable one may be resized */
     uint32_t          frozen;       /* the first layer that the index covers: 1 if the top is written, else 0 */
     struct qc_tip    *tip;          /* the top, open for writing; else NULL */
+    _Atomic(struct qc_bitmaps *) bitmaps; /* of the top, or NULL as long as nobody has asked */
     struct qc_layer  *layer;
     uint32_t          n_layers;
     size_t            cap_layers;
