@@ -212,7 +212,7 @@ int tool_check(struct tool *t, const char *name, qchain_check_opts *o, qchain_ch
 {
     qchain_open_opts open;
     char *owned;
-    int r = prepare_open(t, &name, 0, &open, &owned) ? TOOL_CHECK_TOLD : 0;
+    int r = tool_prepare_open(t, &name, 0, &open, &owned) ? TOOL_CHECK_TOLD : 0;
 
     if (r == 0) {
         open.flags &= QCHAIN_OPEN_FORCE_SHARE | QCHAIN_OPEN_DIRECT;
