@@ -87,9 +87,11 @@ static int find(struct qc2_writer *w, uint64_t c, uint64_t end, bool want_free, 
     return QCHAIN_OK;
 }
 
+/* Clusters from here on cannot be referred to, or not be counted. */
 static uint64_t limit(const struct qc2_writer *w)
 {
-    return UINT64_C(1) << (MAX_BITS - w->q->header.cluster_bits);
+    return qc_min64(UINT64_C(1) << (MAX_BITS - w->q->header.cluster_bits),
+                    QC2_MAX_REFTABLE_BYTES / 8 << w->counts->block_bits);
 }
 
 int qc2_find_free(struct qc2_writer *w, uint64_t n, uint64_t *first, qchain_error *err)
@@ -104,7 +106,9 @@ int qc2_find_free(struct qc2_writer *w, uint64_t n, uint64_t *first, qchain_erro
         if (rc < 0)
             return rc;
         if (n > end || c > end - n)
-            return qc_fail(err, QCHAIN_E_LIMIT, "no %" PRIu64 " free clusters below 2^%d", n, MAX_BITS);
+            return qc_fail(err, QCHAIN_E_LIMIT, "no %" PRIu64 " free clusters below %" PRIu64
+                           ", where a file with clusters of %" PRIu32 " bytes ends", n,
+                           end << w->q->header.cluster_bits, w->q->base.cluster_size);
         rc = n == 1 ? QCHAIN_OK : find(w, c, c + n, false, &used, err);
         if (rc < 0)
             return rc;

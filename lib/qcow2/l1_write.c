@@ -31,8 +31,10 @@ uint64_t qc2_dirty_next(const uint64_t *bits, uint64_t n_entries, uint64_t piece
 
         if (i == piece / 64)
             word &= ~UINT64_C(0) << piece % 64;
-        if (word)
-            return i * 64 + (unsigned)__builtin_ctzll(word);
+        if (word) {
+            piece = i * 64 + (unsigned)__builtin_ctzll(word);
+            return piece * QC2_PIECE_ENTRIES < n_entries ? piece : UINT64_MAX;
+        }
     }
     return UINT64_MAX;
 }

@@ -244,6 +244,7 @@ static int add_bitmap(void *data, const struct qc2_bitmap *b, const char *name, 
 static int push_named(struct qc2_writer *w, qchain_error *err)
 {
     const struct qc2_header *h = &w->q->header;
+    bool bitmaps = h->has_bitmaps && h->autoclear & QC2_AUTOCLEAR_BITMAPS; /* else they are nobody's */
     uint64_t snapshots = 0;
     int rc = push(w, 0, 1, QC2_REGION_HEADER, err);
 
@@ -257,9 +258,9 @@ static int push_named(struct qc2_writer *w, qchain_error *err)
         rc = push(w, h->snapshots_offset, snapshots, QC2_REGION_SNAPSHOTS, err);
     if (rc == 0)
         rc = qc2_each_snapshot(w->q, add_snapshot, w, err);
-    if (rc == 0 && h->has_bitmaps)
+    if (rc == 0 && bitmaps)
         rc = push(w, h->bitmap_dir_offset, h->bitmap_dir_size, QC2_REGION_BITMAPS, err);
-    if (rc == 0 && h->has_bitmaps)
+    if (rc == 0 && bitmaps)
         rc = qc2_each_bitmap(w->q, add_bitmap, w, err);
     if (rc == 0 && h->has_crypto)
         rc = push(w, h->crypto_offset, h->crypto_length, QC2_REGION_CRYPTO, err);

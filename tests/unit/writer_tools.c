@@ -66,7 +66,7 @@ int subject_open(struct subject *s, struct rec_store *r, const struct qc_write_o
 
     *s = (struct subject){.rec = r, .slots = qc_slots_create()};
     rec_store_of(r, &from);
-    rc = qc_store_create(&s->store, &from, NULL, err);
+    rc = s->slots ? qc_store_create(&s->store, &from, NULL, err) : qc_fail_nomem(err);
     if (rc == 0)
         rc = qc_qcow2_format.open(&s->img, s->store, &none, err);
     o.requests = s->slots;
@@ -105,6 +105,8 @@ static int table_of(struct subject *s, uint32_t slot, uint64_t *table, qchain_er
     bool zeroed;
     int rc;
 
+    if (slot >= s->w->l1_size)
+        return qc_fail(err, QCHAIN_E_RANGE, "past the end of the disk");
     *table = s->w->l1[slot] & QC2_OFFSET_MASK;
     if (*table != 0)
         return 0;

@@ -7,6 +7,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
+#include <time.h>
 #include <cmocka.h>
 
 #include "image_tools.h"
@@ -105,8 +107,26 @@ struct medium {
     uint8_t *base, *state;
     uint64_t base_size, size;
     uint64_t cap, states;
+    uint64_t qemu_every; /* so many states are shown to qemu-img, too; 0: none */
     char     damage[300];
 };
+
+static char dir[] = "/tmp/test_writer_flush.XXXXXX";
+
+/* What qemu-img check says: 0, or 3 for leaks. */
+static int ask_qemu(const uint8_t *bytes, uint64_t size)
+{
+    char path[100], command[300];
+    FILE *f;
+
+    snprintf(path, sizeof(path), "%s/image", dir);
+    f = fopen(path, "wb");
+    assert_non_null(f);
+    assert_int_equal(fwrite(bytes, 1, size, f), size);
+    assert_int_equal(fclose(f), 0);
+    snprintf(command, sizeof(command), "qemu-img check -q -f qcow2 %s >%s/log 2>&1", path, dir);
+    return WEXITSTATUS(system(command));
+}
 
 static void medium_init(struct medium *m, const struct rec_store *r)
 {
@@ -124,6 +144,13 @@ static void judge(struct medium *m, const char *how, size_t at)
     image_check(m->state, m->size, &v);
     if (v.damage[0] && !m->damage[0])
         snprintf(m->damage, sizeof(m->damage), "%s (%s, op %zu)", v.damage, how, at);
+    if (m->qemu_every && m->states % m->qemu_every == 0) {
+        int code = ask_qemu(m->state, m->size);
+
+        if (code != 0 && code != 3)
+            fail_msg("qemu-img check: %d (%s, op %zu); see %s", code, how, at, dir);
+        assert_int_equal(code == 3, v.leaks > 0);
+    }
 }
 
 static void back(struct medium *m)
@@ -175,7 +202,7 @@ static void crash_everywhere(struct medium *m, const struct rec_store *r, uint64
 /* Do things at random, and see what a crash leaves. Returns how many states were looked at; damage: what is
  * wrong, or "". */
 static uint64_t random_run(unsigned cluster_bits, unsigned order, bool discard, unsigned steps, uint64_t seed,
-                           char *damage, size_t room)
+                           uint64_t qemu_every, char *damage, size_t room)
 {
     struct qc_write_opts opts = {.discard = discard};
     struct rec_store *r = rec_create(0);
@@ -185,6 +212,7 @@ static uint64_t random_run(unsigned cluster_bits, unsigned order, bool discard, 
 
     image_make(r, order == 4 ? 2 : 3, cluster_bits, order, disk);
     medium_init(&m, r);
+    m.qemu_every = qemu_every;
     r->log = true;
     assert_int_equal(subject_open(&s, r, &opts, NULL), 0);
     for (unsigned i = 0; i < steps; i++) {
@@ -220,17 +248,23 @@ static uint64_t random_run(unsigned cluster_bits, unsigned order, bool discard, 
 
 static void test_crashes(void **state)
 {
-    uint64_t seed = 1, states = 0;
-    char damage[300];
+    uint64_t seed = 1, states = 0, every = 701;
+    char damage[300], command[100];
 
     (void)state;
+    if (system("command -v qemu-img >/dev/null 2>&1") != 0)
+        every = 0;
+    assert_non_null(mkdtemp(dir));
     for (unsigned order = 0; order <= 6; order++) {
-        states += random_run(9, order, order % 2, 600, ++seed, damage, sizeof(damage));
+        states += random_run(9, order, order % 2, 600, ++seed, every, damage, sizeof(damage));
         assert_string_equal(damage, "");
     }
-    states += random_run(12, 4, true, 300, ++seed, damage, sizeof(damage));
+    states += random_run(12, 4, true, 300, ++seed, every, damage, sizeof(damage));
     assert_string_equal(damage, "");
-    print_message("%llu states\n", (unsigned long long)states);
+    print_message("%llu states, %llu of them seen by qemu-img\n", (unsigned long long)states,
+                  (unsigned long long)(every ? states / every : 0));
+    snprintf(command, sizeof(command), "rm -rf %s", dir);
+    assert_int_equal(system(command), 0);
 }
 
 /* Each rule is needed: without it, damage is found. */
@@ -245,7 +279,7 @@ static void test_rules(void **state)
             continue;
         atomic_store(&qc2_test_break, rule);
         for (uint64_t seed = 1; seed < 20 && !damage[0]; seed++)
-            random_run(9, 6, false, 600, seed, damage, sizeof(damage));
+            random_run(9, 6, false, 600, seed, 0, damage, sizeof(damage));
         atomic_store(&qc2_test_break, 0);
         print_message("rule %d: %s\n", rule, damage);
         assert_string_not_equal(damage, "");
@@ -318,7 +352,7 @@ static void valid(const struct rec_store *r, const char *when, uint64_t k)
 static void fail_at(uint64_t k, uint64_t n, int code, unsigned order, bool discard)
 {
     struct qc_write_opts opts = {.discard = discard};
-    struct rec_store *r = rec_create(0);
+    struct rec_store *r = rec_create(4 * MIB);
     struct subject s;
     unsigned done;
     bool stopped;
@@ -445,6 +479,35 @@ static void test_threads(void **state)
     rec_destroy(r);
 }
 
+static void *flush_run(void *p)
+{
+    assert_int_equal(qc2_flush(((struct subject *)p)->w, NULL), 0);
+    return NULL;
+}
+
+/* Those who wait for a flush are served by one. */
+static void test_group(void **state)
+{
+    struct timespec nap = {0, 50000000};
+    pthread_t thread[8];
+    struct subject s;
+    struct rec_store *r = open_new(&s, 3, 12, 4, MIB);
+
+    (void)state;
+    assert_int_equal(map_cluster(&s, 1, NULL), 0);
+    pthread_mutex_lock(&s.w->flush_lock);
+    for (unsigned i = 0; i < 8; i++)
+        assert_int_equal(pthread_create(&thread[i], NULL, flush_run, &s), 0);
+    nanosleep(&nap, NULL);
+    pthread_mutex_unlock(&s.w->flush_lock);
+    for (unsigned i = 0; i < 8; i++)
+        pthread_join(thread[i], NULL);
+    assert_int_equal(r->n_flushes, 2);
+    assert_in_range(atomic_load(&s.w->begun), 1, 8); /* 1, unless a thread came very late */
+    assert_int_equal(subject_close(&s, true, NULL), 0);
+    rec_destroy(r);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -455,6 +518,7 @@ int main(void)
         cmocka_unit_test(test_durable),
         cmocka_unit_test(test_errors),
         cmocka_unit_test(test_no_space),
+        cmocka_unit_test(test_group),
         cmocka_unit_test(test_threads),
     };
 
