@@ -191,7 +191,7 @@ static int push(struct qc2_writer *w, uint64_t host, uint64_t length, enum qc2_r
 
     if (length == 0)
         return QCHAIN_OK;
-    /* The file may end with a table's last entry, without what that is padded with to a multiple of 8. */
+    /* What the last snapshot is padded with, to a multiple of 8, need not be there. */
     if (!qc_add_ok(host, length, &end) || end > qc_align_up(qc_store_size(w->store), 8))
         return qc_fail(err, QCHAIN_E_CORRUPT, "%s at %" PRIu64 " ends past the end of the file",
                        names[__builtin_ctz(what)], host);
