@@ -239,8 +239,9 @@ static int copy_below(qchain *c, uint64_t offset, uint64_t end, uint32_t flags, 
 
     *n = 1;
     if (offset >= below) {
-        *run = qc_run_kind(r) == QC_PREALLOC ? qc_run_part(*r, offset, end)
-                                             : qc_tip_nothing(c, offset, end);
+        *run = qc_run_kind(r) == QC_PREALLOC
+                   ? qc_run_part(*r, qc_align_down(offset, 512), qc_align_up(end, 512))
+                   : qc_tip_nothing(c, offset, end);
         return 0;
     }
     end = qc_min64(end, below);

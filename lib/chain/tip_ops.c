@@ -148,14 +148,15 @@ static void set_size(qchain *c, uint64_t size)
 }
 
 /* What shows behind the old end must read as zeros before the new size is on the medium: what a longer backing
- * file has there, and the rest of the last cluster, in which others may have left anything. */
-static int hide_behind(qchain *c, uint64_t old, uint64_t size, qchain_error *err)
+ * file has there, and the rest of the last cluster, in which others may have left anything. *hidden: up to where. */
+static int hide_behind(qchain *c, uint64_t old, uint64_t size, uint64_t *hidden, qchain_error *err)
 {
-    uint64_t end = qc_align_up(old, c->tip->unit), rest = qc_min64(end, size);
+    uint64_t rest = qc_min64(qc_align_up(old, c->tip->unit), size);
     uint64_t below = qc_min64(c->index.size, size);
     unsigned token;
     int ret = 0;
 
+    *hidden = qc_max64(rest, below);
     if (c->tip->img->cluster_size == 0)
         return 0; /* a raw file grows by zeros */
     token = qc_epoch_enter(c->tip->requests);
@@ -174,7 +175,7 @@ static int hide_behind(qchain *c, uint64_t old, uint64_t size, qchain_error *err
 static int resize_alone(qchain *c, uint64_t size, bool shrink, qchain_error *err)
 {
     struct qc_tip *t = c->tip;
-    uint64_t old = c->size;
+    uint64_t old = c->size, hidden = 0;
     int ret = 0;
 
     if (size == old)
@@ -187,9 +188,9 @@ static int resize_alone(qchain *c, uint64_t size, bool shrink, qchain_error *err
     if (ret != 0)
         return ret;
     if (size > old)
-        ret = hide_behind(c, old, size, err);
+        ret = hide_behind(c, old, size, &hidden, err);
     if (ret == 0)
-        ret = t->ops->resize(t->img, size, err);
+        ret = t->ops->resize(t->img, size, hidden, err);
     if (ret != 0)
         qc_layer_prefix(c, 0, err);
     else

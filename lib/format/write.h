@@ -98,9 +98,10 @@ struct qc_write_ops {
 
     /* What was finished before the call is on the medium after it. */
     int (*flush)(struct qc_image *img, qchain_error *err);
-    /* Change the disk's size (a multiple of 512) and img->virtual_size. Nobody else is inside. What is added is
-     * absent; the caller has seen to it that nothing shows there. */
-    int (*resize)(struct qc_image *img, uint64_t size, qchain_error *err);
+    /* Change the disk's size (a multiple of 512) and img->virtual_size. Nobody else is inside. Up to `hidden` the
+     * caller has made zero what lies behind the old end, with this image's own means, and it stays so; what is
+     * added beyond that is absent, and nothing is below. */
+    int (*resize)(struct qc_image *img, uint64_t size, uint64_t hidden, qchain_error *err);
 
     /* Internal snapshots; nobody else is inside. key: an id, or else a name. */
     int (*snapshot_create)(struct qc_image *img, const struct qc_snapshot_new *s, qchain_error *err);

@@ -39,11 +39,11 @@ static int store_size(struct qc2_writer *w, uint64_t size, qchain_error *err)
     return rc;
 }
 
-static int grow(struct qc2_writer *w, uint64_t size, qchain_error *err)
+static int grow(struct qc2_writer *w, uint64_t size, uint64_t hidden, qchain_error *err)
 {
     struct qc2_image *q = w->q;
     uint64_t cluster = q->base.cluster_size, slots = slots_of(q, size);
-    uint64_t first = qc_align_up(q->base.virtual_size, cluster), end = qc_align_up(size, cluster);
+    uint64_t first = qc_align_up(qc_max64(q->base.virtual_size, hidden), cluster), end = qc_align_up(size, cluster);
     uint64_t reach = (uint64_t)w->l1_size << qc2_l2_cover_bits(&q->header);
     int rc = QCHAIN_OK;
 
@@ -101,7 +101,7 @@ static int shrink(struct qc2_writer *w, uint64_t size, qchain_error *err)
     return rc < 0 ? rc : qc2_flush(w, err);
 }
 
-int qc2_resize(struct qc_image *img, uint64_t size, qchain_error *err)
+int qc2_resize(struct qc_image *img, uint64_t size, uint64_t hidden, qchain_error *err)
 {
     struct qc2_image *q = qc2_of(img);
     struct qc2_writer *w = q->writer;
@@ -116,5 +116,5 @@ int qc2_resize(struct qc_image *img, uint64_t size, qchain_error *err)
     rc = qc2_writer_ready(w, err);
     if (rc < 0 || size == q->header.size)
         return rc;
-    return size > img->virtual_size ? grow(w, size, err) : shrink(w, size, err);
+    return size > img->virtual_size ? grow(w, size, hidden, err) : shrink(w, size, err);
 }

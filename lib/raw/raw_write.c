@@ -55,11 +55,12 @@ static int raw_discard(struct qc_image *img, uint64_t offset, uint64_t length, b
     return qc_raw_of(img)->discard ? qc_store_discard(img->store, length, offset, err) : 0;
 }
 
-static int raw_resize(struct qc_image *img, uint64_t size, qchain_error *err)
+static int raw_resize(struct qc_image *img, uint64_t size, uint64_t hidden, qchain_error *err)
 {
     int ret = size > QC_HOST_MAX ? qc_fail(err, QCHAIN_E_LIMIT, "raw image: at most 2^56 bytes")
                                  : qc_store_resize(img->store, size, err);
 
+    (void)hidden;
     if (ret == 0)
         img->virtual_size = size;
     return ret;

@@ -475,11 +475,11 @@ void rig_resize(struct rig *r, uint64_t size)
         uint64_t end = edge < size ? edge : size;
         uint8_t *zeros = calloc(1, end - old);
 
-        OK(qc2_resize(r->img, size, err));
+        OK(qc2_resize(r->img, size, 0, err));
         rig_write(r, old, end - old, zeros);
         free(zeros);
     } else {
-        OK(qc2_resize(r->img, size, err));
+        OK(qc2_resize(r->img, size, 0, err));
     }
     if (size < old) {
         memset(r->model + size, 0, old - size);

@@ -435,7 +435,7 @@ static int d_discard(struct qc_image *img, uint64_t offset, uint64_t length, boo
     return 0;
 }
 
-static int d_resize(struct qc_image *img, uint64_t size, qchain_error *err)
+static int d_resize(struct qc_image *img, uint64_t size, uint64_t hidden, qchain_error *err)
 {
     struct d_image *d = d_of(img);
 
@@ -444,6 +444,8 @@ static int d_resize(struct qc_image *img, uint64_t size, qchain_error *err)
     for (uint64_t i = qc_div_up(size, d->cluster); i < d->n; i++)
         if (size < img->virtual_size)
             d_set(d, i, D_ABSENT, 0);
+    for (uint64_t i = qc_div_up(qc_max64(hidden, img->virtual_size), d->cluster); i < qc_div_up(size, d->cluster); i++)
+        d_set(d, i, D_ABSENT, 0);
     img->virtual_size = size;
     return 0;
 }
