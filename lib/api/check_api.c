@@ -2,7 +2,7 @@
 /* The door to checking and mending. */
 #include "api/api.h"
 #include "chain/chain.h"
-#include "ops/check.h"
+#include "ops/check_image.h"
 
 #define KNOWN_CHECK ((uint32_t)(QCHAIN_CHECK_REPAIR_LEAKS | QCHAIN_CHECK_REPAIR_ALL))
 #define KNOWN_OPEN ((uint32_t)(QCHAIN_OPEN_FORCE_SHARE | QCHAIN_OPEN_DIRECT | QCHAIN_OPEN_FD))

@@ -110,7 +110,7 @@ int qc2_check_count(struct qc2_check *c, uint64_t at, uint64_t length, uint64_t 
 
     /* The last cluster may stick out of the file, if it begins within. */
     if (!qc_add_ok(at, length, &end) || end >= c->size + c->cluster) {
-        c->lost = true;
+        qc2_check_beyond(c, at);
         qc2_check_bad(c, times, "%s at %" PRIu64 " lies past the end of the file", what, at);
         return QCHAIN_OK;
     }
@@ -131,7 +131,7 @@ int qc2_check_region(struct qc2_check *c, uint64_t at, uint64_t length, const ch
     if (length == 0)
         return QCHAIN_OK;
     if (!qc_add_ok(at, length, &end) || end >= c->size + c->cluster) {
-        c->lost = true;
+        qc2_check_beyond(c, at);
         qc2_check_bad(c, 1, "%s at %" PRIu64 " lies past the end of the file", what, at);
         return QCHAIN_OK;
     }
@@ -163,6 +163,8 @@ static void pass_finish(struct qc2_check *c)
     c->single = c->reftable = NULL;
     c->l1s.n = c->meta.n = c->bitmaps.n = c->l2s.n = 0;
     c->lost = c->rebuild = false;
+    c->beyond = UINT64_MAX;
+    c->refs_end = 0;
     c->n_reftable = 0;
 }
 

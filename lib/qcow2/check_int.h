@@ -107,6 +107,8 @@ struct qc2_check {
     bool                         silent;
     bool                         no_refs; /* leave refcount structures uncounted */
     bool                         lost;    /* a reference is not understood: what it refers to may look unused */
+    uint64_t                     beyond;  /* the lowest place past the end that something refers to */
+    uint64_t                     refs_end; /* where refcount structures that lie just past the end would end */
     bool                         rebuild; /* refcount structures are damaged */
 };
 
@@ -129,6 +131,15 @@ int  qc2_check_count(struct qc2_check *c, uint64_t at, uint64_t length, uint64_t
 /* Count a table that lies in one piece; *inside says whether it is in the file. */
 int  qc2_check_region(struct qc2_check *c, uint64_t at, uint64_t length, const char *what,
                       bool *inside, qchain_error *err);
+/* Something refers to a place past the end: if the file grew over it, it would seem to be there. */
+static inline void qc2_check_beyond(struct qc2_check *c, uint64_t at)
+{
+    uint64_t place = at > c->size ? at : c->size;
+
+    c->lost = true;
+    c->beyond = place < c->beyond ? place : c->beyond;
+}
+
 /* Look once, from scratch. */
 int  qc2_check_pass(struct qc2_check *c, qchain_error *err);
 

@@ -78,13 +78,15 @@ static int entry(struct qc2_check *c, uint64_t e, uint64_t place, uint64_t times
     }
     if (t.at % c->cluster != 0 || t.at >= c->size) {
         c->lost = true;
+        if (t.at >= c->size)
+            qc2_check_beyond(c, t.at);
         qc2_check_bad(c, times, "L1 entry at %" PRIu64 "=0x%016" PRIx64 ": the L2 table %s", place,
                       e, t.at >= c->size ? "lies past the end of the file"
                                          : "is not aligned to a cluster");
         return QCHAIN_OK;
     }
     if (c->size - t.at < c->cluster) {
-        c->lost = true;
+        qc2_check_beyond(c, t.at);
         qc2_check_bad(c, times, "L1 entry at %" PRIu64 "=0x%016" PRIx64
                       ": the L2 table is cut by the end of the file", place, e);
     }

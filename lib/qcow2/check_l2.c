@@ -103,12 +103,12 @@ static int standard(struct walk *w, uint64_t e, uint64_t bitmap, bool extended, 
         return QCHAIN_OK;
     }
     note_allocated(w, at);
-    check_copied(w, e, at);
     if (at % c->cluster != 0) {
-        c->lost |= !zero;
+        c->lost |= !zero && !(extended && (uint32_t)bitmap == 0);
         bad(w, w->t->visits, e, "the cluster is not aligned");
         return QCHAIN_OK;
     }
+    check_copied(w, e, at);
     if (data_file) {
         if (at != w->guest)
             bad(w, w->t->visits, e, "the host offset differs from the disk offset, in an image with "

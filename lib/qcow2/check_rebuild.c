@@ -36,8 +36,8 @@ static int keep_stored(struct qc2_check *c, uint64_t first, uint64_t n, uint8_t 
 
 static uint64_t count_of(const struct qc2_check *c, const struct plan *p, uint64_t k)
 {
-    if (k >= p->start)
-        return k < p->start + p->blocks + p->table;
+    if (k >= c->n_used)
+        return k >= p->start && k < p->start + p->blocks + p->table;
     return qc_min64(qc2_tally_get(&c->tally, k), qc2_refcount_max(c));
 }
 
@@ -48,8 +48,8 @@ static bool is_needed(const struct qc2_check *c, const struct plan *p, uint64_t 
 
     if (end > p->start && first < p->start + p->blocks + p->table)
         return true;
-    return first < p->start &&
-           !qc_is_zero(c->tally.small + first, qc_min64(end, p->start) - first);
+    return first < c->n_used &&
+           !qc_is_zero(c->tally.small + first, qc_min64(end, c->n_used) - first);
 }
 
 /* How much room they take depends on where they lie, and that on how much room they take: it only grows. */
@@ -57,7 +57,7 @@ static int make_plan(struct qc2_check *c, struct plan *p, qchain_error *err)
 {
     uint64_t per = qc2_refblock_entries(c), before;
 
-    *p = (struct plan){.start = c->n_used, .table = 1};
+    *p = (struct plan){.start = qc_max64(c->n_used, qc_div_up(c->refs_end, c->cluster)), .table = 1};
     do {
         uint64_t blocks = 0;
 
@@ -137,7 +137,10 @@ int qc2_check_rebuild(struct qc2_check *c, qchain_error *err)
 
     if (rc == 0)
         rc = make_plan(c, &p, err);
-    if (rc == 0) {
+    if (rc == 0 && (p.start + p.blocks + p.table) << c->bits > c->beyond) {
+        qc2_check_say(c, QCHAIN_LOG_ERROR, "the refcount structures are not rebuilt: the file would grow over "
+                      "offset %" PRIu64 ", which entries refer to though it lies past the end", c->beyond);
+    } else if (rc == 0) {
         rc = write_blocks(c, &p, err);
         if (rc == 0)
             rc = qc_store_write(c->store, p.slot, p.table << c->bits, (p.start + p.blocks) << c->bits,
@@ -146,9 +149,9 @@ int qc2_check_rebuild(struct qc2_check *c, qchain_error *err)
             rc = qc_store_flush(c->store, err);
         if (rc < 0)
             qc_store_resize(c->store, size, NULL); /* give the room back, if that works */
+        else
+            rc = switch_header(c, &p, err);
     }
-    if (rc == 0)
-        rc = switch_header(c, &p, err);
     qc_free(p.slot);
     return rc;
 }

@@ -55,6 +55,16 @@ void qc2_refcount_encode(uint8_t *block, uint64_t i, unsigned order, uint64_t co
 
 /* ------------------------------------------------------- the table --- */
 
+/* New ones must not lie where old ones are thought to be: half written, they would be taken for these. They take
+ * at most 8 bytes for each 512 of the file. */
+static void note_place(struct qc2_check *c, uint64_t at, uint64_t length)
+{
+    uint64_t reach = c->size + c->size / 32 + 64 * c->cluster;
+
+    if (at < reach && at + length > c->size)
+        c->refs_end = qc_max64(c->refs_end, at + length);
+}
+
 static void check_entry(struct qc2_check *c, uint32_t i)
 {
     uint64_t e = c->reftable[i], at = e & ~UINT64_C(0x1ff);
@@ -68,6 +78,7 @@ static void check_entry(struct qc2_check *c, uint32_t i)
         rule = "the refcount block is not aligned to a cluster";
     else if (at >= c->size)
         rule = "the refcount block lies past the end of the file";
+    note_place(c, at, c->cluster);
     if (rule) {
         c->rebuild = true;
         qc2_check_bad(c, 1, "refcount table entry %" PRIu32 "=0x%016" PRIx64 ": %s", i, e, rule);
@@ -99,6 +110,7 @@ int qc2_check_load_refs(struct qc2_check *c, qchain_error *err)
     c->reftable = qc_malloc(bytes ? bytes : 1);
     if (!c->reftable)
         return qc_fail_nomem(err);
+    note_place(c, at, bytes);
     if (bytes == 0 || at == 0 || at % c->cluster != 0 || at >= c->size) {
         c->rebuild = true;
         qc2_check_bad(c, 1, "header refcount_table_offset=%" PRIu64 ", refcount_table_clusters=%"

@@ -115,7 +115,7 @@ static uint64_t better_l1(const struct qc2_check *c, uint64_t e, bool active, bo
 
     if (!copied)
         return e & ~(QC2_L1_RESERVED | (at == 0 ? QC2_COPIED : 0));
-    if (!active || at % c->cluster != 0 || at >= c->size)
+    if (!active || at == 0 || at % c->cluster != 0 || at >= c->size)
         return e;
     if (qc2_is_single(c, at) && qc2_tally_get(&c->tally, at >> c->bits) == 1)
         return e | QC2_COPIED;
@@ -156,8 +156,8 @@ static int mend_l1_piece(void *data, uint64_t start, uint64_t end, uint64_t time
 
 /* --------------------------------------------------------- L2 tables --- */
 
-/* The entry as it should be, as far as that is known. */
-static uint64_t better_l2(const struct qc2_check *c, uint64_t e)
+/* The entry as it should be, as far as that is known. bitmap: of subclusters, if there is one. */
+static uint64_t better_l2(const struct qc2_check *c, uint64_t e, uint64_t bitmap)
 {
     bool extended = qc2_extended_l2(c->h);
     bool data_file = c->h->incompatible & QC2_INCOMPAT_DATA_FILE;
@@ -168,6 +168,8 @@ static uint64_t better_l2(const struct qc2_check *c, uint64_t e)
     e &= ~QC2_L2_RESERVED;
     if (!extended && e & QC2_ZERO && c->h->version >= 3 && at % c->cluster != 0)
         return QC2_ZERO; /* it reads as zeros wherever it lies */
+    if (extended && at % c->cluster != 0 && (uint32_t)bitmap == 0)
+        return 0; /* nothing is stored there */
     if (at == 0 && !data_file)
         e &= ~QC2_COPIED;
     return e;
@@ -201,7 +203,7 @@ static int mend_l2(struct qc2_check *c, const struct qc2_found_l2 *t, uint64_t *
 
         if (e == 0)
             continue;
-        to = m->copied ? better_copied(c, e) : better_l2(c, e);
+        to = m->copied ? better_copied(c, e) : better_l2(c, e, step == 2 ? qc_be64(&raw[i + 1]) : 0);
         if (to != e) {
             put64((uint8_t *)&raw[i], to);
             changed(m, i * 8, 8);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Checking one image by its name. */
-#ifndef QC_OPS_CHECK_H
-#define QC_OPS_CHECK_H
+#ifndef QC_OPS_CHECK_IMAGE_H
+#define QC_OPS_CHECK_IMAGE_H
 
 #include <qchain.h>
 

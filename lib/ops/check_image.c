@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#include "ops/check.h"
+#include "ops/check_image.h"
 
 #include "chain/chain.h"
 #include "ops/job.h"
