@@ -25,6 +25,8 @@ static const struct {
     {&tool_verb_checksum, "print a digest of a disk's bytes"},
     {&tool_verb_convert, "copy a disk to a raw image"},
     {&tool_verb_create, "make an image"},
+    {&tool_verb_resize, "make a disk larger or smaller"},
+    {&tool_verb_amend, "change options of an image"},
     {&tool_verb_measure, "tell how large the file of a new image would be"},
     {&tool_verb_index, "keep the map of a chain in a file, so that it opens at once"},
     {&tool_verb_cache, "look after a disk cache of remote layers"},

@@ -53,7 +53,8 @@ struct tool {
 
 extern const struct tool_verb tool_verb_map, tool_verb_info, tool_verb_inspect, tool_verb_read,
     tool_verb_compare, tool_verb_diff, tool_verb_checksum, tool_verb_convert, tool_verb_index,
-    tool_verb_cache, tool_verb_bench, tool_verb_check, tool_verb_create, tool_verb_measure;
+    tool_verb_cache, tool_verb_bench, tool_verb_check, tool_verb_create, tool_verb_measure, tool_verb_amend,
+    tool_verb_resize;
 
 /* ---- command line (tool_opts.c) ---- */
 

@@ -189,6 +189,8 @@ static int parse_one(struct tool *t, struct tool_create *c, char *one, bool amen
     k = find_key(one, where);
     if (!k) {
         tool_complain(t, "%s%sInvalid parameter '%s'", c->name, c->name[0] ? ": " : "", one);
+        if (amend && find_key(one, QCOW2))
+            fprintf(stderr, "It is for images that are made only.\n");
         return -1;
     }
     if (k->kind == CRYPTO) {

@@ -4,11 +4,16 @@
 
 #include "api/api.h"
 #include "chain/chain.h"
+#include "ops/amend.h"
 #include "ops/create.h"
 
 #define KNOWN_CREATE                                                                               \
     (QCHAIN_CREATE_EXTENDED_L2 | QCHAIN_CREATE_LAZY_REFCOUNTS | QCHAIN_CREATE_DATA_FILE_RAW |      \
      QCHAIN_CREATE_UNSAFE_BACKING | QCHAIN_CREATE_KEEP)
+#define KNOWN_AMEND                                                                                \
+    (QCHAIN_AMEND_VERSION | QCHAIN_AMEND_BACKING_FILE | QCHAIN_AMEND_BACKING_FORMAT |              \
+     QCHAIN_AMEND_SIZE | QCHAIN_AMEND_LAZY_REFCOUNTS | QCHAIN_AMEND_REFCOUNT_BITS |                \
+     QCHAIN_AMEND_DATA_FILE | QCHAIN_AMEND_DATA_FILE_RAW)
 
 void qchain_create_opts_init(qchain_create_opts *o, size_t size)
 {
@@ -64,4 +69,21 @@ int qchain_measure(qchain *source, const qchain_create_opts *opts, qchain_measur
     if (ret == 0)
         qc_stats_out(out, &r, sizeof(r));
     return ret;
+}
+
+int qchain_amend(qchain *c, const qchain_create_opts *opts, uint32_t mask, qchain_job *job, qchain_error *err)
+{
+    qchain_create_opts o;
+    int ret;
+
+    (void)job; /* nothing takes long */
+    QC_ERR(err);
+    ret = take_opts(&o, opts, "amend", err);
+    if (ret == 0 && !c)
+        ret = qc_fail(err, QCHAIN_E_INVAL, "amend: the chain is NULL");
+    if (ret == 0 && mask & ~(uint32_t)KNOWN_AMEND)
+        ret = qc_fail(err, QCHAIN_E_INVAL, "amend: unknown bits in mask 0x%x", mask);
+    if (ret == 0 && qc_env_forked(c->env))
+        ret = qc_fail_forked(err);
+    return ret == 0 ? qc_amend(c, &o, mask, err) : ret;
 }

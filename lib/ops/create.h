@@ -4,7 +4,7 @@
 #define QC_OPS_CREATE_H
 
 #include "chain/env.h"
-#include "qcow2/create.h"
+#include "qcow2/new_image.h"
 
 /* What options of a caller say, with defaults filled in; the size is not looked at. INVAL, UNSUPPORTED (a format that
  * is not known). */

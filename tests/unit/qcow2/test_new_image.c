@@ -8,7 +8,7 @@
 #include <cmocka.h>
 
 #include "image_tools.h"
-#include "qcow2/create.h"
+#include "qcow2/new_image.h"
 #include "qcow2/qcow2.h"
 #include "util/bytes.h"
 #include "util/error.h"

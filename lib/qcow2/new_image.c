@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* A new image: options checked, laid out in one pass, written in order, the header last. */
-#include "qcow2/create.h"
+#include "qcow2/new_image.h"
 
 #include <inttypes.h>
 #include <string.h>

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* New qcow2 images. */
-#ifndef QC_QCOW2_CREATE_H
-#define QC_QCOW2_CREATE_H
+#ifndef QC_QCOW2_NEW_IMAGE_H
+#define QC_QCOW2_NEW_IMAGE_H
 
 #include "io/store.h"
 #include "qcow2/header.h"
