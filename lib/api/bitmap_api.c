@@ -4,8 +4,8 @@
 
 #include "api/api.h"
 #include "chain/bitmaps.h"
+#include "util/bytes.h"
 
-#define GRANULARITY 65536u
 #define MAX_NAME 1023u
 
 static int check_call(const qchain *c, const char *what, const char *name, qchain_error *err)
@@ -28,7 +28,7 @@ int qchain_bitmap_add(qchain *c, const char *name, uint64_t granularity, int ena
         return ret;
     length = strlen(name);
     if (granularity == 0)
-        granularity = GRANULARITY;
+        granularity = qc_min64(65536, qc_max64(4096, c->layer[0].cluster_size));
     if (length == 0)
         return qc_fail(err, QCHAIN_E_INVAL, "bitmap: the name is empty");
     if (length > MAX_NAME)
