@@ -53,7 +53,8 @@ struct tool {
 
 extern const struct tool_verb tool_verb_map, tool_verb_info, tool_verb_inspect, tool_verb_read,
     tool_verb_compare, tool_verb_diff, tool_verb_checksum, tool_verb_convert, tool_verb_index,
-    tool_verb_cache, tool_verb_bench;
+    tool_verb_cache, tool_verb_bench, tool_verb_create,
+    tool_verb_measure, tool_verb_amend, tool_verb_resize;
 
 /* ---- command line (tool_opts.c) ---- */
 
@@ -230,6 +231,43 @@ void tool_job_finish(struct tool_job *j, bool done);
 /* The exit code for the library's answer r: 0; 128 + the signal, silently; or `other`
  * after its message. */
 int tool_job_status(const struct tool *t, int r, int other);
+
+/* ---- options of new images (tool_create.c) ---- */
+
+enum tool_create_key {
+    TOOL_KEY_BACKING_FILE,
+    TOOL_KEY_BACKING_FORMAT,
+    TOOL_KEY_CLUSTER_SIZE,
+    TOOL_KEY_COMPAT,
+    TOOL_KEY_COMPRESSION,
+    TOOL_KEY_DATA_FILE,
+    TOOL_KEY_DATA_FILE_RAW,
+    TOOL_KEY_EXTENDED_L2,
+    TOOL_KEY_LAZY_REFCOUNTS,
+    TOOL_KEY_PREALLOCATION,
+    TOOL_KEY_REFCOUNT_BITS,
+    TOOL_KEY_SIZE,
+    TOOL_N_KEYS
+};
+
+/* What -o and its like ask for. */
+struct tool_create {
+    const char *name;     /* of the image, for complaints; "" for none */
+    qchain_create_opts o; /* format must be set before options are parsed; size UINT64_MAX: not given */
+    uint32_t given;       /* bits of enum tool_create_key */
+    bool help;            /* "help" was among them */
+    char *text[TOOL_N_KEYS];
+};
+
+void tool_create_init(struct tool_create *c, const char *name);
+void tool_create_finish(struct tool_create *c);
+/* Add what a list "KEY=VALUE,..." says; a comma within a value is written twice. 0, or -1 after a complaint. amend:
+ * those that an image can change. */
+int tool_create_parse(struct tool *t, struct tool_create *c, const char *list, bool amend);
+/* Print what a list may say. */
+void tool_create_help(const char *format, bool amend);
+/* Print "Formatting 'x', fmt=..." as qemu-img does. */
+void tool_create_print(const struct tool_create *c);
 
 /* ---- where copied bytes go (tool_sink.c) ---- */
 

@@ -41,16 +41,6 @@
 #include "util/error.h"
 #include "util/escape.h"
 
-#define MAGIC 0x514649fbu
-
-#define EXT_END 0x00000000u
-#define EXT_BACKING_FORMAT 0xe2792acau
-#define EXT_FEATURES 0x6803f857u
-#define EXT_BITMAPS 0x23852875u
-#define EXT_CRYPTO 0x0537be77u
-#define EXT_DATA_FILE 0x44415441u
-
-#define FEATURE_ENTRY 48u
 #define LUKS_HEADER 592u
 #define LUKS_MAX (UINT64_C(4) << 20)
 
@@ -63,7 +53,7 @@ static int check_magic(const uint8_t *p, size_t len, uint64_t file_size, qchain_
 {
     uint32_t version;
 
-    if (len < 4 || qc_be32(p) != MAGIC)
+    if (len < 4 || qc_be32(p) != QC2_MAGIC)
         return qc_fail(err, QCHAIN_E_UNSUPPORTED, "header magic: this is no qcow2 image");
     if (len < QC2_V2_LENGTH)
         return qc_fail(err, QCHAIN_E_CORRUPT,
@@ -192,15 +182,15 @@ static int ext_error(qchain_error *err, uint32_t type, uint32_t len, const char 
 static unsigned known_bit(uint32_t type)
 {
     switch (type) {
-    case EXT_BACKING_FORMAT:
+    case QC2_EXT_BACKING_FORMAT:
         return 1;
-    case EXT_FEATURES:
+    case QC2_EXT_FEATURES:
         return 2;
-    case EXT_BITMAPS:
+    case QC2_EXT_BITMAPS:
         return 4;
-    case EXT_CRYPTO:
+    case QC2_EXT_CRYPTO:
         return 8;
-    case EXT_DATA_FILE:
+    case QC2_EXT_DATA_FILE:
         return 16;
     default:
         return 0;
@@ -211,9 +201,9 @@ static int ext_backing_format(struct qc2_header *h, const uint8_t *data, uint32_
                               qchain_error *err)
 {
     if (len >= sizeof(h->backing_format))
-        return ext_error(err, EXT_BACKING_FORMAT, len, "a format's name has at most 15 bytes");
+        return ext_error(err, QC2_EXT_BACKING_FORMAT, len, "a format's name has at most 15 bytes");
     if (memchr(data, 0, len))
-        return ext_error(err, EXT_BACKING_FORMAT, len, "NUL in the backing file's format");
+        return ext_error(err, QC2_EXT_BACKING_FORMAT, len, "NUL in the backing file's format");
     memcpy(h->backing_format, data, len);
     h->backing_format[len] = '\0';
     return QCHAIN_OK;
@@ -226,9 +216,9 @@ static int ext_data_file(struct qc2_header *h, const uint8_t *p, uint64_t at, ui
         return qc_fail(err, QCHAIN_E_LIMIT,
                        "header extension 0x%08x length=%" PRIu32
                        ": names of data files have at most 4095 bytes",
-                       EXT_DATA_FILE, len);
+                       QC2_EXT_DATA_FILE, len);
     if (memchr(p + at, 0, len))
-        return ext_error(err, EXT_DATA_FILE, len, "NUL in the data file's name");
+        return ext_error(err, QC2_EXT_DATA_FILE, len, "NUL in the data file's name");
     h->data_file.offset = (uint32_t)at;
     h->data_file.length = len;
     return QCHAIN_OK;
@@ -243,7 +233,7 @@ static int ext_data_file(struct qc2_header *h, const uint8_t *p, uint64_t at, ui
 static int ext_bitmaps(struct qc2_header *h, const uint8_t *data, uint32_t len, qchain_error *err)
 {
     if (len != 24)
-        return ext_error(err, EXT_BITMAPS, len, "the bitmaps extension has 24 bytes");
+        return ext_error(err, QC2_EXT_BITMAPS, len, "the bitmaps extension has 24 bytes");
     h->has_bitmaps = true;
     h->n_bitmaps = qc_be32(data);
     h->bitmap_dir_size = qc_be64(data + 8);
@@ -259,7 +249,7 @@ static int ext_crypto(struct qc2_header *h, const uint8_t *data, uint32_t len, q
     uint64_t offset, length;
 
     if (len != 16)
-        return ext_error(err, EXT_CRYPTO, len, "the encryption extension has 16 bytes");
+        return ext_error(err, QC2_EXT_CRYPTO, len, "the encryption extension has 16 bytes");
     offset = qc_be64(data);
     length = qc_be64(data + 8);
     if (offset % qc2_cluster_size(h) != 0)
@@ -276,17 +266,17 @@ static int ext_one(struct qc2_header *h, const uint8_t *p, uint64_t at, uint32_t
                    uint32_t len, qchain_error *err)
 {
     switch (type) {
-    case EXT_BACKING_FORMAT:
+    case QC2_EXT_BACKING_FORMAT:
         return ext_backing_format(h, p + at, len, err);
-    case EXT_FEATURES:
-        if (len % FEATURE_ENTRY != 0)
+    case QC2_EXT_FEATURES:
+        if (len % QC2_FEATURE_ENTRY != 0)
             return ext_error(err, type, len, "the feature table has entries of 48 bytes");
         return QCHAIN_OK;
-    case EXT_BITMAPS:
+    case QC2_EXT_BITMAPS:
         return ext_bitmaps(h, p + at, len, err);
-    case EXT_CRYPTO:
+    case QC2_EXT_CRYPTO:
         return ext_crypto(h, p + at, len, err);
-    case EXT_DATA_FILE:
+    case QC2_EXT_DATA_FILE:
         return ext_data_file(h, p, at, len, err);
     default:
         h->n_unknown++;
@@ -317,7 +307,7 @@ int64_t qc2_extensions_parse(struct qc2_header *h, const uint8_t *p, size_t len,
         at += 8;
         if (n > end - at)
             return ext_error(err, type, n, "longer than the room for extensions");
-        if (type == EXT_END)
+        if (type == QC2_EXT_END)
             break;
         bit = known_bit(type);
         if (seen & bit)
@@ -345,9 +335,9 @@ static struct qc2_piece find_features(const struct qc2_header *h, const uint8_t 
         uint32_t type = qc_be32(p + at), n = qc_be32(p + at + 4);
 
         at += 8;
-        if (type == EXT_END || n > end - at)
+        if (type == QC2_EXT_END || n > end - at)
             return none;
-        if (type == EXT_FEATURES)
+        if (type == QC2_EXT_FEATURES)
             return (struct qc2_piece){(uint32_t)at, n};
         at += ((uint64_t)n + 7) & ~UINT64_C(7);
     }
@@ -361,7 +351,7 @@ static struct qc2_piece find_features(const struct qc2_header *h, const uint8_t 
 static const char *feature_name(struct qc_escaped *text, const uint8_t *p, struct qc2_piece table,
                                 unsigned bit)
 {
-    for (uint32_t i = 0; i + FEATURE_ENTRY <= table.length; i += FEATURE_ENTRY) {
+    for (uint32_t i = 0; i + QC2_FEATURE_ENTRY <= table.length; i += QC2_FEATURE_ENTRY) {
         const uint8_t *e = p + table.offset + i;
 
         if (e[0] == 0 && e[1] == bit)

@@ -8,6 +8,7 @@
 #include <stdint.h>
 #include <qchain.h>
 
+#define QC2_MAGIC 0x514649fbu
 #define QC2_V2_LENGTH 72u
 #define QC2_V3_LENGTH 104u
 #define QC2_HEAD_BYTES 112u /* what qc2_header_parse looks at, at most */
@@ -19,6 +20,15 @@
 #define QC2_MAX_BACKING_NAME 1023u
 #define QC2_MAX_DATA_FILE_NAME 4095u
 #define QC2_MAX_DISK (UINT64_C(0x7fffffffffffffff) & ~UINT64_C(511))
+
+/* Types of extensions. */
+#define QC2_EXT_END 0x00000000u
+#define QC2_EXT_BACKING_FORMAT 0xe2792acau
+#define QC2_EXT_FEATURES 0x6803f857u
+#define QC2_EXT_BITMAPS 0x23852875u
+#define QC2_EXT_CRYPTO 0x0537be77u
+#define QC2_EXT_DATA_FILE 0x44415441u
+#define QC2_FEATURE_ENTRY 48u /* bytes of a name in the feature table */
 
 enum qc2_incompatible {
     QC2_INCOMPAT_DIRTY = 0x1,

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Big-endian loads and overflow-checked arithmetic. */
+/* Big-endian loads and stores, and overflow-checked arithmetic. */
 #ifndef QC_UTIL_BYTES_H
 #define QC_UTIL_BYTES_H
 
@@ -30,6 +30,24 @@ static inline uint64_t qc_be64(const void *p)
 
     memcpy(&v, p, sizeof(v));
     return __builtin_bswap64(v);
+}
+
+static inline void qc_put_be16(void *p, uint16_t v)
+{
+    v = __builtin_bswap16(v);
+    memcpy(p, &v, sizeof(v));
+}
+
+static inline void qc_put_be32(void *p, uint32_t v)
+{
+    v = __builtin_bswap32(v);
+    memcpy(p, &v, sizeof(v));
+}
+
+static inline void qc_put_be64(void *p, uint64_t v)
+{
+    v = __builtin_bswap64(v);
+    memcpy(p, &v, sizeof(v));
 }
 
 /* *sum = a + b; false on overflow. */
