@@ -181,15 +181,20 @@ QCHAIN_API int qchain_vmstate_write(qchain *c, const void *buf, size_t length, u
 /*
  * Persistent dirty bitmaps of the top image: each notes which stretches of the disk were written to while it was
  * enabled. They are read when the chain is opened for writing, marked as in use in the file before the first write,
- * and stored by qchain_finish; after a crash one that was in use is inconsistent: it can only be removed.
+ * and stored by qchain_finish; after a crash one that was in use is inconsistent: it can only be removed. If storing
+ * fails for NOSPACE, qchain_finish has ended nothing: make room and call it again, or close, and they are lost. Resizing
+ * the disk, and going back to a snapshot, store them, too; what is added to the disk, and all of it, is noted then.
  */
-/* granularity: bytes of disk a bit, a power of two from 512 to 2 GiB; 0 = 64 KiB. enabled: 1 or 0. Errors: BUSY (there is
- * one of this name), INVAL, UNSUPPORTED (version 2, raw), LIMIT. Since 0.1. */
+/* granularity: bytes of disk a bit, a power of two from 512 to 2 GiB; 0 = the cluster size, but 4 KiB at least and 64 KiB
+ * at most, as QEMU. enabled: 1 or 0. Errors: BUSY (there is one of this name), INVAL, UNSUPPORTED (version 2, raw),
+ * LIMIT. Since 0.1. */
 QCHAIN_API int qchain_bitmap_add(qchain *c, const char *name, uint64_t granularity, int enabled, qchain_error *err);
 QCHAIN_API int qchain_bitmap_remove(qchain *c, const char *name, qchain_error *err);
 QCHAIN_API int qchain_bitmap_clear(qchain *c, const char *name, qchain_error *err);
 QCHAIN_API int qchain_bitmap_enable(qchain *c, const char *name, int enabled, qchain_error *err);
-/* Add what the bitmap `from` of chain source (may be c, or opened for reading) has to bitmap name of c. Since 0.1. */
+/* Add what the bitmap `from` of chain source (may be c, or opened for reading) has to bitmap name of c. Errors: INVAL
+ * (the disks' sizes differ), and as these others: NOTFOUND, CORRUPT (in use: it can only be removed), UNSUPPORTED (it has
+ * extra data of unknown meaning), IO, NOMEM. Since 0.1. */
 QCHAIN_API int qchain_bitmap_merge(qchain *c, const char *name, qchain *source, const char *from, qchain_error *err);
 
 typedef struct qchain_dirty_extent {

@@ -30,6 +30,7 @@ static const struct {
     {&tool_verb_measure, "tell how large the file of a new image would be"},
     {&tool_verb_index, "keep the map of a chain in a file, so that it opens at once"},
     {&tool_verb_cache, "look after a disk cache of remote layers"},
+    {&tool_verb_check, "look whether an image is valid, and mend it"},
     {&tool_verb_bench, "measure how fast a disk is read"},
 };
 

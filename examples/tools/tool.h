@@ -53,8 +53,8 @@ struct tool {
 
 extern const struct tool_verb tool_verb_map, tool_verb_info, tool_verb_inspect, tool_verb_read,
     tool_verb_compare, tool_verb_diff, tool_verb_checksum, tool_verb_convert, tool_verb_index,
-    tool_verb_cache, tool_verb_bench, tool_verb_create,
-    tool_verb_measure, tool_verb_amend, tool_verb_resize;
+    tool_verb_cache, tool_verb_bench, tool_verb_check, tool_verb_create, tool_verb_measure,
+    tool_verb_amend, tool_verb_resize;
 
 /* ---- command line (tool_opts.c) ---- */
 
@@ -107,6 +107,10 @@ int tool_make_env(struct tool *t);
 int tool_open(struct tool *t, const char *name, uint32_t flags, const char *snapshot,
               qchain **out);
 int tool_inspect(struct tool *t, const char *name, qchain_image_info **out);
+/* Check or mend an image by the name the user gave; o has its flags, and gets what opening wants. 0, or a
+ * QCHAIN_E_* of which nothing was said yet, or TOOL_CHECK_TOLD. */
+#define TOOL_CHECK_TOLD 1
+int tool_check(struct tool *t, const char *name, qchain_check_opts *o, qchain_check_result *out);
 /* What the image's sidecar index says; 0, or a QCHAIN_E_* after a complaint. */
 int tool_index_info(struct tool *t, const char *name, qchain_index_info **out);
 /* "driver=raw,file.filename=x" as a json: name; flags receives QCHAIN_OPEN_* that the

@@ -168,6 +168,22 @@ int tool_inspect(struct tool *t, const char *name, qchain_image_info **out)
     return r ? -1 : 0;
 }
 
+int tool_check(struct tool *t, const char *name, qchain_check_opts *o, qchain_check_result *out)
+{
+    qchain_open_opts open;
+    char *owned;
+    int r = prepare_open(t, &name, 0, &open, &owned) ? TOOL_CHECK_TOLD : 0;
+
+    if (r == 0) {
+        open.flags &= QCHAIN_OPEN_FORCE_SHARE | QCHAIN_OPEN_DIRECT;
+        o->open_opts = &open;
+        r = qchain_check(t->env, name, o, out, t->err);
+        o->open_opts = NULL;
+    }
+    free(owned);
+    return r;
+}
+
 int tool_index_info(struct tool *t, const char *name, qchain_index_info **out)
 {
     qchain_open_opts o;

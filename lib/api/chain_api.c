@@ -92,7 +92,7 @@ void qchain_close(qchain *c)
         return;
     env = c->owns_env ? c->env : NULL;
     if (c->tip)
-        (void)qc_tip_end(c, NULL); /* who wants to know calls qchain_finish */
+        (void)qc_tip_end(c, true, NULL); /* who wants to know calls qchain_finish */
     qc_chain_close(c);
     qc_env_destroy(env);
 }

@@ -10,6 +10,7 @@
 #include "format/format.h"
 #include "util/error.h"
 
+struct qc_bitmaps;
 struct qc_tip;
 
 /* A file that runs refer to. A layer has one, or two with a data file. Of layers that
@@ -46,6 +47,7 @@ struct qchain {
     atomic_uint_fast64_t size;    /* of the disk; a writable one may be resized */
     uint32_t          frozen;       /* the first layer that the index covers: 1 if the top is written, else 0 */
     struct qc_tip    *tip;          /* the top, open for writing; else NULL */
+    _Atomic(struct qc_bitmaps *) bitmaps; /* of the top, or NULL as long as nobody has asked */
     struct qc_layer  *layer;
     uint32_t          n_layers;
     size_t            cap_layers;
@@ -102,6 +104,10 @@ void qc_chain_close(qchain *c); /* NULL is fine */
 /* Describe an image that is not part of an open chain, opening nothing else. */
 int qc_chain_inspect(qchain_image_info *info, qchain_env *env, const char *name,
                      const qchain_open_opts *opts, qchain_error *err);
+/* Open an image by itself, however damaged, to be checked: nothing but its store is to be used. write: the
+ * store is opened for it. */
+int qc_chain_open_alone(qchain **out, qchain_env *env, const char *name, const qchain_open_opts *opts,
+                        bool write, qchain_error *err);
 /* Describe an open layer. */
 int qc_layer_describe(qchain_image_info *info, qchain *c, uint32_t layer, qchain_error *err);
 

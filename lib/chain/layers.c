@@ -130,6 +130,7 @@ void qc_chain_close(qchain *c)
     qc_verify_end(c);
     qc_warm_end(c);
     qc_index_finish(c);
+    qc_bitmaps_destroy(c);
     qc_tip_destroy(c);
     qc_chain_truncate(c, 0, 0);
     qc_sidecar_destroy(c->sidecar);

@@ -464,3 +464,21 @@ int qc_chain_inspect(qchain_image_info *info, qchain_env *env, const char *name,
     qc_chain_close(o.c);
     return ret;
 }
+
+int qc_chain_open_alone(qchain **out, qchain_env *env, const char *name, const qchain_open_opts *opts,
+                        bool write, qchain_error *err)
+{
+    qchain_open_opts open = *opts;
+    struct opener o = {.env = env, .opts = &open, .err = err, .describe = true,
+                       .file_flags = write ? QC_FILE_WRITE : 0};
+    int ret;
+
+    open.flags |= QCHAIN_OPEN_SALVAGE;
+    ret = open_chain(&o, name);
+    if (ret != 0) {
+        qc_chain_close(o.c);
+        return ret;
+    }
+    *out = o.c;
+    return 0;
+}

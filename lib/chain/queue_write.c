@@ -246,7 +246,7 @@ int qc_request_start_write(qchain_queue *q, struct qc_request *r)
 
     if (r->kind != QC_REQUEST_FLUSH && !admit(q, r))
         return 0;
-    if (r->kind != QC_REQUEST_WRITE || r->flags & QCHAIN_WRITE_FUA || t->durable ||
+    if (r->kind != QC_REQUEST_WRITE || r->flags & QCHAIN_WRITE_FUA || t->durable || !qc_tip_is_marked(t) ||
         r->offset + r->length > q->c->size)
         return by_walker(q, r);
     if (!(r->holds & QC_HOLDS_EPOCH)) {
@@ -265,8 +265,7 @@ bool qc_request_wrote(qchain_queue *q, struct qc_request *r, bool whole)
     qchain_error why;
 
     if (!whole) {
-        if (r->cancelled)
-            qc_tip_note_write(q->c, r->offset, r->length); /* some of it may be there */
+        qc_tip_note_write(q->c, r->offset, r->length); /* some of it may be there */
         qc_request_let_go(q, r);
         return false;
     }

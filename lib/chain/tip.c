@@ -102,14 +102,21 @@ int qc_tip_create(qchain *c, qchain_error *err)
         free_tip(t);
         return ret;
     }
-    c->tip = t;
-    return 0;
+    c->tip = t; /* on failure it is the chain's to take apart */
+    return qc_bitmaps_open(c, err);
 }
 
-int qc_tip_end(qchain *c, qchain_error *err)
+int qc_tip_end(qchain *c, bool anyway, qchain_error *err)
 {
     int ret;
 
+    if (atomic_load(&c->tip->ended))
+        return 0;
+    ret = qc_bitmaps_store(c, err);
+    if (ret != 0 && !anyway)
+        return ret;
+    if (ret != 0)
+        qc_log(&c->env->log, QCHAIN_LOG_WARN, "chain", "dirty bitmaps are lost: they could not be stored");
     if (atomic_exchange(&c->tip->ended, true))
         return 0;
     ret = c->tip->ops->end(c->tip->img, err);

@@ -13,13 +13,13 @@
 #define QC_CHAIN_TIP_H
 
 #include "chain/admission.h"
+#include "chain/bitmaps.h"
 #include "chain/chain.h"
 #include "chain/pieces.h"
 #include "chain/range_lock.h"
 #include "format/write.h"
 #include "util/slots.h"
 
-struct qc_bitmaps;
 struct qc_tip_encoder;
 
 struct qc_tip {
@@ -40,15 +40,17 @@ struct qc_tip {
     atomic_bool                ended;     /* qchain_finish was called */
     pthread_mutex_t            encoder_lock;
     struct qc_tip_encoder     *encoders;  /* idle ones, under it */
-    struct qc_bitmaps         *bitmaps;   /* which note what is written, or NULL */
+    struct qc_tracked         *tracked;   /* bitmaps that note what is written; NULL: none */
+    atomic_bool                unmarked;  /* who writes next marks bitmaps in the file first */
 };
 
 /* ---- tip.c ---- */
 
 /* Make the top of a chain whose layers are open ready for writing; its sidecar is removed first. */
 int  qc_tip_create(qchain *c, qchain_error *err);
-/* End writing: what is in memory is written out. Nobody is inside. */
-int  qc_tip_end(qchain *c, qchain_error *err);
+/* End writing: what is in memory is written out. Nobody is inside. If bitmaps cannot be stored nothing has ended,
+ * unless anyway: then they are lost. */
+int  qc_tip_end(qchain *c, bool anyway, qchain_error *err);
 void qc_tip_destroy(qchain *c); /* without qc_tip_end: as a crash would leave it */
 
 /* READONLY if the chain is not open for writing, or not any more. */
@@ -106,12 +108,17 @@ static inline bool qc_kind_is_zero(enum qc_kind kind)
     return kind != QC_DATA && kind != QC_COMPRESSED;
 }
 
-/* The guest changed these bytes; called before he is told that it is done. */
+/* May who writes change the disk now? Else bitmaps are to be marked first (qc_bitmaps_mark). */
+static inline bool qc_tip_is_marked(const struct qc_tip *t)
+{
+    return !atomic_load_explicit(&t->unmarked, memory_order_acquire);
+}
+
+/* The guest changed these bytes, or some of them; called before he is told that it is done, while admitted or alone. */
 static inline void qc_tip_note_write(qchain *c, uint64_t offset, uint64_t length)
 {
-    (void)c;
-    (void)offset;
-    (void)length;
+    if (__builtin_expect(c->tip->tracked != NULL, 0))
+        qc_bitmaps_note(c->tip->tracked, offset, length);
 }
 
 /* ---- write.c ---- */

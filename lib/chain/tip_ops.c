@@ -31,7 +31,7 @@ int qc_chain_finish(qchain *c, qchain_error *err)
     if (ret != 0)
         return ret;
     qc_admission_hold(&c->tip->admission);
-    ret = qc_tip_end(c, err);
+    ret = qc_tip_end(c, false, err);
     qc_admission_release(&c->tip->admission);
     return ret;
 }
@@ -184,6 +184,9 @@ static int resize_alone(qchain *c, uint64_t size, bool shrink, qchain_error *err
         return qc_fail(err, QCHAIN_E_INVAL, "resize: %llu bytes are less than the disk's %llu: what lies "
                        "beyond would be lost (QCHAIN_RESIZE_SHRINK)", (unsigned long long)size,
                        (unsigned long long)old);
+    ret = qc_bitmaps_before_resize(c, size, err);
+    if (ret != 0)
+        return ret;
     if (size > old)
         ret = hide_behind(c, old, size, &hidden, err);
     if (ret == 0)
@@ -192,6 +195,7 @@ static int resize_alone(qchain *c, uint64_t size, bool shrink, qchain_error *err
         qc_layer_prefix(c, 0, err);
     else
         set_size(c, size);
+    qc_bitmaps_after_resize(c, old, false);
     return ret;
 }
 
@@ -244,11 +248,14 @@ int qc_chain_snapshot_apply(qchain *c, const char *key, qchain_error *err)
     if (ret != 0)
         return ret;
     size = c->size;
-    ret = c->tip->ops->snapshot_apply(c->tip->img, key, err);
-    if (ret != 0)
-        qc_layer_prefix(c, 0, err);
-    set_size(c, c->tip->img->virtual_size); /* the disk has the size it had */
-    qc_tip_note_write(c, 0, qc_max64(size, c->size));
+    ret = qc_bitmaps_before_resize(c, UINT64_MAX, err);
+    if (ret == 0) {
+        ret = c->tip->ops->snapshot_apply(c->tip->img, key, err);
+        if (ret != 0)
+            qc_layer_prefix(c, 0, err);
+        set_size(c, c->tip->img->virtual_size); /* the disk has the size it had */
+        qc_bitmaps_after_resize(c, size, ret != QCHAIN_E_NOTFOUND && ret != QCHAIN_E_UNSUPPORTED);
+    }
     qc_tip_not_alone(c);
     return ret;
 }

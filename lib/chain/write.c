@@ -117,6 +117,8 @@ int qc_tip_begin_write(qchain *c, uint64_t end, unsigned *token, qchain_error *e
         return ret;
     qc_admission_enter(&c->tip->admission);
     ret = check_end(c, end, err);
+    if (ret == 0 && !qc_tip_is_marked(c->tip))
+        ret = qc_bitmaps_mark(c, err);
     if (ret == 0)
         *token = qc_epoch_enter(c->tip->requests);
     else

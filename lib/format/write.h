@@ -10,6 +10,7 @@
 #ifndef QC_FORMAT_WRITE_H
 #define QC_FORMAT_WRITE_H
 
+#include "format/bitmap.h"
 #include "format/format.h"
 
 struct qc_encoder;
@@ -108,6 +109,23 @@ struct qc_write_ops {
     int (*snapshot_delete)(struct qc_image *img, const char *key, qchain_error *err);
     /* The guest address at which the VM state begins; locate, place and alloc work there, too. */
     int (*vmstate_base)(struct qc_image *img, uint64_t *offset, qchain_error *err);
+
+    /* Persistent dirty bitmaps; NULL slots: none. The first two also of an image that is open for reading. */
+    /* Append those that the file has, and that are not known to be out of date, not loaded; set out->disk. */
+    int (*bitmaps_list)(struct qc_image *img, struct qc_bitmap_list *out, qchain_error *err);
+    /* Load the bits of one. CORRUPT if what is loaded of the list is more than the file can hold. */
+    int (*bitmap_load)(struct qc_image *img, struct qc_bitmap_list *list, struct qc_bitmap *b,
+                       qchain_error *err);
+    /* Could a bitmap of this granularity, for a disk of this size, be stored besides those of the list? more: bytes
+     * of its name; 0: it is one of them. UNSUPPORTED, LIMIT. */
+    int (*bitmap_fits)(struct qc_image *img, const struct qc_bitmap_list *list, uint32_t granularity_bits,
+                       uint64_t disk, size_t more, qchain_error *err);
+    /* Let the file say, durably, that bitmaps are in use: those of the list that are marked, or all, and all that
+     * are not in the list any more. */
+    int (*bitmaps_mark)(struct qc_image *img, const struct qc_bitmap_list *list, bool all, qchain_error *err);
+    /* Store the list in place of what the file has, durably; what has changed is loaded. At every instant the file
+     * has the old ones or the new. Nobody writes. NOSPACE leaves the old. */
+    int (*bitmaps_store)(struct qc_image *img, struct qc_bitmap_list *list, qchain_error *err);
 };
 
 #endif

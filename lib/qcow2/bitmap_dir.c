@@ -19,9 +19,6 @@
 #include "util/bytes.h"
 #include "util/error.h"
 
-#define MAX_TABLE (1u << 27)
-#define MAX_BYTES (UINT64_C(512) << 20)
-
 int qc2_bitmap_dir_check(const struct qc2_header *h, uint64_t file_size, qchain_error *err)
 {
     uint64_t end;
@@ -62,7 +59,7 @@ static int check_table(const struct qc2_bitmap *b, const struct qc2_header *h, u
                      "must be aligned to a cluster and not 0");
     if (b->table_size == 0)
         return fault(err, QCHAIN_E_CORRUPT, number, "table_size", 0, "must be at least 1");
-    if (b->table_size > MAX_TABLE || bytes > MAX_BYTES)
+    if (b->table_size > QC2_BITMAP_MAX_TABLE || bytes > QC2_BITMAP_MAX_BYTES)
         return fault(err, QCHAIN_E_LIMIT, number, "table_size", b->table_size,
                      "at most 2^27 entries and 512 MiB");
     if (!qc_add_ok(b->table_offset, UINT64_C(8) * b->table_size, &end) || end > file_size)

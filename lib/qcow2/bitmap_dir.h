@@ -12,6 +12,8 @@
 #define QC2_BITMAP_FIXED 24u
 #define QC2_BITMAP_MAX_NAME 1023u
 #define QC2_BITMAP_MAX_DIR (UINT64_C(64) << 20)
+#define QC2_BITMAP_MAX_TABLE (1u << 27)            /* entries */
+#define QC2_BITMAP_MAX_BYTES (UINT64_C(512) << 20) /* of clusters of bits */
 
 enum qc2_bitmap_flags {
     QC2_BITMAP_IN_USE = 0x1,

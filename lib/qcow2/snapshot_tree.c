@@ -10,7 +10,7 @@
 #include "util/alloc.h"
 #include "util/error.h"
 
-#define PIECE (1u << 20)
+#define PIECE (256u << 10) /* stays in the processor's cache */
 #define RAW_COPIED (__builtin_bswap64(QC2_COPIED))
 
 /* A walk over the L2 tables; those that lie side by side are read together. */
@@ -23,11 +23,13 @@ struct walk {
     table_fn           fn;
     uint64_t          *buf;
     uint64_t           stride;  /* 64-bit words per entry */
+    uint32_t           slot;    /* of the table at hand */
     bool               changed; /* fn: the table is to be written back */
     /* counting */
     int                delta;
-    uint64_t           host, length; /* clusters side by side, not counted yet */
     uint64_t           calls, max_calls;
+    uint64_t           any;     /* all words of a table, or'ed */
+    uint64_t          *marked;
     /* regaining */
     struct qc2_peek   *peek;
 };
@@ -96,6 +98,7 @@ static int walk_piece(struct walk *k, uint64_t table, uint32_t n, qchain_error *
 
         k->changed = false;
         rc = k->fn(k, raw, table + i * cluster, err);
+        k->slot++;
         if (rc < 0 || !k->changed)
             continue;
         rc = qc2_overlap_check(k->w, table + i * cluster, cluster, QC2_REGION_L2, err);
@@ -121,6 +124,7 @@ static int walk_tree(struct walk *k, const struct qc2_tree *t, qchain_error *err
         if ((t->l1[i] & QC2_OFFSET_MASK) == 0)
             continue;
         n = side_by_side(k, t, i);
+        k->slot = i;
         rc = walk_piece(k, t->l1[i] & QC2_OFFSET_MASK, n, err);
         if (rc == 0 && qc2_meta_dirty_bytes(k->w) > k->w->dirty_limit)
             rc = qc2_flush_locked(k->w, err);
@@ -145,14 +149,6 @@ static int count_range(struct walk *k, uint64_t host, uint64_t length, bool whol
     return rc;
 }
 
-static int count_pending(struct walk *k, qchain_error *err)
-{
-    uint64_t length = k->length;
-
-    k->length = 0;
-    return length > 0 ? count_range(k, k->host, length, true, err) : QCHAIN_OK;
-}
-
 static int check_host(const struct walk *k, uint64_t host, uint64_t table, qchain_error *err)
 {
     if ((host & ((UINT64_C(1) << k->g.cluster_bits) - 1)) == 0)
@@ -164,46 +160,55 @@ static int check_host(const struct walk *k, uint64_t host, uint64_t table, qchai
 static int count_stream(struct walk *k, uint64_t word, qchain_error *err)
 {
     uint64_t host, length;
-    int rc = count_pending(k, err);
 
-    if (rc != 0)
-        return rc;
     qc2_entry_stream(&k->g, word, &host, &length);
     return count_range(k, host, length, false, err);
 }
 
-static int count_table(struct walk *k, uint64_t *raw, uint64_t table, qchain_error *err)
+/* Count the clusters that entries from raw[i] on refer to, as far as they lie side by side; *i: behind them. */
+static int count_side_by_side(struct walk *k, const uint64_t *raw, uint64_t n, uint64_t *i, uint64_t table,
+                              qchain_error *err)
 {
-    uint64_t cluster = UINT64_C(1) << k->g.cluster_bits;
-    int rc = count_range(k, table, cluster, true, err);
+    uint64_t cluster = UINT64_C(1) << k->g.cluster_bits, at = *i;
+    uint64_t host = __builtin_bswap64(raw[at]) & QC2_OFFSET_MASK, next = host;
+    int rc = check_host(k, host, table, err);
 
-    for (uint64_t i = 0; i < cluster / 8 && rc == 0; i += k->stride) {
-        uint64_t word, host;
-
-        if (raw[i] == 0)
-            continue;
-        word = __builtin_bswap64(raw[i]);
-        host = word & QC2_OFFSET_MASK;
-        if (word & QC2_COMPRESSED) {
-            rc = count_stream(k, word, err);
-        } else if (host != 0) {
-            rc = check_host(k, host, table, err);
-            if (rc == 0 && k->length > 0 && k->host + k->length == host) {
-                k->length += cluster;
-                continue;
-            }
-            if (rc == 0)
-                rc = count_pending(k, err);
-            k->host = host;
-            k->length = cluster;
-        }
+    for (; at < n && (__builtin_bswap64(raw[at]) & (QC2_OFFSET_MASK | QC2_COMPRESSED)) == next; at += k->stride) {
+        next += cluster;
+        k->any |= raw[at];
     }
-    return rc != 0 ? rc : count_pending(k, err);
+    *i = at;
+    return rc != 0 ? rc : count_range(k, host, next - host, true, err);
 }
 
-int qc2_tree_count(struct qc2_writer *w, const struct qc2_tree *t, int delta, qchain_error *err)
+static int count_table(struct walk *k, uint64_t *raw, uint64_t table, qchain_error *err)
 {
-    struct walk k = {.w = w, .fn = count_table, .delta = delta, .max_calls = UINT64_MAX};
+    uint64_t n = (UINT64_C(1) << k->g.cluster_bits) / 8, i = 0;
+    int rc = count_range(k, table, n * 8, true, err);
+
+    k->any = 0;
+    while (i < n && rc == 0) {
+        uint64_t word = __builtin_bswap64(raw[i]);
+
+        if (word & QC2_COMPRESSED) {
+            k->any |= raw[i];
+            rc = count_stream(k, word, err);
+            i += k->stride;
+        } else if (word & QC2_OFFSET_MASK) {
+            rc = count_side_by_side(k, raw, n, &i, table, err);
+        } else {
+            i += k->stride;
+        }
+    }
+    if (k->marked && (k->any & RAW_COPIED))
+        k->marked[k->slot] = table;
+    return rc;
+}
+
+int qc2_tree_count(struct qc2_writer *w, const struct qc2_tree *t, int delta, uint64_t *marked,
+                   qchain_error *err)
+{
+    struct walk k = {.w = w, .fn = count_table, .delta = delta, .max_calls = UINT64_MAX, .marked = marked};
     int rc = check_tree(w, t, err);
 
     if (rc < 0)

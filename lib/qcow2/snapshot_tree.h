@@ -16,8 +16,10 @@ struct qc2_tree {
 };
 
 /* Count all L2 tables and clusters +1 or -1. If +1 fails all counts are as they were; if -1 fails, some are too
- * high. CORRUPT if a table is not sound. */
-int qc2_tree_count(struct qc2_writer *w, const struct qc2_tree *t, int delta, qchain_error *err);
+ * high. CORRUPT if a table is not sound. marked: NULL, or t->n zeros; receives the tables that have COPIED
+ * somewhere. */
+int qc2_tree_count(struct qc2_writer *w, const struct qc2_tree *t, int delta, uint64_t *marked,
+                   qchain_error *err);
 
 /* Nothing in the tables is the image's alone any more: clear COPIED in them. */
 int qc2_tree_share(struct qc2_writer *w, const struct qc2_tree *t, qchain_error *err);

@@ -99,9 +99,9 @@ static int end(struct qc2_writer *w, struct qc2_snapshots *t, int rc, qchain_err
 /* ---- create ---- */
 
 /* The disk's own table and tables: nothing is its alone. */
-static int share_active(struct qc2_writer *w, const struct qc2_tree *active, qchain_error *err)
+static int share_active(struct qc2_writer *w, const struct qc2_tree *marked, qchain_error *err)
 {
-    int rc = qc2_tree_share(w, active, err);
+    int rc = qc2_tree_share(w, marked, err);
 
     for (uint32_t i = 0; i < w->l1_size && rc == 0; i++)
         if (w->l1[i] & QC2_COPIED)
@@ -111,7 +111,7 @@ static int share_active(struct qc2_writer *w, const struct qc2_tree *active, qch
 
 /* All is counted: the copy of the L1 table and the new snapshot table, and the header. */
 static int enter(struct qc2_writer *w, struct qc2_snapshots *t, const struct qc_snapshot_new *s,
-                 const struct qc2_tree *active, qchain_error *err)
+                 const struct qc2_tree *marked, qchain_error *err)
 {
     static const uint64_t none;
     uint32_t n = w->l1_size > 0 ? w->l1_size : 1;
@@ -132,7 +132,7 @@ static int enter(struct qc2_writer *w, struct qc2_snapshots *t, const struct qc_
         drop_l1(w, l1, n, QC2_REGION_SNAPSHOT_L1);
         return rc;
     }
-    rc = share_active(w, active, err);
+    rc = share_active(w, marked, err);
     if (rc == 0)
         rc = qc2_flush_locked(w, err);
     if (rc == 0)
@@ -146,19 +146,22 @@ static int enter(struct qc2_writer *w, struct qc2_snapshots *t, const struct qc_
 static int create(struct qc2_writer *w, struct qc2_snapshots *t, const struct qc_snapshot_new *s,
                   qchain_error *err)
 {
-    struct qc2_tree active = {w->l1, w->l1_size};
+    struct qc2_tree active = {w->l1, w->l1_size}, of_marked = {NULL, w->l1_size};
+    uint64_t *marked;
     int rc;
 
     if (t->n >= QC2_MAX_SNAPSHOTS)
         return qc_fail(err, QCHAIN_E_LIMIT, "the image has %" PRIu32 " snapshots: no more are possible", t->n);
     if (w->q->header.refcount_order == 0)
         return qc_fail(err, QCHAIN_E_LIMIT, "refcounts of 1 bit: no cluster can belong to a snapshot, too");
-    rc = qc2_tree_count(w, &active, 1, err);
-    if (rc < 0)
-        return rc;
-    rc = enter(w, t, s, &active, err);
-    if (rc < 0 && !atomic_load(&w->stopped))
-        qc2_tree_count(w, &active, -1, NULL);
+    of_marked.l1 = marked = qc_calloc(w->l1_size + 1, sizeof(*marked));
+    rc = marked ? qc2_tree_count(w, &active, 1, marked, err) : qc_fail_nomem(err);
+    if (rc == 0) {
+        rc = enter(w, t, s, &of_marked, err);
+        if (rc < 0 && !atomic_load(&w->stopped))
+            qc2_tree_count(w, &active, -1, NULL, NULL);
+    }
+    qc_free(marked);
     return rc;
 }
 
@@ -262,7 +265,7 @@ static int switch_disk(struct qc2_writer *w, uint64_t *l1, uint64_t *dirty, uint
     drop_l1(w, old_host, old_tree.n, QC2_REGION_L1);
     rc = note_tables(w, l1, n, true, err);
     if (rc == 0)
-        rc = qc2_tree_count(w, &old_tree, -1, err);
+        rc = qc2_tree_count(w, &old_tree, -1, NULL, err);
     qc_free(old);
     return rc;
 }
@@ -270,20 +273,23 @@ static int switch_disk(struct qc2_writer *w, uint64_t *l1, uint64_t *dirty, uint
 /* The snapshot's tables belong to the disk as well, from now on; a copy of its L1 table lies at *host. */
 static int take_over(struct qc2_writer *w, const struct qc2_tree *t, uint64_t *host, qchain_error *err)
 {
-    int rc = qc2_tree_count(w, t, 1, err);
+    uint64_t *marked = qc_calloc(t->n + 1, sizeof(*marked));
+    int rc = marked ? qc2_tree_count(w, t, 1, marked, err) : qc_fail_nomem(err);
 
-    if (rc < 0)
-        return rc;
-    rc = qc2_flush_locked(w, err);
-    if (rc == 0)
-        rc = qc2_tree_share(w, t, err);
-    if (rc == 0)
-        rc = write_l1(w, t->l1, t->n, QC2_REGION_L1, host, err);
     if (rc < 0) {
-        if (!atomic_load(&w->stopped))
-            qc2_tree_count(w, t, -1, NULL);
+        qc_free(marked);
         return rc;
     }
+    rc = qc2_flush_locked(w, err);
+    if (rc == 0) /* there should be none */
+        rc = qc2_tree_share(w, &(struct qc2_tree){marked, t->n}, err);
+    if (rc == 0)
+        rc = write_l1(w, t->l1, t->n, QC2_REGION_L1, host, err);
+    if (rc < 0 && !atomic_load(&w->stopped))
+        qc2_tree_count(w, t, -1, NULL, NULL);
+    qc_free(marked);
+    if (rc < 0)
+        return rc;
     rc = qc2_flush_locked(w, err);
     if (rc < 0)
         atomic_store(&w->stopped, true);
@@ -372,7 +378,7 @@ static int delete(struct qc2_writer *w, struct qc2_snapshots *table, const char 
     rc = switch_without(w, table, err);
     if (rc == 0) {
         drop_l1(w, l1_offset, t.n, QC2_REGION_SNAPSHOT_L1);
-        rc = qc2_tree_count(w, &t, -1, err);
+        rc = qc2_tree_count(w, &t, -1, NULL, err);
     }
     if (rc == 0)
         rc = qc2_flush_locked(w, err);

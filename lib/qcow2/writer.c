@@ -3,7 +3,7 @@
 
 #include <inttypes.h>
 
-#include "qcow2/table_walk.h"
+#include "qcow2/bitmap_store.h"
 #include "qcow2/writer_int.h"
 #include "util/alloc.h"
 #include "util/bytes.h"
@@ -51,23 +51,19 @@ static int check_stores(const struct qc2_writer *w, qchain_error *err)
                : qc_fail(err, QCHAIN_E_READONLY, "%s: not open for writing", s->name);
 }
 
-static int find_auto(void *data, const struct qc2_bitmap *b, const char *name, qchain_error *err)
+/* What somebody who knows no bitmaps has changed is not what they tell of: the spec says so by a bit, without which
+ * they are no more than clusters that leaked. */
+static void forget_stale_bitmaps(struct qc2_image *q)
 {
-    (void)name;
-    (void)err;
-    *(bool *)data |= b->flags & QC2_BITMAP_AUTO;
-    return QCHAIN_OK;
-}
+    struct qc2_header *h = &q->header;
 
-/* Nobody tracks writes in bitmaps yet: where one should follow the disk ("auto"), the image must not say that
- * they are right any more. Others stay as they are. */
-static int bitmaps_stay_right(struct qc2_image *q, bool *right, qchain_error *err)
-{
-    bool found = false;
-    int rc = q->header.has_bitmaps ? qc2_each_bitmap(q, find_auto, &found, err) : QCHAIN_OK;
-
-    *right = q->header.has_bitmaps && !found;
-    return rc;
+    if (h->has_bitmaps && !(h->autoclear & QC2_AUTOCLEAR_BITMAPS)) {
+        qc_log(q->log, QCHAIN_LOG_WARN, "qcow2", "%s: a program without support for bitmaps changed the image: "
+               "its bitmaps are lost", q->base.store->name);
+        h->has_bitmaps = false;
+        h->n_bitmaps = 0;
+        h->bitmap_dir_offset = h->bitmap_dir_size = 0;
+    }
 }
 
 /* Before the first write: features that say of the image what it will not be any more. */
@@ -75,14 +71,8 @@ static int clear_features(struct qc2_writer *w, qchain_error *err)
 {
     struct qc2_header *h = &w->q->header;
     uint64_t keep = h->autoclear & (QC2_AUTOCLEAR_BITMAPS | QC2_AUTOCLEAR_DATA_FILE_RAW);
-    bool right = true;
-    int rc = QCHAIN_OK;
 
-    if (keep & QC2_AUTOCLEAR_BITMAPS)
-        rc = bitmaps_stay_right(w->q, &right, err);
-    if (rc < 0)
-        return rc;
-    if (!right)
+    if (!h->has_bitmaps)
         keep &= ~(uint64_t)QC2_AUTOCLEAR_BITMAPS;
     if (keep == h->autoclear)
         return QCHAIN_OK;
@@ -95,6 +85,7 @@ static int load(struct qc2_writer *w, const struct qc_write_opts *opts, qchain_e
     uint64_t cache = opts->cache_bytes ? opts->cache_bytes : CACHE_BYTES;
     int rc = qc2_meta_create(w, cache, err);
 
+    forget_stale_bitmaps(w->q);
     w->dirty_limit = qc_min64(cache / 2, DIRTY_BYTES);
     if (rc == 0)
         rc = qc2_freed_create(w, err);
@@ -233,4 +224,9 @@ const struct qc_write_ops qc2_write_ops = {
     .snapshot_apply = qc2_snapshot_apply,
     .snapshot_delete = qc2_snapshot_delete,
     .vmstate_base = qc2_vmstate_base,
+    .bitmaps_list = qc2_bitmaps_list,
+    .bitmap_load = qc2_bitmap_load,
+    .bitmap_fits = qc2_bitmap_fits,
+    .bitmaps_mark = qc2_bitmaps_mark,
+    .bitmaps_store = qc2_bitmaps_store,
 };

@@ -8,15 +8,14 @@
 
 #define CAP (UINT64_C(64) << 20)
 
-struct rec_store *rec_create(uint64_t size)
+struct rec_store *rec_create(uint64_t room)
 {
     struct rec_store *r = calloc(1, sizeof(*r));
 
     if (!r)
         return NULL;
-    r->cap = CAP;
-    r->bytes = calloc(1, CAP);
-    r->size = size;
+    r->cap = room ? room : CAP;
+    r->bytes = calloc(1, r->cap);
     r->fail_code = QCHAIN_E_IO;
     pthread_mutex_init(&r->lock, NULL);
     return r;

@@ -31,7 +31,8 @@ struct rec_store {
     bool            fail_writes_only;   /* only those are counted as calls */
 };
 
-struct rec_store *rec_create(uint64_t size);
+/* Empty; it may grow to `room` bytes, 0: 64 MiB. */
+struct rec_store *rec_create(uint64_t room);
 void rec_destroy(struct rec_store *r);
 /* Forget what was noted, and counted. */
 void rec_reset(struct rec_store *r);

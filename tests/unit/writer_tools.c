@@ -105,6 +105,8 @@ static int table_of(struct subject *s, uint32_t slot, uint64_t *table, qchain_er
     bool zeroed;
     int rc;
 
+    if (slot >= s->w->l1_size)
+        return qc_fail(err, QCHAIN_E_RANGE, "past the end of the disk");
     *table = s->w->l1[slot] & QC2_OFFSET_MASK;
     if (*table != 0)
         return 0;

@@ -399,7 +399,7 @@ static void test_hostile(void **state)
 
     (void)state;
     for (unsigned i = 0; i < 3000; i++) {
-        struct rec_store *r = rec_create(0);
+        struct rec_store *r = rec_create(2 * MIB);
         struct subject s;
         qchain_error err;
 

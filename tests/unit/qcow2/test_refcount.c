@@ -17,7 +17,7 @@
 
 static struct rec_store *open_new(struct subject *s, uint32_t version, unsigned cluster_bits, unsigned order)
 {
-    struct rec_store *r = rec_create(0);
+    struct rec_store *r = rec_create(32 * MIB);
 
     image_make(r, version, cluster_bits, order, MIB);
     assert_int_equal(subject_open(s, r, NULL, NULL), 0);

@@ -352,7 +352,7 @@ static void valid(const struct rec_store *r, const char *when, uint64_t k)
 static void fail_at(uint64_t k, uint64_t n, int code, unsigned order, bool discard)
 {
     struct qc_write_opts opts = {.discard = discard};
-    struct rec_store *r = rec_create(0);
+    struct rec_store *r = rec_create(4 * MIB);
     struct subject s;
     unsigned done;
     bool stopped;

@@ -36,7 +36,7 @@ static int one_step(struct subject *s, uint64_t x)
 static bool run(int k, unsigned order)
 {
     struct qc_write_opts opts = {.cache_bytes = 16 * 512, .discard = k % 2};
-    struct rec_store *r = rec_create(0);
+    struct rec_store *r = rec_create(4 * MIB);
     struct verdict v;
     struct subject s;
     uint64_t seed = 5;
