@@ -149,7 +149,8 @@ static void complain(struct tool *t, const struct bitmap_args *a, const struct a
                      qchain *c, int r)
 {
     const char *name = action_names[action->what - OPT_ADD], *missing = a->bitmap;
-    bool one_bit = (a->granularity & (a->granularity - 1)) == 0;
+    uint64_t g = a->granularity;
+    bool odd = g && ((g & (g - 1)) != 0 || g < 512 || g > UINT64_C(1) << 31);
 
     if (action->what == OPT_MERGE && has_bitmap(c, a->bitmap))
         missing = action->merge;
@@ -159,7 +160,7 @@ static void complain(struct tool *t, const struct bitmap_args *a, const struct a
     else if (action->what == OPT_ADD && !*a->bitmap)
         tool_complain(t, "Operation %s on bitmap %s failed: Bitmap name cannot be empty", name,
                       a->bitmap);
-    else if (action->what == OPT_ADD && a->granularity && (!one_bit || a->granularity < 512))
+    else if (action->what == OPT_ADD && odd)
         tool_complain(t,
                       "Operation %s on bitmap %s failed: Granularity must be power of 2 and at least "
                       "512",

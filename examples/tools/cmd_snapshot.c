@@ -76,8 +76,12 @@ static int create_errno(const struct tool *t, int r)
 
 static int create(struct tool *t, const struct snapshot_args *a, qchain *c)
 {
-    int r = qchain_snapshot_create(c, a->name, NULL, t->err), number;
+    qchain_snapshot_opts o;
+    int r, number;
 
+    qchain_snapshot_opts_init(&o, sizeof(o));
+    o.icount = 0; /* as qemu-img, not "none" */
+    r = qchain_snapshot_create(c, a->name, &o, t->err);
     if (r == 0)
         return 0;
     number = create_errno(t, r);

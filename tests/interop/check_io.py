@@ -74,7 +74,7 @@ def make_images(cwd):
     make(cwd, "empty.qcow2", "0")
     make(cwd, "r.raw", "1000000", fmt="raw")
     fill(cwd, "r.raw", "write -P 7 4k 100k", fmt="raw")
-    make(cwd, "on-raw.qcow2", "2M", backing=("r.raw", "raw"))
+    make(cwd, "on-raw.qcow2", "960k", backing=("r.raw", "raw"))
     with open(os.path.join(cwd, "pattern"), "wb") as f:
         f.write(b"abc!9 z")
     with open(os.path.join(cwd, "magic"), "wb") as f:
@@ -272,7 +272,7 @@ def random_plain(rng, offset, length, zeroes):
 def random_script(rng, images):
     name = rng.choice(sorted(images))
     size = {"a.qcow2": 1 << 20, "r.raw": 1000448, "v2.qcow2": 3 << 20, "ext.qcow2": 2 << 20,
-            "data.qcow2": 3 << 20, "top.qcow2": 3 << 20, "on-raw.qcow2": 2 << 20}[name]
+            "data.qcow2": 3 << 20, "top.qcow2": 3 << 20, "on-raw.qcow2": 960 << 10}[name]
     commands = []
     zeroes = rng.random() < 0.7
     fresh = list(range(size // 65536)) if name == "on-raw.qcow2" else []

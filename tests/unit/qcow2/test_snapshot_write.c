@@ -428,7 +428,7 @@ static int sequence(struct rig *r, qchain_error *err)
         if (rc == 0 && i == 4)
             rc = qc2_snapshot_delete(r->img, "x", err);
         if (rc == 0 && i == 4)
-            rc = qc2_resize(r->img, 9 << 20, err);
+            rc = qc2_resize(r->img, 9 << 20, 0, err);
     }
     free(buf);
     return rc;
