@@ -65,6 +65,15 @@ def check_store(runner, home, want):
     lib.same_bytes("03-store", got, want, 0)
 
 
+def check_write(runner, home, want):
+    runner.run([os.path.join(home, "07-write"), "packed.qcow2", "made.qcow2"])
+    runner.run(["qemu-img", "check", "made.qcow2"])
+    for where, first in (([], bytes(4096)), (["-l", "before"], b"x" * 4096)):
+        runner.run(["qemu-img", "convert", "-O", "raw", *where, "made.qcow2", "made.raw"])
+        with open(os.path.join(runner.cwd, "made.raw"), "rb") as f:
+            lib.same_bytes("07-write", f.read(), first + want[4096:], 0)
+
+
 def check_count(runner, home, want):
     """04 and 05 count the bytes that are not zero, with as many threads as there may be."""
     nonzero = len(want) - want.count(0)
@@ -114,7 +123,7 @@ def main():
     lib.need("qemu-img", "qemu-io", os.path.join(home, "01-read"))
     directory = tempfile.mkdtemp(prefix="qchain-examples-")
     runner = lib.Runner(directory)
-    checks = (check_read, check_map, check_store, check_count, check_timer, check_errors)
+    checks = (check_read, check_map, check_store, check_write, check_count, check_timer, check_errors)
     failed = 0
     try:
         want = make_images(runner)
