@@ -1,23 +1,27 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * qchain-write.h - the writable top layer of a chain: making images, writing, snapshots, dirty bitmaps, checking
- * and mending. Included by <qchain.h>, whose rules on errors, option structs, threads and units hold here.
+ * qchain-write.h - the writable top layer of a chain: making images, writing, snapshots, dirty
+ * bitmaps, checking and mending. Included by <qchain.h>, whose rules on errors, option structs,
+ * threads and units hold here.
  *
- * Opening with QCHAIN_OPEN_WRITE opens the top layer for writing and the others for reading. Only the top is ever
- * written. It is locked as QEMU locks it: others may not write, and QEMU may not read it without -U.
+ * Opening with QCHAIN_OPEN_WRITE opens the top layer for writing and the others for reading. Only
+ * the top is ever written. It is locked as QEMU locks it: others may not write, and QEMU may not
+ * read it without -U.
  *
- * What a crash leaves. After a process that writes is killed at any instruction, or a machine loses power, the image
- * is valid: what a flush had reported is there, what was written later is there or not, sector by sector, and at
- * worst clusters are counted that nobody uses (qchain_check finds and mends these leaks). With QCHAIN_OPEN_UNSAFE
- * this holds for the process that is killed after a flush, and not for the machine.
+ * What a crash leaves. After a process that writes is killed at any instruction, or a machine loses
+ * power, the image is valid: what a flush had reported is there, what was written later is there or
+ * not, sector by sector, and at worst clusters are counted that nobody uses (qchain_check finds and
+ * mends these leaks). With QCHAIN_OPEN_UNSAFE this holds for the process that is killed after a
+ * flush, and not for the machine.
  *
- * When writing fails. NOSPACE: the image is as it was, but for what the failing call may have written of its own
- * range; make room and go on. IO: the same, if the medium works again. After a flush that failed it is not known
- * what is on the medium: every later write and flush fails READONLY. CORRUPT: damage was met where something would
- * have been destroyed; the image is marked corrupt, and only qchain_check may write to it.
+ * When writing fails. NOSPACE: the image is as it was, but for what the failing call may have
+ * written of its own range; make room and go on. IO: the same, if the medium works again. After a
+ * flush that failed it is not known what is on the medium: every later write and flush fails
+ * READONLY. CORRUPT: damage was met where something would have been destroyed; the image is marked
+ * corrupt, and only qchain_check may write to it.
  *
- * Close. qchain_close writes everything out as qchain_finish does, but cannot tell if that fails: call
- * qchain_finish, or qchain_flush, first.
+ * Close. qchain_close writes everything out as qchain_finish does, but cannot tell if that fails:
+ * call qchain_finish, or qchain_flush, first.
  */
 #ifndef QCHAIN_WRITE_H
 #define QCHAIN_WRITE_H
@@ -35,49 +39,53 @@ enum qchain_write_flags {
     QCHAIN_WRITE_UNMAP = 0x2  /* write_zeroes: the space need not be kept                     */
 };
 
-/* Write length bytes at offset: all or an error (then parts of the range may be written). The range must lie within
- * the disk. flags: QCHAIN_WRITE_FUA. Blocks. Any number of threads; of two writes to the same bytes at once either
- * may win, sector by sector. Errors: RANGE, READONLY, NOSPACE, IO, CORRUPT, LIMIT, NOMEM. Since 0.1. */
+/* Write length bytes at offset: all or an error (then parts of the range may be written). The range
+ * must lie within the disk. flags: QCHAIN_WRITE_FUA. Blocks. Any number of threads; of two writes
+ * to the same bytes at once either may win, sector by sector. Errors: RANGE, READONLY, NOSPACE, IO,
+ * CORRUPT, LIMIT, NOMEM. Since 0.1. */
 QCHAIN_API int qchain_write(qchain *c, const void *buf, size_t length, uint64_t offset, uint32_t flags,
                             qchain_error *err);
 /* The same from n_iov pieces, at most 1024, laid out as struct iovec. Since 0.1. */
 QCHAIN_API int qchain_writev(qchain *c, const struct qchain_iov *iov, uint32_t n_iov, uint64_t offset,
                              uint32_t flags, qchain_error *err);
-/* Make a range read as zeros, where possible without writing data. flags: QCHAIN_WRITE_*. Since 0.1. */
+/* Make a range read as zeros, where possible without writing data. flags: QCHAIN_WRITE_*. Since
+ * 0.1. */
 QCHAIN_API int qchain_write_zeroes(qchain *c, uint64_t length, uint64_t offset, uint32_t flags, qchain_error *err);
-/* Say that a range is not needed any more. Whole clusters are given up: they read as zeros afterwards (of version 2
- * over a backing file they are left alone), the rest of the range is left as it is. With QCHAIN_OPEN_DISCARD their
- * space goes back to the file system. flags must be 0. Since 0.1. */
+/* Say that a range is not needed any more. Whole clusters are given up: they read as zeros
+ * afterwards (of version 2 over a backing file they are left alone), the rest of the range is left
+ * as it is. With QCHAIN_OPEN_DISCARD their space goes back to the file system. flags must be 0.
+ * Since 0.1. */
 QCHAIN_API int qchain_discard(qchain *c, uint64_t length, uint64_t offset, uint32_t flags, qchain_error *err);
-/* Write whole clusters compressed (the last one of the disk may be shorter); what does not become smaller is
- * written as it is. offset must be a multiple of the cluster size, and length too or end with the disk. Several
- * threads compress. Errors: also UNSUPPORTED (raw, external data file). Since 0.1. */
+/* Write whole clusters compressed (the last one of the disk may be shorter); what does not become
+ * smaller is written as it is. offset must be a multiple of the cluster size, and length too or end
+ * with the disk. Several threads compress. Errors: also UNSUPPORTED (raw, external data file).
+ * Since 0.1. */
 QCHAIN_API int qchain_write_compressed(qchain *c, const void *buf, size_t length, uint64_t offset, uint32_t flags,
                                        qchain_error *err);
 /* Make durable what was written before. Nothing to do, no system call. Since 0.1. */
 QCHAIN_API int qchain_flush(qchain *c, qchain_error *err);
-/* End writing: flush, store dirty bitmaps, mark the image clean. Nothing else may be under way; afterwards the
- * chain can only be closed. Since 0.1. */
+/* End writing: flush, store dirty bitmaps, mark the image clean. Nothing else may be under way;
+ * afterwards the chain can only be closed. Since 0.1. */
 QCHAIN_API int qchain_finish(qchain *c, qchain_error *err);
 
 enum qchain_resize_flags {
     QCHAIN_RESIZE_SHRINK = 0x1 /* it may become smaller; what lay beyond is lost              */
 };
 
-/* Change the disk's size, a multiple of 512. What is added reads as zeros, also where a backing file is longer.
- * Waits for what is under way, and holds what comes meanwhile. Errors: INVAL (smaller, without the flag),
- * UNSUPPORTED (a smaller disk with internal snapshots of other sizes in version 2), LIMIT, NOSPACE, IO, BUSY
- * (dirty bitmaps that cannot follow). Since 0.1. */
+/* Change the disk's size, a multiple of 512. What is added reads as zeros, also where a backing
+ * file is longer. Waits for what is under way, and holds what comes meanwhile. Errors: INVAL
+ * (smaller, without the flag), UNSUPPORTED (a smaller disk with internal snapshots of other sizes
+ * in version 2), LIMIT, NOSPACE, IO, BUSY (dirty bitmaps that cannot follow). Since 0.1. */
 QCHAIN_API int qchain_resize(qchain *c, uint64_t size, uint32_t flags, qchain_error *err);
 
-/* Hold all writing: wait for what is under way, then flush; what comes is held until qchain_resume. Reads go on.
- * Calls nest. qchain_close while drained is fine. Since 0.1. */
+/* Hold all writing: wait for what is under way, then flush; what comes is held until qchain_resume.
+ * Reads go on. Calls nest. qchain_close while drained is fine. Since 0.1. */
 QCHAIN_API int qchain_drain(qchain *c, qchain_error *err);
 QCHAIN_API void qchain_resume(qchain *c);
 
-/* The same through a queue, completing in any order; see "queues" in <qchain.h>. flags: QCHAIN_REQUEST_*. What a
- * queue has accepted is under way until it is reaped: a thread that drains, resizes, or works on snapshots reaps
- * its own queues first. Since 0.1. */
+/* The same through a queue, completing in any order; see "queues" in <qchain.h>. flags:
+ * QCHAIN_REQUEST_*. What a queue has accepted is under way until it is reaped: a thread that
+ * drains, resizes, or works on snapshots reaps its own queues first. Since 0.1. */
 QCHAIN_API int qchain_queue_writev(qchain_queue *q, const struct qchain_iov *iov, uint32_t n_iov, uint64_t offset,
                                    uint32_t flags, void *user, qchain_error *err);
 QCHAIN_API int qchain_queue_write_zeroes(qchain_queue *q, uint64_t length, uint64_t offset, uint32_t flags,
@@ -121,10 +129,11 @@ typedef struct qchain_create_opts {
 
 /* Fill o with defaults; size is sizeof(qchain_create_opts). Since 0.1. */
 QCHAIN_API void qchain_create_opts_init(qchain_create_opts *o, size_t size);
-/* Make an image called name, atomically: it is there whole and durable, or not at all. A file that exists is
- * replaced. Block devices are written in place. The backing file is opened (by the policy) to see that it is there,
- * and for its size. Errors: INVAL (options that do not fit together; the message says which), UNSUPPORTED
- * (encryption), NOTFOUND, ACCESS, NOSPACE, IO. Since 0.1. */
+/* Make an image called name, atomically: it is there whole and durable, or not at all. A file that
+ * exists is replaced. Block devices are written in place. The backing file is opened (by the
+ * policy) to see that it is there, and for its size. Errors: INVAL (options that do not fit
+ * together; the message says which), UNSUPPORTED (encryption), NOTFOUND, ACCESS, NOSPACE, IO. Since
+ * 0.1. */
 QCHAIN_API int qchain_create(qchain_env *env, const char *name, const qchain_create_opts *opts, qchain_error *err);
 
 typedef struct qchain_measure_result {
@@ -135,8 +144,8 @@ typedef struct qchain_measure_result {
     uint64_t reserved[4];
 } qchain_measure_result;
 
-/* How large the file of a new image would be. source: whose data it shall hold; NULL: an empty disk of opts->size.
- * Since 0.1. */
+/* How large the file of a new image would be. source: whose data it shall hold; NULL: an empty disk
+ * of opts->size. Since 0.1. */
 QCHAIN_API int qchain_measure(qchain *source, const qchain_create_opts *opts, qchain_measure_result *out,
                               qchain_error *err);
 
@@ -146,8 +155,9 @@ enum qchain_amend_mask { /* which fields of the options are to be applied */
     QCHAIN_AMEND_DATA_FILE = 0x40, QCHAIN_AMEND_DATA_FILE_RAW = 0x80
 };
 
-/* Change options of the top image of a chain opened for writing. mask: QCHAIN_AMEND_*. UNSUPPORTED for what cannot
- * be changed. The backing file is not looked at: its name is only recorded. Since 0.1. */
+/* Change options of the top image of a chain opened for writing. mask: QCHAIN_AMEND_*. UNSUPPORTED
+ * for what cannot be changed. The backing file is not looked at: its name is only recorded. Since
+ * 0.1. */
 QCHAIN_API int qchain_amend(qchain *c, const qchain_create_opts *opts, uint32_t mask, qchain_job *job,
                             qchain_error *err);
 
@@ -164,37 +174,40 @@ typedef struct qchain_snapshot_opts {
 } qchain_snapshot_opts;
 
 QCHAIN_API void qchain_snapshot_opts_init(qchain_snapshot_opts *o, size_t size);
-/* Internal snapshots of the top image, of a chain opened for writing; opts may be NULL. Each waits for writes under way
- * and holds others. key: an id, or else a name. Names may be there more than once; ids are not. Errors: NOTFOUND,
- * UNSUPPORTED (raw, external data file), LIMIT (refcounts too narrow), CORRUPT, NOSPACE, IO. Since 0.1. */
+/* Internal snapshots of the top image, of a chain opened for writing; opts may be NULL. Each waits
+ * for writes under way and holds others. key: an id, or else a name. Names may be there more than
+ * once; ids are not. Errors: NOTFOUND, UNSUPPORTED (raw, external data file), LIMIT (refcounts too
+ * narrow), CORRUPT, NOSPACE, IO. Since 0.1. */
 QCHAIN_API int qchain_snapshot_create(qchain *c, const char *name, const qchain_snapshot_opts *opts,
                                       qchain_error *err);
 QCHAIN_API int qchain_snapshot_apply(qchain *c, const char *key, qchain_error *err);
 QCHAIN_API int qchain_snapshot_delete(qchain *c, const char *key, qchain_error *err);
 
-/* Read and write the VM state area, which begins behind the disk: offset counts from its beginning. What was never
- * written reads as zeros. Since 0.1. */
+/* Read and write the VM state area, which begins behind the disk: offset counts from its beginning.
+ * What was never written reads as zeros. Since 0.1. */
 QCHAIN_API int qchain_vmstate_read(qchain *c, void *buf, size_t length, uint64_t offset, qchain_error *err);
 QCHAIN_API int qchain_vmstate_write(qchain *c, const void *buf, size_t length, uint64_t offset, qchain_error *err);
 
 /* ------------------------------------------------------------ dirty bitmaps --- */
 /*
- * Persistent dirty bitmaps of the top image: each notes which stretches of the disk were written to while it was
- * enabled. They are read when the chain is opened for writing, marked as in use in the file before the first write,
- * and stored by qchain_finish; after a crash one that was in use is inconsistent: it can only be removed. If storing
- * fails for NOSPACE, qchain_finish has ended nothing: make room and call it again, or close, and they are lost. Resizing
- * the disk, and going back to a snapshot, store them, too; what is added to the disk, and all of it, is noted then.
+ * Persistent dirty bitmaps of the top image: each notes which stretches of the disk were written to
+ * while it was enabled. They are read when the chain is opened for writing, marked as in use in the
+ * file before the first write, and stored by qchain_finish; after a crash one that was in use is
+ * inconsistent: it can only be removed. If storing fails for NOSPACE, qchain_finish has ended
+ * nothing: make room and call it again, or close, and they are lost. Resizing the disk, and going
+ * back to a snapshot, store them, too; what is added to the disk, and all of it, is noted then.
  */
-/* granularity: bytes of disk a bit, a power of two from 512 to 2 GiB; 0 = the cluster size, but 4 KiB at least and 64 KiB
- * at most, as QEMU. enabled: 1 or 0. Errors: BUSY (there is one of this name), INVAL, UNSUPPORTED (version 2, raw),
- * LIMIT. Since 0.1. */
+/* granularity: bytes of disk a bit, a power of two from 512 to 2 GiB; 0 = the cluster size, but 4
+ * KiB at least and 64 KiB at most, as QEMU. enabled: 1 or 0. Errors: BUSY (there is one of this
+ * name), INVAL, UNSUPPORTED (version 2, raw), LIMIT. Since 0.1. */
 QCHAIN_API int qchain_bitmap_add(qchain *c, const char *name, uint64_t granularity, int enabled, qchain_error *err);
 QCHAIN_API int qchain_bitmap_remove(qchain *c, const char *name, qchain_error *err);
 QCHAIN_API int qchain_bitmap_clear(qchain *c, const char *name, qchain_error *err);
 QCHAIN_API int qchain_bitmap_enable(qchain *c, const char *name, int enabled, qchain_error *err);
-/* Add what the bitmap `from` of chain source (may be c, or opened for reading) has to bitmap name of c. Errors: INVAL
- * (the disks' sizes differ), and as these others: NOTFOUND, CORRUPT (in use: it can only be removed), UNSUPPORTED (it has
- * extra data of unknown meaning), IO, NOMEM. Since 0.1. */
+/* Add what the bitmap `from` of chain source (may be c, or opened for reading) has to bitmap name
+ * of c. Errors: INVAL (the disks' sizes differ), and as these others: NOTFOUND, CORRUPT (in use: it
+ * can only be removed), UNSUPPORTED (it has extra data of unknown meaning), IO, NOMEM. Since 0.1.
+ * */
 QCHAIN_API int qchain_bitmap_merge(qchain *c, const char *name, qchain *source, const char *from, qchain_error *err);
 
 typedef struct qchain_dirty_extent {
@@ -203,8 +216,9 @@ typedef struct qchain_dirty_extent {
     uint32_t reserved0;
 } qchain_dirty_extent;
 
-/* What a bitmap says of a range, as extents that cover it in order; as qchain_map goes on by *next. Also of a chain
- * opened for reading. Errors: NOTFOUND, CORRUPT (in use: not to be trusted), RANGE. Since 0.1. */
+/* What a bitmap says of a range, as extents that cover it in order; as qchain_map goes on by *next.
+ * Also of a chain opened for reading. Errors: NOTFOUND, CORRUPT (in use: not to be trusted), RANGE.
+ * Since 0.1. */
 QCHAIN_API int qchain_bitmap_query(qchain *c, const char *name, uint64_t offset, uint64_t length,
                                    qchain_dirty_extent *extents, uint32_t max, uint32_t *n, uint64_t *next,
                                    qchain_error *err);
@@ -238,10 +252,11 @@ typedef struct qchain_check_opts {
 } qchain_check_opts;
 
 QCHAIN_API void qchain_check_opts_init(qchain_check_opts *o, size_t size);
-/* Look whether one image is valid: all references against all refcounts, flags, tables, snapshots, bitmaps; its
- * backing file is not opened. Time grows with the metadata, memory with the file's clusters (and is bounded: LIMIT).
- * Mending never makes worse what it cannot mend, and is durable. Returns 0 if the look came to its end, whatever it
- * found. Errors: UNSUPPORTED (raw), LOCKED, and those of opening. Since 0.1. */
+/* Look whether one image is valid: all references against all refcounts, flags, tables, snapshots,
+ * bitmaps; its backing file is not opened. Time grows with the metadata, memory with the file's
+ * clusters (and is bounded: LIMIT). Mending never makes worse what it cannot mend, and is durable.
+ * Returns 0 if the look came to its end, whatever it found. Errors: UNSUPPORTED (raw), LOCKED, and
+ * those of opening. Since 0.1. */
 QCHAIN_API int qchain_check(qchain_env *env, const char *name, const qchain_check_opts *opts,
                             qchain_check_result *out, qchain_error *err);
 
