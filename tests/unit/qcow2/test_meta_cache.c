@@ -335,7 +335,6 @@ struct refusal {
 static void test_refused(void **state)
 {
     static const struct refusal cases[] = {
-        {79, 1, QCHAIN_E_CORRUPT},          /* dirty */
         {79, 2, QCHAIN_E_CORRUPT},          /* corrupt */
         {31, 1, QCHAIN_E_UNSUPPORTED},      /* size */
         {54, 0x20, QCHAIN_E_CORRUPT},       /* the refcount table lies where its block is */
