@@ -6,6 +6,7 @@ import os
 import random
 import shutil
 import struct
+import subprocess
 import sys
 import tempfile
 import time
@@ -79,24 +80,20 @@ class Bench:
     def qemu_view(self, image, name):
         self.count += 1
         sock = os.path.join(self.dir, f"s{self.count}")
-        self.r.run(["qemu-nbd", "-r", "-f", "qcow2", "-B", name, "-k", sock, "--fork", "--pid-file", sock + ".pid",
-                    image], timeout=30)
-        opts = (f"driver=nbd,server.type=unix,server.path={sock},"
-                f"x-dirty-bitmap=qemu:dirty-bitmap:{name}")
-        found = self.r.json(["qemu-img", "map", "--output=json", "--image-opts", opts], timeout=30)
-        self.wait_for_end(sock + ".pid")
+        argv = ["qemu-nbd", "-r", "-f", "qcow2", "-B", name, "-k", sock, image]
+        with subprocess.Popen(argv, cwd=self.dir, stdin=subprocess.DEVNULL) as server:
+            try:
+                for _ in range(2000):
+                    if os.path.exists(sock) or server.poll() is not None:
+                        break
+                    time.sleep(0.01)
+                opts = (f"driver=nbd,server.type=unix,server.path={sock},"
+                        f"x-dirty-bitmap=qemu:dirty-bitmap:{name}")
+                found = self.r.json(["qemu-img", "map", "--output=json", "--image-opts", opts], timeout=60)
+                server.wait(60)  # it ends with its only client
+            finally:
+                server.kill()
         return [(e["start"], e["length"], not e["data"]) for e in found]  # dirty is told as no data
-
-    def wait_for_end(self, pid_file):
-        """It ends with its only client, but holds the image's lock for a while."""
-        try:
-            with open(pid_file, encoding="ascii") as f:
-                pid = int(f.read())
-            for _ in range(1000):
-                os.kill(pid, 0)
-                time.sleep(0.01)
-        except (OSError, ValueError):
-            pass
 
     def compare(self, image, model, qemu=True):
         for name in model.bitmap:
