@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 #include <cmocka.h>
 
 #include <qchain.h>
@@ -405,6 +406,51 @@ static void test_threads(void **state)
     rec_destroy(r);
 }
 
+/* Does the file say so of its first bitmap? */
+static bool in_use(const char *name, struct rec_store *r)
+{
+    FILE *f = fopen(name, "rb");
+    uint64_t dir;
+
+    r->size = fread(r->bytes, 1, r->cap, f);
+    fclose(f);
+    dir = directory(r);
+    return dir && r->bytes[dir + 15] & 1;
+}
+
+/* A file, so that the ring writes; to new places and to the same again. */
+static void test_ring(void **state)
+{
+    char name[] = "/tmp/bitmaps-XXXXXX";
+    struct worker *w = calloc(1, sizeof(*w));
+    struct rec_store *r = make(3);
+    qchain_open_opts o;
+    int fd = mkstemp(name);
+
+    (void)state;
+    assert_int_equal(write(fd, r->bytes, r->size), r->size);
+    close(fd);
+    qchain_open_opts_init(&o, sizeof(o));
+    o.flags = QCHAIN_OPEN_WRITE;
+    for (unsigned round = 0; round < 2; round++) {
+        w->seed = 1; /* the same places in both */
+        OK(qchain_open(&w->c, NULL, name, &o, err));
+        if (round == 0)
+            OK(qchain_bitmap_add(w->c, "a", 512, 1, err));
+        else
+            OK(qchain_bitmap_clear(w->c, "a", err));
+        memset(w->model, 0, sizeof(w->model));
+        write_by_queue(w);
+        compare(w->c, "a", w->model, 512, true);
+        assert_int_equal(in_use(name, r), round > 0); /* in the first there was none to be marked */
+        OK(qchain_finish(w->c, err));
+        qchain_close(w->c);
+    }
+    unlink(name);
+    rec_destroy(r);
+    free(w);
+}
+
 static int set_up(void **state)
 {
     (void)state;
@@ -424,6 +470,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_tracks_all), cmocka_unit_test(test_calls), cmocka_unit_test(test_marks_first),
         cmocka_unit_test(test_no_room),    cmocka_unit_test(test_resize), cmocka_unit_test(test_threads),
+        cmocka_unit_test(test_ring),
     };
 
     return cmocka_run_group_tests(tests, set_up, tear_down);
