@@ -67,7 +67,7 @@ static void put_bitmaps(struct tool_json *j, const qchain_image_info *i)
 }
 
 /* The order is that of qemu-img, whose dictionaries are hash tables. */
-static void put_qcow2(struct tool_json *j, const qchain_image_info *i)
+void tool_put_qcow2(struct tool_json *j, const qchain_image_info *i)
 {
     bool v3 = i->version >= 3;
 
@@ -140,7 +140,7 @@ static void put_json(struct tool_json *j, const qchain_image_info *i, const char
         tool_json_open(j, "format-specific", false);
         tool_json_str(j, "type", "qcow2");
         tool_json_open(j, "data", false);
-        put_qcow2(j, i);
+        tool_put_qcow2(j, i);
         tool_json_close(j);
         tool_json_close(j);
     }
@@ -183,11 +183,13 @@ static void put_snapshot_line(struct tool_out *o, const qchain_snapshot_info *s)
     tool_out_str(o, line);
 }
 
-static void put_snapshot_lines(struct tool_out *o, const qchain_image_info *i)
+void tool_put_snapshots(struct tool_out *o, const qchain_image_info *i)
 {
     char line[128];
     uint32_t n;
 
+    if (!i->n_snapshots || has(i, QCHAIN_IMAGE_DATA_FILE))
+        return;
     snprintf(line, sizeof(line), "Snapshot list:\n%-10s%-17s%8s%20s%13s%11s\n", "ID", "TAG",
              "VM SIZE", "DATE", "VM CLOCK", "ICOUNT");
     tool_out_str(o, line);
@@ -233,13 +235,12 @@ static void put_human(struct tool_out *o, const qchain_image_info *i, const char
         put_line(o, "cleanly shut down: ", "no");
     if (i->backing_name)
         put_backing_lines(o, i);
-    if (i->n_snapshots && !has(i, QCHAIN_IMAGE_DATA_FILE))
-        put_snapshot_lines(o, i);
+    tool_put_snapshots(o, i);
     if (i->version == 0)
         return;
     put_line(o, "Format specific information:", "");
     tool_json_init_human(&j, o);
-    put_qcow2(&j, i);
+    tool_put_qcow2(&j, i);
 }
 
 /* ---------------------------------------------------------------- images --- */

@@ -30,6 +30,11 @@ static const struct {
     {&tool_verb_measure, "tell how large the file of a new image would be"},
     {&tool_verb_index, "keep the map of a chain in a file, so that it opens at once"},
     {&tool_verb_cache, "look after a disk cache of remote layers"},
+    {&tool_verb_write, "write bytes of a file or pipe into an image"},
+    {&tool_verb_dd, "copy a disk or a part of it to a new image"},
+    {&tool_verb_snapshot, "list, make, apply and delete internal snapshots"},
+    {&tool_verb_bitmap, "add, remove and change dirty bitmaps"},
+    {&tool_verb_io, "read and write parts of a disk by commands, as qemu-io"},
     {&tool_verb_check, "look whether an image is valid, and mend it"},
     {&tool_verb_bench, "measure how fast a disk is read"},
 };

@@ -53,8 +53,9 @@ struct tool {
 
 extern const struct tool_verb tool_verb_map, tool_verb_info, tool_verb_inspect, tool_verb_read,
     tool_verb_compare, tool_verb_diff, tool_verb_checksum, tool_verb_convert, tool_verb_index,
-    tool_verb_cache, tool_verb_bench, tool_verb_check, tool_verb_create, tool_verb_measure, tool_verb_amend,
-    tool_verb_resize;
+    tool_verb_cache, tool_verb_bench, tool_verb_check, tool_verb_create, tool_verb_measure,
+    tool_verb_amend, tool_verb_resize, tool_verb_io, tool_verb_write, tool_verb_snapshot, tool_verb_bitmap,
+    tool_verb_dd;
 
 /* ---- command line (tool_opts.c) ---- */
 
@@ -76,12 +77,18 @@ int tool_usage_error(struct tool *t, const char *format, ...) __attribute__((for
 bool tool_parse_output(struct tool *t, const char *value, bool with_full);
 /* Is it the name of a cache mode? */
 bool tool_known_cache(const char *mode);
+/* The same, and the QCHAIN_OPEN_* that it stands for are set in *flags, the other modes' cleared. */
+bool tool_set_cache(const char *mode, uint32_t *flags);
 /* Print the help of one verb. */
 void tool_print_help(const struct tool_verb *v);
 
 /* ---- sizes (tool_size.c) ---- */
 
-/* A number with an optional suffix (b k M G T P E, fractions, 0x), at most INT64_MAX.
+enum tool_size_result { TOOL_SIZE_OK, TOOL_SIZE_BAD, TOOL_SIZE_RANGE };
+
+/* A number with an optional suffix (b k M G T P E, fractions, 0x), without complaints. */
+enum tool_size_result tool_size_value(const char *text, uint64_t *out);
+/* The same, at most INT64_MAX.
  * Complains and returns false. what: for the complaint. */
 bool tool_parse_size(struct tool *t, const char *what, const char *text, uint64_t *out);
 /* A plain number from min to max, the same way. */
@@ -106,6 +113,15 @@ int tool_make_env(struct tool *t);
  * --image-opts minded; 0, or -1 after a complaint. flags: QCHAIN_OPEN_*. */
 int tool_open(struct tool *t, const char *name, uint32_t flags, const char *snapshot,
               qchain **out);
+/* The name and options to open by, for those who call the library themselves; *owned receives what to
+ * free. 0, or -1 after a complaint. */
+int tool_prepare_open(struct tool *t, const char **name, uint32_t flags, qchain_open_opts *o,
+                      char **owned);
+/* Say that an image to be written was taken as raw because it looks like nothing else. */
+void tool_warn_probed(const char *name);
+/* Open the top for writing; and end writing, and close. The same answers. */
+int tool_open_writable(struct tool *t, const char *name, uint32_t flags, qchain **out);
+int tool_close_writable(struct tool *t, qchain *c);
 int tool_inspect(struct tool *t, const char *name, qchain_image_info **out);
 /* Check or mend an image by the name the user gave; o has its flags, and gets what opening wants. 0, or a
  * QCHAIN_E_* of which nothing was said yet, or TOOL_CHECK_TOLD. */
@@ -183,6 +199,12 @@ void tool_json_close(struct tool_json *j);
 void tool_json_str(struct tool_json *j, const char *key, const char *value);
 void tool_json_u64(struct tool_json *j, const char *key, uint64_t value);
 void tool_json_bool(struct tool_json *j, const char *key, bool value);
+
+/* What only qcow2 images say of themselves (cmd_info.c). */
+void tool_put_qcow2(struct tool_json *j, const qchain_image_info *i);
+
+/* The table of internal snapshots; nothing if there is none that could be used. */
+void tool_put_snapshots(struct tool_out *o, const qchain_image_info *i);
 
 /* ---- extents (tool_extent.c) ---- */
 

@@ -112,9 +112,8 @@ int tool_make_env(struct tool *t)
     return -1;
 }
 
-/* The name and options to open by; *owned receives what to free. */
-static int prepare_open(struct tool *t, const char **name, uint32_t flags, qchain_open_opts *o,
-                        char **owned)
+int tool_prepare_open(struct tool *t, const char **name, uint32_t flags, qchain_open_opts *o,
+                      char **owned)
 {
     qchain_open_opts_init(o, sizeof(*o));
     o->flags = flags | (t->force_share ? (uint32_t)QCHAIN_OPEN_FORCE_SHARE : 0) |
@@ -132,7 +131,19 @@ static int prepare_open(struct tool *t, const char **name, uint32_t flags, qchai
             return -1;
         *name = *owned;
     }
+    if (!(o->flags & QCHAIN_OPEN_WRITE))
+        o->flags &= ~(uint32_t)(QCHAIN_OPEN_WRITETHROUGH | QCHAIN_OPEN_UNSAFE | QCHAIN_OPEN_DISCARD);
     return t->env ? 0 : tool_make_env(t);
+}
+
+void tool_warn_probed(const char *name)
+{
+    fprintf(stderr,
+            "WARNING: Image format was not specified for '%s' and probing guessed raw.\n"
+            "         Automatically detecting the format is dangerous for raw images, write operations "
+            "on block 0 will be restricted.\n"
+            "         Specify the 'raw' format explicitly to remove the restrictions.\n",
+            name);
 }
 
 int tool_open(struct tool *t, const char *name, uint32_t flags, const char *snapshot,
@@ -140,7 +151,7 @@ int tool_open(struct tool *t, const char *name, uint32_t flags, const char *snap
 {
     qchain_open_opts o;
     char *owned;
-    int r = prepare_open(t, &name, flags, &o, &owned);
+    int r = tool_prepare_open(t, &name, flags, &o, &owned);
 
     if (r == 0) {
         o.snapshot = snapshot;
@@ -153,11 +164,40 @@ int tool_open(struct tool *t, const char *name, uint32_t flags, const char *snap
     return r ? -1 : 0;
 }
 
+int tool_open_writable(struct tool *t, const char *name, uint32_t flags, qchain **out)
+{
+    qchain_image_info *i;
+
+    if (t->force_share) {
+        tool_complain(t, "Could not open '%s': force-share=on can only be used with read-only images",
+                      tool_shown_name(t, name));
+        return -1;
+    }
+    if (tool_open(t, name, flags | QCHAIN_OPEN_WRITE, NULL, out) != 0)
+        return -1;
+    if (!t->format && !t->image_opts && qchain_layer_info(&i, *out, 0, t->err) == 0) {
+        if (i->version == 0)
+            tool_warn_probed(tool_shown_name(t, name));
+        qchain_image_info_free(i);
+    }
+    return 0;
+}
+
+int tool_close_writable(struct tool *t, qchain *c)
+{
+    int r = qchain_finish(c, t->err);
+
+    if (r)
+        tool_complain_error(t);
+    qchain_close(c);
+    return r ? -1 : 0;
+}
+
 int tool_inspect(struct tool *t, const char *name, qchain_image_info **out)
 {
     qchain_open_opts o;
     char *owned;
-    int r = prepare_open(t, &name, 0, &o, &owned);
+    int r = tool_prepare_open(t, &name, 0, &o, &owned);
 
     if (r == 0) {
         r = qchain_inspect(out, t->env, name, &o, t->err);
@@ -172,7 +212,7 @@ int tool_check(struct tool *t, const char *name, qchain_check_opts *o, qchain_ch
 {
     qchain_open_opts open;
     char *owned;
-    int r = prepare_open(t, &name, 0, &open, &owned) ? TOOL_CHECK_TOLD : 0;
+    int r = tool_prepare_open(t, &name, 0, &open, &owned) ? TOOL_CHECK_TOLD : 0;
 
     if (r == 0) {
         open.flags &= QCHAIN_OPEN_FORCE_SHARE | QCHAIN_OPEN_DIRECT;
@@ -190,7 +230,7 @@ int tool_index_info(struct tool *t, const char *name, qchain_index_info **out)
     char *owned;
     int r;
 
-    if (prepare_open(t, &name, 0, &o, &owned) != 0)
+    if (tool_prepare_open(t, &name, 0, &o, &owned) != 0)
         return QCHAIN_E_INVAL;
     r = qchain_index_inspect(out, t->env, name, &o, t->err);
     if (r)

@@ -47,8 +47,23 @@ static int open_option(const char *key, const char *value, uint32_t *flags)
             *flags |= QCHAIN_OPEN_DIRECT;
         return 1;
     }
-    /* all is opened for reading, and there is no cache to choose */
-    return strcmp(key, "read-only") == 0 || strcmp(key, "cache.no-flush") == 0;
+    if (strcmp(key, "read-only") == 0) {
+        if (is_on(value))
+            *flags &= ~(uint32_t)QCHAIN_OPEN_WRITE;
+        return 1;
+    }
+    if (strcmp(key, "cache.no-flush") == 0) {
+        if (is_on(value))
+            *flags |= QCHAIN_OPEN_UNSAFE;
+        return 1;
+    }
+    if (strcmp(key, "discard") == 0) {
+        *flags &= ~(uint32_t)QCHAIN_OPEN_DISCARD;
+        if (strcmp(value, "unmap") == 0 || strcmp(value, "on") == 0)
+            *flags |= QCHAIN_OPEN_DISCARD;
+        return 1;
+    }
+    return 0;
 }
 
 /* Quote for JSON; other than tool_out_json_str it leaves bytes above ASCII as they

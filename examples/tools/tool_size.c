@@ -9,8 +9,6 @@
 
 #include "tool.h"
 
-enum parse_result { PARSE_OK, PARSE_BAD, PARSE_RANGE };
-
 /* The power of two a suffix stands for, or -1. */
 static int suffix_shift(char c)
 {
@@ -32,7 +30,7 @@ static const char *parse_fraction(const char *p, uint64_t unit, uint64_t *part)
     return p;
 }
 
-static enum parse_result parse_size(const char *text, uint64_t *out)
+enum tool_size_result tool_size_value(const char *text, uint64_t *out)
 {
     const char *p = text, *point = NULL;
     uint64_t whole, part = 0;
@@ -44,11 +42,11 @@ static enum parse_result parse_size(const char *text, uint64_t *out)
     if (*p == '+')
         p++;
     if (!isdigit((unsigned char)*p))
-        return PARSE_BAD;
+        return TOOL_SIZE_BAD;
     errno = 0;
     whole = strtoull(p, &end, p[0] == '0' && tolower((unsigned char)p[1]) == 'x' ? 16 : 10);
     if (errno == ERANGE)
-        return PARSE_RANGE;
+        return TOOL_SIZE_RANGE;
     p = end;
     if (*p == '.') {
         point = p + 1;
@@ -58,31 +56,31 @@ static enum parse_result parse_size(const char *text, uint64_t *out)
     if (shift >= 0)
         p++;
     if (*p)
-        return PARSE_BAD;
+        return TOOL_SIZE_BAD;
     if (shift < 0)
         shift = 0;
     part = 0;
     if (point)
         parse_fraction(point, shift ? UINT64_C(1) << shift : 1000000000, &part);
     if (part && !shift)
-        return PARSE_BAD; /* no parts of bytes */
+        return TOOL_SIZE_BAD; /* no parts of bytes */
     if (whole > UINT64_MAX >> shift || (whole << shift) > UINT64_MAX - part)
-        return PARSE_RANGE;
+        return TOOL_SIZE_RANGE;
     *out = (whole << shift) + part;
-    return PARSE_OK;
+    return TOOL_SIZE_OK;
 }
 
 static bool parse_within(struct tool *t, const char *what, const char *text, uint64_t min,
                          uint64_t max, uint64_t *out)
 {
-    enum parse_result r = parse_size(text, out);
+    enum tool_size_result r = tool_size_value(text, out);
 
-    if (r == PARSE_BAD) {
+    if (r == TOOL_SIZE_BAD) {
         tool_complain(t, "Invalid %s specified. You may use k, M, G, T, P or E suffixes for", what);
         tool_complain(t, "kilobytes, megabytes, gigabytes, terabytes, petabytes and exabytes.");
         return false;
     }
-    if (r == PARSE_RANGE || *out < min || *out > max) {
+    if (r == TOOL_SIZE_RANGE || *out < min || *out > max) {
         tool_complain(t, "Invalid %s specified. Must be between %" PRIu64 " and %" PRIu64 ".", what,
                       min, max);
         return false;

@@ -38,6 +38,7 @@ struct opener {
     bool                    describe; /* the top alone, to be described */
     struct qc_opening      *side;     /* on its way: the sidecar of the last layer, which lies
                                          behind a URL */
+    uint32_t                n_warm;   /* layers that qc_warm_layer was called for */
     qchain_error           *err;
 };
 
@@ -102,6 +103,13 @@ static void ask_for_sidecar(struct opener *o, const char *url, uint32_t k)
     qc_free(name);
 }
 
+/* Once nothing more urgent can be asked for. */
+static void warm_layers(struct opener *o, uint32_t n)
+{
+    while (o->n_warm < n)
+        qc_warm_layer(o->c, o->n_warm++);
+}
+
 /* Open a layer behind a URL. */
 static int open_remote(struct opener *o, struct qc_target *t, uint32_t k, struct qc_store **out)
 {
@@ -112,8 +120,11 @@ static int open_remote(struct opener *o, struct qc_target *t, uint32_t k, struct
     if (ret == 0 && (!t->format || strcmp(t->format, "raw") != 0))
         ask_for_sidecar(o, t->path, k);
     if (ret == 0)
-        ret = qc_remote_begin(&head, o->env->remote, t->path, 0, o->err);
-    return ret == 0 ? qc_remote_finish(head, out, o->err) : ret;
+        ret = qc_remote_begin(&head, o->env->remote, t->path, k > 0 ? QC_REMOTE_BRIEF : 0, o->err);
+    if (ret != 0)
+        return ret;
+    warm_layers(o, k);
+    return qc_remote_finish(head, out, o->err);
 }
 
 /* The top is to be written: can its files be? */
@@ -381,9 +392,10 @@ static int open_below(struct opener *o)
         }
         qc_remote_abandon(o->side);
         o->side = NULL;
-        qc_warm_layer(c, c->n_layers - 1);
-        if (!last->img->backing_name)
+        if (!last->img->backing_name) {
+            warm_layers(o, c->n_layers);
             return 0;
+        }
         if (c->n_layers >= max)
             return qc_fail(o->err, QCHAIN_E_LIMIT,
                            "the chain has more than %u layers (option max_layers)", max);

@@ -339,11 +339,25 @@ static void let_gather(const struct http_worker *w)
         nanosleep(&nap, NULL);
 }
 
+/* What curl has to do by itself. Transfers that were just begun are sent by this. */
+static void move_timers(struct http_worker *w)
+{
+    int running;
+
+    if (w->timer_us < 0 || (w->timer_us > 0 && w->timer_us > qc_http_now_us()))
+        return;
+    w->timer_us = -1;
+    w->curl->multi_socket_action(w->multi, CURL_SOCKET_TIMEOUT, 0, &running);
+    qc_attempts_tell(w);
+}
+
 static void wait_and_move(struct http_worker *w)
 {
     struct epoll_event e[EVENTS];
     int n, running;
 
+    /* Requests go out before what has come in is looked at: they have a round trip before them. */
+    move_timers(w);
     let_gather(w);
     w->moved = 0;
     n = epoll_wait(w->poll_fd, e, EVENTS, how_long(w));
@@ -357,11 +371,6 @@ static void wait_and_move(struct http_worker *w)
             drain_wakeups(w);
         else
             w->curl->multi_socket_action(w->multi, e[i].data.fd, bits, &running);
-        qc_attempts_tell(w);
-    }
-    if (w->timer_us >= 0 && (w->timer_us == 0 || w->timer_us <= qc_http_now_us())) {
-        w->timer_us = -1;
-        w->curl->multi_socket_action(w->multi, CURL_SOCKET_TIMEOUT, 0, &running);
         qc_attempts_tell(w);
     }
 }

@@ -375,6 +375,8 @@ static int check_chain(struct qc_builder *b)
     const qchain *c = b->c;
     uint32_t flags = c->open_flags;
 
+    if (c->tip)
+        return qc_build_refuse(b, 0, "the chain is open for writing");
     if (c->has_snapshot)
         return qc_build_refuse(b, 0, "the chain was opened by an internal snapshot");
     if (c->by_caller)

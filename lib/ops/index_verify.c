@@ -188,7 +188,8 @@ int qc_index_verify(qchain *c, const qchain_index_opts *opts, qchain_error *err)
     const char *tip = c->layer[0].real_path;
     struct qc_escaped shown;
     char *path = NULL;
-    int ret = qc_index_place(&path, c, opts->name, err);
+    int ret = c->tip ? qc_fail(err, QCHAIN_E_UNSUPPORTED, "the chain is open for writing")
+                     : qc_index_place(&path, c, opts->name, err);
 
     if (ret != 0) {
         qc_error_prefix(err, -1, "index: ");

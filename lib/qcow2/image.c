@@ -198,6 +198,19 @@ static void set_common(struct qc2_image *q)
     q->l1_size = h->l1_size;
 }
 
+int qc2_reload_header(struct qc2_image *q, qchain_error *err)
+{
+    struct head head = {NULL, 0};
+    int rc;
+
+    q->header = (struct qc2_header){0};
+    rc = load_header(q, &head, err);
+    qc_free(head.p);
+    if (rc == 0)
+        set_common(q);
+    return rc;
+}
+
 static int check_encryption(const struct qc2_header *h, const struct qc_image_opts *opts,
                             qchain_error *err)
 {

@@ -50,6 +50,10 @@ static inline uint32_t qc2_meta_flags(const struct qc2_image *q)
     return QC_READ_META | (q->salvage ? QC_READ_PAST_END : 0u);
 }
 
+/* image.c */
+/* Read the header again: somebody changed it. Names stay. */
+int qc2_reload_header(struct qc2_image *q, qchain_error *err);
+
 /* l1_table.c */
 int qc2_l1_get(struct qc2_image *q, const struct qc2_l1_map **out, qchain_error *err);
 /* The first slot >= slot that may be in use; n_slots if none. */

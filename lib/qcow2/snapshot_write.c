@@ -9,7 +9,10 @@
  *   delete  the new snapshot table | the header | counts of all that the snapshot had -1 | COPIED set where
  *           something is the disk's alone again
  *
- * A bar is an fsync. Between them more may be counted than there is, so what is cut short leaves leaks.
+ * A bar is an fsync. Between them more may be counted than there is, so what is cut short leaves leaks; and COPIED
+ * says of clusters that they are counted once when they are counted twice, or the other way round. This cannot be
+ * changed at one stroke, so the image is marked dirty meanwhile: who opens it for writing after a crash counts
+ * anew. Version 2 has no such mark; there a check is needed after a crash within one of these, as it always was.
  */
 #include <inttypes.h>
 #include <pthread.h>
@@ -65,6 +68,18 @@ static int settle(struct qc2_writer *w, qchain_error *err)
     return rc < 0 ? rc : qc2_flush(w, err);
 }
 
+/* From now on, or no longer, counts and COPIED may contradict each other. */
+static int mark_dirty(struct qc2_writer *w, bool dirty, qchain_error *err)
+{
+    struct qc2_header *h = &w->q->header;
+
+    if (h->version < 3)
+        return QCHAIN_OK;
+    h->incompatible &= ~(uint64_t)QC2_INCOMPAT_DIRTY;
+    h->incompatible |= dirty ? QC2_INCOMPAT_DIRTY : 0;
+    return qc2_header_store(w, err);
+}
+
 /* What all three begin with: the lock, held on success. */
 static int begin(struct qc2_writer *w, struct qc2_snapshots *t, qchain_error *err)
 {
@@ -82,6 +97,8 @@ static int begin(struct qc2_writer *w, struct qc2_snapshots *t, qchain_error *er
     rc = qc2_flush_locked(w, err);
     if (rc == 0)
         rc = qc2_snapshots_load(w, t, err);
+    if (rc == 0)
+        rc = mark_dirty(w, true, err);
     if (rc < 0)
         pthread_mutex_unlock(&w->lock);
     return rc;
@@ -89,11 +106,22 @@ static int begin(struct qc2_writer *w, struct qc2_snapshots *t, qchain_error *er
 
 static int end(struct qc2_writer *w, struct qc2_snapshots *t, int rc, qchain_error *err)
 {
+    int ret;
+
     if (rc == QCHAIN_E_CORRUPT)
         rc = qc2_writer_damaged(w, err);
     pthread_mutex_unlock(&w->lock);
     qc2_snapshots_finish(t);
-    return rc < 0 ? rc : settle(w, err);
+    if (atomic_load(&w->stopped))
+        return rc;
+    /* A failure has taken back what it had done, so that all is right again then, too. */
+    ret = settle(w, rc < 0 ? NULL : err);
+    if (ret == 0) {
+        pthread_mutex_lock(&w->lock);
+        ret = mark_dirty(w, false, rc < 0 ? NULL : err);
+        pthread_mutex_unlock(&w->lock);
+    }
+    return rc < 0 ? rc : ret;
 }
 
 /* ---- create ---- */
@@ -125,22 +153,26 @@ static int enter(struct qc2_writer *w, struct qc2_snapshots *t, const struct qc_
         rc = qc2_snapshots_write(w, t, &table, err);
     if (rc == 0) {
         rc = qc2_flush_locked(w, err);
-        if (rc < 0)
-            qc2_snapshots_unwrite(w, t, table);
+        if (rc == 0)
+            rc = share_active(w, marked, err);
+        if (rc == 0)
+            rc = qc2_flush_locked(w, err);
+        if (rc == 0)
+            return qc2_snapshots_switch(w, t, table, err);
+        qc2_snapshots_unwrite(w, t, table);
     }
-    if (rc < 0) {
-        drop_l1(w, l1, n, QC2_REGION_SNAPSHOT_L1);
-        return rc;
-    }
-    rc = share_active(w, marked, err);
-    if (rc == 0)
-        rc = qc2_flush_locked(w, err);
-    if (rc == 0)
-        rc = qc2_snapshots_switch(w, t, table, err);
-    /* Some of it is marked as shared by now, so it stays counted. */
-    if (rc < 0)
-        atomic_store(&w->stopped, true);
+    drop_l1(w, l1, n, QC2_REGION_SNAPSHOT_L1);
     return rc;
+}
+
+/* Nothing came of it: all that was counted is the disk's alone, and some was marked as not. */
+static void take_back(struct qc2_writer *w, const struct qc2_tree *active)
+{
+    if (atomic_load(&w->stopped))
+        return;
+    if (qc2_tree_count(w, active, -1, NULL, NULL) < 0 || qc2_flush_locked(w, NULL) < 0 ||
+        qc2_tree_regain(w, active, NULL) < 0)
+        atomic_store(&w->stopped, true);
 }
 
 static int create(struct qc2_writer *w, struct qc2_snapshots *t, const struct qc_snapshot_new *s,
@@ -158,8 +190,8 @@ static int create(struct qc2_writer *w, struct qc2_snapshots *t, const struct qc
     rc = marked ? qc2_tree_count(w, &active, 1, marked, err) : qc_fail_nomem(err);
     if (rc == 0) {
         rc = enter(w, t, s, &of_marked, err);
-        if (rc < 0 && !atomic_load(&w->stopped))
-            qc2_tree_count(w, &active, -1, NULL, NULL);
+        if (rc < 0)
+            take_back(w, &active);
     }
     qc_free(marked);
     return rc;
@@ -360,6 +392,17 @@ static int switch_without(struct qc2_writer *w, struct qc2_snapshots *t, qchain_
     return qc2_snapshots_switch(w, t, host, err);
 }
 
+/* The snapshot is gone, whether or not all of it was counted down (rc): what is the disk's alone becomes known. */
+static int regain_after(struct qc2_writer *w, const struct qc2_tree *gone, int rc, qchain_error *err)
+{
+    qchain_error *later = rc < 0 ? NULL : err;
+    int then = qc2_flush_locked(w, later);
+
+    if (then == 0)
+        then = qc2_tree_regain(w, gone, later);
+    return rc < 0 ? rc : then;
+}
+
 static int delete(struct qc2_writer *w, struct qc2_snapshots *table, const char *key, qchain_error *err)
 {
     uint64_t *l1 = NULL, l1_offset;
@@ -378,12 +421,8 @@ static int delete(struct qc2_writer *w, struct qc2_snapshots *table, const char 
     rc = switch_without(w, table, err);
     if (rc == 0) {
         drop_l1(w, l1_offset, t.n, QC2_REGION_SNAPSHOT_L1);
-        rc = qc2_tree_count(w, &t, -1, NULL, err);
+        rc = regain_after(w, &t, qc2_tree_count(w, &t, -1, NULL, err), err);
     }
-    if (rc == 0)
-        rc = qc2_flush_locked(w, err);
-    if (rc == 0)
-        rc = qc2_tree_regain(w, &t, err);
     qc_free(l1);
     return rc;
 }

@@ -4,6 +4,7 @@
 #include <inttypes.h>
 
 #include "qcow2/bitmap_store.h"
+#include "qcow2/check.h"
 #include "qcow2/writer_int.h"
 #include "util/alloc.h"
 #include "util/bytes.h"
@@ -25,10 +26,6 @@ static int check_image(const struct qc2_image *q, qchain_error *err)
     if (h->incompatible & QC2_INCOMPAT_CORRUPT)
         return qc_fail(err, QCHAIN_E_CORRUPT,
                        "the image is marked corrupt: repair it before it is written (check -r all)");
-    /* We never set this bit, whatever lazy_refcounts says: the order of writes keeps refcounts right. */
-    if (h->incompatible & QC2_INCOMPAT_DIRTY)
-        return qc_fail(err, QCHAIN_E_CORRUPT, "the image was not closed properly, so its refcounts may "
-                       "be wrong: repair it before it is written (check -r all)");
     if (h->crypt_method != 0)
         return qc_fail(err, QCHAIN_E_UNSUPPORTED, "the image is encrypted: it cannot be written");
     if (h->size % 512 != 0)
@@ -189,9 +186,33 @@ int qc2_writer_end(struct qc2_writer *w, qchain_error *err)
 
 /* ---------------------------------------------------------------- the seam --- */
 
+/* An image that was not closed properly: its counts are made anew. Writing sets this bit only for the time of
+ * snapshots, whatever lazy_refcounts says: the order of writes keeps refcounts right. */
+static int mend_dirty(struct qc2_image *q, qchain_error *err)
+{
+    struct qc2_check_opts o = {.flags = QC2_CHECK_REPAIR_ALL};
+    struct qc2_check_result res;
+    int rc;
+
+    if (!(q->header.incompatible & QC2_INCOMPAT_DIRTY) || q->header.incompatible & QC2_INCOMPAT_CORRUPT ||
+        !qc_store_is_writable(q->base.store))
+        return QCHAIN_OK;
+    qc_log(q->log, QCHAIN_LOG_WARN, "qcow2", "%s: was not closed properly: its refcounts are made anew",
+           q->base.store->name);
+    rc = qc2_check(q->base.store, &o, &res, err);
+    if (rc == 0)
+        rc = qc2_reload_header(q, err);
+    if (rc == 0 && (res.corruptions > 0 || res.check_errors > 0 || res.dirty))
+        rc = qc_fail(err, QCHAIN_E_CORRUPT, "the image was not closed properly, and it has damage that could "
+                     "not be mended: see what a check says of it");
+    return rc;
+}
+
 static int begin(struct qc_image *img, const struct qc_write_opts *opts, qchain_error *err)
 {
-    return qc2_writer_create(&qc2_of(img)->writer, qc2_of(img), opts, err);
+    int rc = mend_dirty(qc2_of(img), err);
+
+    return rc < 0 ? rc : qc2_writer_create(&qc2_of(img)->writer, qc2_of(img), opts, err);
 }
 
 static int end(struct qc_image *img, qchain_error *err)

@@ -10,6 +10,7 @@
 #include "util/escape.h"
 
 #define HEAD_BYTES (64u << 10)   /* headers, names, small tables */
+#define BRIEF_BYTES (16u << 10)  /* headers, names; what a server sends before it waits for an answer */
 #define WHOLE_BYTES (1u << 20)   /* what is read whole if it is no longer */
 #define FIRST_BYTES 4096u        /* enough to go on with: an image's header and its names */
 #define PATIENCE_S 1 /* for what is under way when an environment ends */
@@ -194,8 +195,8 @@ static void opening_progress(struct qc_http_request *req, size_t have)
     pthread_mutex_lock(&o->lock);
     o->have = have;
     f = o->flight;
-    pthread_cond_signal(&o->told);
     pthread_mutex_unlock(&o->lock);
+    pthread_cond_signal(&o->told); /* who wakes finds the lock free */
     if (f)
         qc_flight_progress(f, have);
 }
@@ -222,8 +223,8 @@ static void opening_done(struct qc_http_request *req, int ret)
     o->ret = ret;
     o->have = req->have;
     f = o->flight;
-    pthread_cond_signal(&o->told);
     pthread_mutex_unlock(&o->lock);
+    pthread_cond_signal(&o->told);
     if (f)
         end_flight(o, f, ret);
     drop_opening(o);
@@ -267,7 +268,9 @@ static struct qc_opening *new_opening(struct qc_remote *r, const char *name, uin
  * time. */
 static int request_head(struct qc_opening *o, qchain_error *err)
 {
-    size_t length = o->flags & QC_REMOTE_WHOLE ? WHOLE_BYTES : HEAD_BYTES;
+    size_t length = o->flags & QC_REMOTE_WHOLE   ? WHOLE_BYTES
+                    : o->flags & QC_REMOTE_BRIEF ? BRIEF_BYTES
+                                                 : HEAD_BYTES;
     bool once = o->flags & QC_REMOTE_MISSING_OK || (o->n_places > 1 && !o->patient);
 
     if (!o->block)

@@ -37,7 +37,11 @@ bool qc_remote_name(const char *name);
 
 /* Begin to open an object: its first bytes are on their way, with its size and validators. MISSING_OK:
  * it may well not be there, and that is remembered for a while. INVAL, UNSUPPORTED, NOMEM. */
-enum qc_remote_flags { QC_REMOTE_MISSING_OK = 0x1, QC_REMOTE_WHOLE = 0x2 /* as much as 1 MiB at once */ };
+enum qc_remote_flags {
+    QC_REMOTE_MISSING_OK = 0x1,
+    QC_REMOTE_WHOLE = 0x2, /* as much as 1 MiB at once */
+    QC_REMOTE_BRIEF = 0x4, /* a header and names, and no more: what is next waits for it */
+};
 int qc_remote_begin(struct qc_opening **out, struct qc_remote *r, const char *name, uint32_t flags,
                     qchain_error *err);
 /* Wait for it: a store whose limits say remote. opening is gone afterwards. */

@@ -9,6 +9,7 @@
 
 #include <qchain-backend.h>
 #include <qchain-remote.h>
+#include <qchain-write.h>
 #include <qchain.h>
 
 #if defined(__LP64__)
@@ -276,7 +277,7 @@ AT(qchain_store_extent, hole, 16);
 AT(qchain_store_extent, reserved0, 20);
 
 /* qchain_store_ops */
-SIZE(qchain_store_ops, 152);
+SIZE(qchain_store_ops, 160);
 AT(qchain_store_ops, struct_size, 0);
 AT(qchain_store_ops, version, 8);
 AT(qchain_store_ops, flags, 12);
@@ -297,6 +298,7 @@ AT(qchain_store_ops, limits, 120);
 AT(qchain_store_ops, identity, 128);
 AT(qchain_store_ops, allocated, 136);
 AT(qchain_store_ops, submit, 144);
+AT(qchain_store_ops, pwritev, 152);
 
 /* qchain_store */
 SIZE(qchain_store, 32);
@@ -360,6 +362,73 @@ SIZE(enum qchain_code, 4);
 SIZE(enum qchain_open_flags, 4);
 SIZE(enum qchain_image_flags, 4);
 SIZE(enum qchain_extent_flags, 4);
+
+/* qchain_create_opts */
+SIZE(qchain_create_opts, 88);
+AT(qchain_create_opts, struct_size, 0);
+AT(qchain_create_opts, flags, 8);
+AT(qchain_create_opts, version, 12);
+AT(qchain_create_opts, format, 16);
+AT(qchain_create_opts, size, 24);
+AT(qchain_create_opts, cluster_size, 32);
+AT(qchain_create_opts, refcount_bits, 40);
+AT(qchain_create_opts, compression, 44);
+AT(qchain_create_opts, preallocation, 48);
+AT(qchain_create_opts, reserved0, 52);
+AT(qchain_create_opts, backing_file, 56);
+AT(qchain_create_opts, backing_format, 64);
+AT(qchain_create_opts, data_file, 72);
+AT(qchain_create_opts, policy, 80);
+
+/* qchain_measure_result */
+SIZE(qchain_measure_result, 64);
+AT(qchain_measure_result, struct_size, 0);
+AT(qchain_measure_result, required, 8);
+AT(qchain_measure_result, fully_allocated, 16);
+AT(qchain_measure_result, bitmaps, 24);
+AT(qchain_measure_result, reserved, 32);
+
+/* qchain_snapshot_opts */
+SIZE(qchain_snapshot_opts, 48);
+AT(qchain_snapshot_opts, struct_size, 0);
+AT(qchain_snapshot_opts, flags, 8);
+AT(qchain_snapshot_opts, reserved0, 12);
+AT(qchain_snapshot_opts, vm_state_size, 16);
+AT(qchain_snapshot_opts, vm_clock_nsec, 24);
+AT(qchain_snapshot_opts, date_ns, 32);
+AT(qchain_snapshot_opts, icount, 40);
+
+/* qchain_dirty_extent */
+SIZE(qchain_dirty_extent, 24);
+AT(qchain_dirty_extent, offset, 0);
+AT(qchain_dirty_extent, length, 8);
+AT(qchain_dirty_extent, dirty, 16);
+AT(qchain_dirty_extent, reserved0, 20);
+
+/* qchain_check_result */
+SIZE(qchain_check_result, 120);
+AT(qchain_check_result, struct_size, 0);
+AT(qchain_check_result, corruptions, 8);
+AT(qchain_check_result, leaks, 16);
+AT(qchain_check_result, corruptions_fixed, 24);
+AT(qchain_check_result, leaks_fixed, 32);
+AT(qchain_check_result, check_errors, 40);
+AT(qchain_check_result, total_clusters, 48);
+AT(qchain_check_result, allocated_clusters, 56);
+AT(qchain_check_result, fragmented_clusters, 64);
+AT(qchain_check_result, compressed_clusters, 72);
+AT(qchain_check_result, image_end_offset, 80);
+AT(qchain_check_result, reserved, 88);
+
+/* qchain_check_opts */
+SIZE(qchain_check_opts, 48);
+AT(qchain_check_opts, struct_size, 0);
+AT(qchain_check_opts, flags, 8);
+AT(qchain_check_opts, reserved0, 12);
+AT(qchain_check_opts, job, 16);
+AT(qchain_check_opts, found, 24);
+AT(qchain_check_opts, found_data, 32);
+AT(qchain_check_opts, open_opts, 40);
 
 #endif /* __LP64__ */
 

@@ -157,7 +157,7 @@ static void make_plain(struct plain *p, const char *url)
     require(asprintf(&p->origin, "%s://%s%.*s:%zu", scheme, address, (int)n, host, web ? port : 0) > 0);
     for (char *c = p->origin; *c && (web || c < p->origin + strlen(scheme)); c++)
         *c = (char)(*c >= 'A' && *c <= 'Z' ? *c | 0x20 : *c);
-    path = !web ? strdup(end) : *end == '/' ? decoded(end, strcspn(end, "?#")) : strdup("/");
+    path = *end != '/' ? strdup("/") : web ? decoded(end, strcspn(end, "?#")) : strdup(end);
     p->path = web ? without_dots(path) : strdup(path); /* keys are not read at all */
     free(path);
 }

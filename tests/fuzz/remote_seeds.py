@@ -118,6 +118,9 @@ def names_of_text():
         yield URL, '\n'.join((top, '/x/../y', '../z?q', '//o/x', 'http://o:99/%2e%2e/x y', '?q', '#f'))
         yield PLACE, top + '\n' + REFUSAL
         yield NAMES, top + '\n../x'
+    # A bucket, which is no object, lies beneath its own root.
+    for bucket in 's3://bucket', 'az://c', 'gs://b', 'http://h':
+        yield GATE, f'{bucket}/top\n{bucket}\n{bucket}/\n{bucket}x'
     for text in '/a/./b/../c%41 \xff?', '/../..', '/%2e/%2E%2e/x':
         yield ESCAPES, text
     yield PLACE, 'https://h/x?X-Amz-Credential=A%2F2&X-Amz-Signature=1'

@@ -177,7 +177,10 @@ def check_repair(args, path, what, how):
     after = numbers(args.check, mine), numbers(args.qemu, mine)
     if before and digest(mine) != before:
         fault(what, '-r %s changes the disk' % how)
-    if how == 'leaks' and verdict != 3:
+    with open(path, 'rb') as f:
+        bitmaps = b'\x23\x85\x28\x75' in f.read(65536)
+    if how == 'leaks' and (verdict != 3 or bitmaps):
+        # Opened for writing, QEMU stores bitmaps anew, and counts what it frees by that.
         return  # what else is wrong QEMU mends in part, and this library not at all
     if q[0] == 0 and (m[0] != 0 or after[0][0] != 0 or after[1][0] != 0):
         fault(what, '-r %s: qemu-img mends it, qchain: %s, and then %s, %s' % (how, m, *after))

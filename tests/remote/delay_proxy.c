@@ -18,7 +18,9 @@
  *   --log FILE             a line of JSON for each request; --log-heads: with its head
  *
  * One thread, edge-triggered epoll. The link is a clock: bytes that are read get the time at which the
- * link is done with them, and nothing is read while it is busy, so there are no bursts.
+ * link is done with them, and nothing is read while it is busy, so there are no bursts. The delay is D,
+ * not D and what this process wakes up late: it looks at the clock for the last 0.1 ms before something is
+ * due, and what reached the server late all the same is answered so much sooner.
  */
 #include <arpa/inet.h>
 #include <errno.h>
@@ -37,7 +39,8 @@
 
 #include "delay_proxy_http.h"
 
-enum { PIECE = 128 << 10, SHAPED_PIECE = 32 << 10, BURST = 64 << 10, QUEUE_MAX = 16 << 20, SPARE_MAX = 512 };
+enum { PIECE = 128 << 10, SHAPED_PIECE = 32 << 10, BURST = 64 << 10, QUEUE_MAX = 16 << 20, SPARE_MAX = 512,
+       AWAKE_NS = 100000 };
 
 enum fault { FAULT_NONE, FAULT_FAIL, FAULT_TRUNCATE, FAULT_RESET, FAULT_STALL, FAULTS };
 static const char *const fault_name[FAULTS] = { "", "fail", "truncate", "reset", "stall" };
@@ -75,6 +78,7 @@ struct conn {
     struct conn *next;
     struct way up, down;
     uint64_t accepted;
+    uint64_t late;         /* ns, that what the client sent last reached the server too late */
     bool     dead, reset;
     struct request r;
 };
@@ -239,7 +243,7 @@ static uint64_t occupy(uint64_t *free_at, double speed, size_t len)
 /* When what is read now arrives. */
 static uint64_t due_of(struct conn *c, struct way *w, size_t len)
 {
-    uint64_t t = now, at;
+    uint64_t t = w->down ? now - c->late : now, at;
 
     if (!w->down && t < c->accepted + opt.connect)
         t = c->accepted + opt.connect;
@@ -480,6 +484,8 @@ static bool send_due(struct conn *c, struct way *w)
             return true;
         }
         moved = true;
+        if (!w->down)
+            c->late = now - p->due < opt.half ? now - p->due : opt.half;
         p->begin += (size_t)n;
         w->queued -= (size_t)n;
         if (w->down)
@@ -699,7 +705,7 @@ static void serve(int listener, const sigset_t *usual)
         for (struct conn *c = conns; c; c = c->next)
             t = sooner(t, sooner(next_of(&c->up), next_of(&c->down)));
         now = clock_ns();
-        wait = t == UINT64_MAX ? 1000000000u : t > now ? t - now : 0;
+        wait = t == UINT64_MAX ? 1000000000u : t > now + AWAKE_NS ? t - now - AWAKE_NS : 0;
         ts.tv_sec = (time_t)(wait / 1000000000u);
         ts.tv_nsec = (long)(wait % 1000000000u);
         n = epoll_pwait2(poller, events, 256, &ts, usual);

@@ -68,7 +68,7 @@ static int file_pwrite(void *obj, const void *buf, size_t length, uint64_t offse
     struct rig_file *f = obj;
 
     (void)flags;
-    if (offset + length > f->room)
+    if ((f->fail_in > 0 && --f->fail_in == 0) || offset + length > f->room)
         return qc_fail(err, QCHAIN_E_NOSPACE, "no room for %zu bytes at %" PRIu64, length, offset);
     memcpy(f->p + offset, buf, length);
     file_reach(f, offset + length);
@@ -131,7 +131,7 @@ static void file_open(struct rig_file *f)
 
 static void file_init(struct rig_file *f, uint64_t size, uint64_t room)
 {
-    *f = (struct rig_file){calloc(1, room), size, room, NULL};
+    *f = (struct rig_file){.p = calloc(1, room), .size = size, .room = room};
     assert_non_null(f->p);
 }
 

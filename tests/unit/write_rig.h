@@ -21,6 +21,7 @@ struct rig_opts {
 struct rig_file {
     uint8_t         *p;
     uint64_t         size, room;
+    int              fail_in; /* so many writes go well, one fails; 0: none fails */
     struct qc_store *store;
 };
 

@@ -4,6 +4,9 @@
 #ifndef FAR_TOOLS_H
 #define FAR_TOOLS_H
 
+#include <dirent.h>
+#include <sys/syscall.h>
+
 #include "queue_tools.h"
 
 struct far;
@@ -25,7 +28,7 @@ struct far {
     unsigned           n, cap;
     pthread_t          thread[8];
     bool               stop;
-    /* How it behaves. Rounds: answers come when nobody has asked for anything for so long, all at once. */
+    /* How it behaves. Rounds: answers come when all threads have waited for so long, all at once. */
     unsigned           delay_us, quiet_us;
     bool               at_once;     /* submit answers within the call */
     bool               hold;        /* nothing is answered */
@@ -99,17 +102,62 @@ static inline void far_ask(struct far_layer *l, qchain_store_read *r)
     pthread_mutex_unlock(&f->lock);
 }
 
-/* Wait until nobody has asked for anything for a while; under the lock. */
+/* The number behind a word of a file of /proc. */
+static inline unsigned long far_field(const char *text, const char *word)
+{
+    const char *at = strstr(text, word);
+
+    return at ? strtoul(at + strlen(word), NULL, 10) : 0;
+}
+
+/* How often the other threads of this process have stopped running until now; 0 if one of them runs, or
+ * would if it had a processor. */
+static inline unsigned long far_stops(void)
+{
+    unsigned long stops = 1;
+    char path[64], text[4096], *state;
+    DIR *tasks = opendir("/proc/self/task");
+    struct dirent *e;
+    ssize_t n;
+    int fd;
+
+    assert_non_null(tasks);
+    while (stops > 0 && (e = readdir(tasks))) {
+        if (e->d_name[0] == '.' || atol(e->d_name) == syscall(SYS_gettid))
+            continue;
+        snprintf(path, sizeof(path), "/proc/self/task/%.20s/status", e->d_name);
+        fd = open(path, O_RDONLY | O_CLOEXEC);
+        n = fd >= 0 ? read(fd, text, sizeof(text) - 1) : 0;
+        text[n > 0 ? n : 0] = '\0';
+        state = strstr(text, "State:\t");
+        if (state && !strchr("SXZ", state[7]))
+            stops = 0;
+        else
+            stops += far_field(text, "\nvoluntary_ctxt_switches:") +
+                     far_field(text, "\nnonvoluntary_ctxt_switches:");
+        if (fd >= 0)
+            close(fd);
+    }
+    closedir(tasks);
+    return stops;
+}
+
+/* Wait until no other thread has run for a while: all that can be asked for has been. Not until nobody has
+ * asked: on a slow machine those who are about to may not have had their turn. Under the lock. */
 static inline void far_be_quiet(struct far *f)
 {
+    unsigned long stops;
     unsigned asked;
 
     do {
         asked = f->asked;
         pthread_mutex_unlock(&f->lock);
+        stops = far_stops();
         usleep(f->quiet_us);
+        if (stops != far_stops())
+            stops = 0;
         pthread_mutex_lock(&f->lock);
-    } while (f->asked != asked);
+    } while (stops == 0 || f->asked != asked);
 }
 
 static inline void *far_thread(void *arg)

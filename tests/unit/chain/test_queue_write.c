@@ -141,8 +141,10 @@ static bool sees_a_stranger(bool no_limbo)
     GOOD(qchain_queue_read(q, got, 4096, 0, QCHAIN_REQUEST_MORE, got, err)); /* prepared, not submitted */
     GOOD(qchain_discard(c, 4096, 0, 0, err));
     memset(buf, 2, sizeof(buf));
-    for (uint64_t i = 1; i < 8; i++)
+    for (uint64_t i = 1; i < 8; i++) { /* giving up others lets go of what nobody uses */
         GOOD(qchain_write(c, buf, 4096, i * 4096, 0, err));
+        GOOD(qchain_discard(c, 4096, (i - 1) * 4096, 0, err));
+    }
     reap_good(q);
     double_no_limbo = false;
     qchain_queue_close(q);

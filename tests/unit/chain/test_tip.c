@@ -448,8 +448,10 @@ static void give_up_and_write_others(void *data)
     char buf[4096] = "stranger";
 
     GOOD(t, qchain_discard(t->c, 4096, 0, 0, t->err));
-    for (uint64_t i = 1; i < 8; i++)
+    for (uint64_t i = 1; i < 8; i++) { /* giving up others lets go of what nobody uses */
         GOOD(t, qchain_write(t->c, buf, sizeof(buf), i * 4096, 0, t->err));
+        GOOD(t, qchain_discard(t->c, 4096, (i - 1) * 4096, 0, t->err));
+    }
 }
 
 /* The place of a read is given up after it was looked up and before its bytes are read. */
@@ -479,6 +481,50 @@ static void places_in_use_are_not_used_anew(void **unused)
 }
 
 /* ---------------------------------------------------------------------- drain --- */
+
+struct resizer {
+    struct tip_chain *t;
+    pthread_t         thread;
+    atomic_bool       over;
+};
+
+static void *resize(void *arg)
+{
+    struct resizer *r = arg;
+
+    if (qchain_resize(r->t->c, MIB, 0, NULL) != 0)
+        abort();
+    atomic_store(&r->over, true);
+    return NULL;
+}
+
+static void resize_meanwhile(void *data)
+{
+    struct resizer *r = data;
+    struct timespec nap = {0, 20000000};
+
+    pthread_create(&r->thread, NULL, resize, r);
+    nanosleep(&nap, NULL);
+    assert_false(atomic_load(&r->over));
+}
+
+static void who_resizes_waits_for_readers(void **unused)
+{
+    struct resizer r = {0};
+    struct tip_chain t;
+    char buf[4096] = "mine";
+
+    (void)unused;
+    tip_open(&t, SECTORS * 512, 12, 0, 0);
+    r.t = &t;
+    GOOD(&t, qchain_write(t.c, buf, sizeof(buf), 0, 0, t.err));
+    t.top->before_read = resize_meanwhile;
+    t.top->before_read_data = &r;
+    GOOD(&t, qchain_read(t.c, buf, sizeof(buf), 0, 0, t.err));
+    pthread_join(r.thread, NULL);
+    assert_true(qchain_size(t.c) == MIB);
+    tip_close(&t);
+}
 
 static void *keep_writing(void *arg)
 {
@@ -547,6 +593,7 @@ int main(void)
         cmocka_unit_test(many_writers_to_the_same_clusters),
         cmocka_unit_test(places_in_use_are_not_used_anew),
         cmocka_unit_test(while_drained_nothing_is_written),
+        cmocka_unit_test(who_resizes_waits_for_readers),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

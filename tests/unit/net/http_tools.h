@@ -35,7 +35,7 @@ static inline int setup(void **unused)
     conf->proxy = qc_strdup(""); /* whatever the environment says */
     conf->deadline_ms = 10000;
     conf->connect_ms = 2000;
-    conf->stall_ms = 1000;
+    conf->stall_ms = 5000; /* a slow machine is no slow server */
     conf->hedge = false;
     open_http();
     return 0;

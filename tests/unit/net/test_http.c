@@ -273,20 +273,24 @@ static void ended_while_under_way(void **unused)
 
 static void cancelled_one_by_one(void **unused)
 {
-    int64_t begun = srv_now_ms();
+    int64_t begun;
     struct crowd c;
 
     (void)unused;
+    conf->stall_ms = conf->deadline_ms = 60000; /* neither is what ends them */
+    qc_http_destroy(http);
+    open_http();
     srv_add(srv, (struct srv_step){.times = 1000, .end = SRV_STALL, .at = -1});
     crowd_start(&c, 80, 40000, 2);
     usleep(30000);
+    begun = srv_now_ms();
     for (unsigned i = 0; i < c.n; i++)
         qc_http_cancel(http, &c.m[i].g.r);
     crowd_wait(&c);
     for (unsigned i = 0; i < c.n; i++)
         assert_int_equal(c.m[i].g.ret, QCHAIN_E_CANCELLED);
     crowd_finish(&c);
-    assert_true(srv_now_ms() - begun < 900);
+    assert_true(srv_now_ms() - begun < 20000);
 }
 
 /* Metadata before data that waited longer. */
@@ -367,11 +371,11 @@ static void slow_credentials(void **unused)
     struct get g;
 
     (void)unused;
-    reopen_with_giver(600);
+    reopen_with_giver(3000);
     get_init(&g, place_of(srv, "/object"), 0, 100);
     g.r.deadline_ms = 150;
     assert_int_equal(get_run(&g), QCHAIN_E_TIMEOUT);
-    assert_true(srv_now_ms() - begun < 400);
+    assert_true(srv_now_ms() - begun < 2500);
     assert_int_equal(srv->n_seen, 0);
     get_finish(&g);
     get_is(true, 0, 100, 0); /* what was asked for then came all the same */

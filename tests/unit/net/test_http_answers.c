@@ -67,7 +67,7 @@ static void stalls_behind_the_header(void **unused)
     get_is(true, 0, 100, 0);
     assert_int_equal(srv->n_seen, 3);
     assert_string_equal(srv_header(srv->seen[2].head, "Range"), "bytes=99-99");
-    assert_in_range(srv_now_ms() - begun, 395, 2000);
+    assert_in_range(srv_now_ms() - begun, 395, 4000);
 }
 
 /* One byte now and then never ends by itself: not in the header either. */
@@ -81,7 +81,7 @@ static void a_header_drop_by_drop(void **unused)
     srv_add(srv, (struct srv_step){.raw = good("A: b\r\nC: d\r\nE: f\r\n", ""), .raw_ms = 30});
     get_is(true, 0, 100, 0);
     assert_int_equal(srv->n_seen, 2);
-    assert_in_range(srv_now_ms() - begun, 295, 1500);
+    assert_in_range(srv_now_ms() - begun, 295, 4000);
 }
 
 /* What is only allowed is taken: 100 lines, nearly 64 KiB. One more is not. */
@@ -125,7 +125,7 @@ static void continue_for_ever(void **unused)
     get_init(&g, place_of(srv, "/object"), 0, 100);
     get_run(&g);
     assert_true(g.ret == QCHAIN_E_NET || g.ret == QCHAIN_E_TIMEOUT || g.ret == QCHAIN_E_CORRUPT);
-    assert_true(srv_now_ms() - begun < 1500);
+    assert_true(srv_now_ms() - begun < 8000);
     get_finish(&g);
 }
 

@@ -188,7 +188,7 @@ static void no_such_name_fails_soon(void **unused)
     assert_int_equal(get_from(&g, "gone.test", "/x"), QCHAIN_E_NET);
     assert_int_equal(g.r.attempts, 2); /* one retry */
     assert_int_equal(asked("gone.test"), 2);
-    assert_true(srv_now_ms() - begun < 1000);
+    assert_true(srv_now_ms() - begun < 5000);
     assert_non_null(strstr(g.r.err.text, "gone.test"));
     assert_int_equal(srv->n_conns, 0);
     get_finish(&g);
@@ -219,7 +219,7 @@ static void a_silent_resolver_is_asked_again(void **unused)
     if (get_from(&g, "late.test", "/x") != 0)
         fail_msg("%s", g.r.err.text);
     assert_int_equal(g.r.attempts, 3);
-    assert_true(srv_now_ms() - begun < 2000);
+    assert_true(srv_now_ms() - begun < 3900);
     get_finish(&g);
     name_means("never.test", "late");
     conf->deadline_ms = 900;
@@ -253,7 +253,7 @@ static void an_address_that_changes(void **unused)
     if (get_from(&g, "moves.test", "/x") != 0)
         fail_msg("%s", g.r.err.text);
     assert_int_equal(asked("moves.test"), 2);
-    assert_true(srv_now_ms() - begun < 1000);
+    assert_true(srv_now_ms() - begun < 1900);
     get_finish(&g);
     assert_int_equal(get_from(&g, "moves.test", "/y"), 0); /* and while all is well nobody asks */
     assert_int_equal(asked("moves.test"), 2);

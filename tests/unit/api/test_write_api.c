@@ -1,0 +1,195 @@
+/* SPDX-License-Identifier: MIT */
+/* The door to writing: raw images as files, the sidecar that goes, what is refused. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "image_tools.h"
+
+#include <qchain-backend.h>
+
+static char dir[64], path[96];
+static qchain_error *err;
+
+static int setup(void **state)
+{
+    (void)state;
+    strcpy(dir, "/tmp/qc-write-XXXXXX");
+    err = qchain_error_create();
+    if (!mkdtemp(dir))
+        return -1;
+    snprintf(path, sizeof(path), "%s/disk", dir);
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    char cmd[128];
+
+    (void)state;
+    qchain_error_destroy(err);
+    snprintf(cmd, sizeof(cmd), "rm -rf '%s'", dir);
+    return system(cmd);
+}
+
+#define GOOD(call)                                                                                 \
+    do {                                                                                           \
+        if ((call) != 0)                                                                           \
+            fail_msg("%s", qchain_error_message(err));                                             \
+    } while (0)
+
+static void make_file(const char *name, const void *bytes, size_t n, uint64_t size)
+{
+    FILE *f = fopen(name, "wb");
+
+    assert_non_null(f);
+    assert_int_equal(fwrite(bytes, 1, n, f), n);
+    fclose(f);
+    assert_int_equal(truncate(name, (off_t)size), 0);
+}
+
+static uint64_t file_size(const char *name)
+{
+    struct stat st;
+
+    return stat(name, &st) == 0 ? (uint64_t)st.st_size : UINT64_MAX;
+}
+
+static qchain *open_disk(uint32_t flags, const char *format)
+{
+    qchain_open_opts o;
+    qchain *c = NULL;
+
+    qchain_open_opts_init(&o, sizeof(o));
+    o.flags = flags;
+    o.format = format;
+    GOOD(qchain_open(&c, NULL, path, &o, err));
+    return c;
+}
+
+/* The last sector is there as a whole once it is written to, as in QEMU. */
+static void raw_files_of_any_size_are_written(void **unused)
+{
+    char buf[1024], got[1024];
+    qchain *c;
+
+    (void)unused;
+    make_file(path, "begin", 5, 1000);
+    c = open_disk(QCHAIN_OPEN_WRITE, "raw");
+    assert_true(qchain_size(c) == 1024);
+    GOOD(qchain_write(c, "x", 1, 998, 0, err));
+    GOOD(qchain_flush(c, err));
+    assert_true(file_size(path) == 1000);
+    memset(buf, 7, sizeof(buf));
+    GOOD(qchain_write(c, buf, 512, 512, QCHAIN_WRITE_FUA, err));
+    assert_true(file_size(path) == 1024);
+    GOOD(qchain_read(c, got, 1024, 0, 0, err));
+    assert_true(memcmp(got, "begin", 5) == 0 && memcmp(got + 512, buf, 512) == 0);
+    GOOD(qchain_write_zeroes(c, 20, 1000, QCHAIN_WRITE_UNMAP, err));
+    GOOD(qchain_discard(c, 1024, 0, 0, err)); /* not given back without QCHAIN_OPEN_DISCARD */
+    GOOD(qchain_read(c, got, 1024, 0, 0, err));
+    assert_true(got[0] == 'b' && got[999] == 7 && got[1000] == 0 && got[1019] == 0 && got[1020] == 7);
+    assert_int_equal(qchain_resize(c, 512, 0, err), QCHAIN_E_INVAL);
+    GOOD(qchain_resize(c, 512, QCHAIN_RESIZE_SHRINK, err));
+    GOOD(qchain_resize(c, 4096, 0, err));
+    assert_true(file_size(path) == 4096 && qchain_size(c) == 4096);
+    GOOD(qchain_read(c, got, 1024, 512, 0, err));
+    for (int i = 0; i < 1024; i++)
+        assert_int_equal(got[i], 0);
+    GOOD(qchain_finish(c, err));
+    qchain_close(c);
+}
+
+static void what_raw_has_not_is_unsupported(void **unused)
+{
+    char buf[4096] = "";
+    qchain *c;
+
+    (void)unused;
+    make_file(path, "", 0, 65536);
+    c = open_disk(QCHAIN_OPEN_WRITE | QCHAIN_OPEN_WRITETHROUGH, "raw");
+    assert_int_equal(qchain_snapshot_create(c, "s", NULL, err), QCHAIN_E_UNSUPPORTED);
+    assert_int_equal(qchain_snapshot_apply(c, "s", err), QCHAIN_E_UNSUPPORTED);
+    assert_int_equal(qchain_snapshot_delete(c, "s", err), QCHAIN_E_UNSUPPORTED);
+    assert_int_equal(qchain_vmstate_read(c, buf, 1, 0, err), QCHAIN_E_UNSUPPORTED);
+    assert_int_equal(qchain_vmstate_write(c, buf, 1, 0, err), QCHAIN_E_UNSUPPORTED);
+    assert_int_equal(qchain_write_compressed(c, buf, 4096, 0, 0, err), QCHAIN_E_UNSUPPORTED);
+    assert_int_equal(qchain_index_build(c, NULL, err), QCHAIN_E_UNSUPPORTED);
+    qchain_close(c);
+}
+
+static void wrong_arguments_are_refused(void **unused)
+{
+    qchain_snapshot_opts so;
+    qchain_iov iov = {NULL, 5};
+    qchain *c;
+    char b = 0;
+
+    (void)unused;
+    make_file(path, "", 0, 65536);
+    c = open_disk(QCHAIN_OPEN_WRITE, "raw");
+    assert_int_equal(qchain_write(NULL, &b, 1, 0, 0, err), QCHAIN_E_INVAL);
+    assert_int_equal(qchain_write(c, NULL, 1, 0, 0, err), QCHAIN_E_INVAL);
+    assert_int_equal(qchain_write(c, NULL, 0, 0, 0, err), 0);
+    assert_int_equal(qchain_write(c, &b, 1, 0, 2, err), QCHAIN_E_INVAL);
+    assert_int_equal(qchain_write(c, &b, 1, 65536, 0, NULL), QCHAIN_E_RANGE);
+    assert_int_equal(qchain_write(c, &b, 1, UINT64_MAX, 0, err), QCHAIN_E_RANGE);
+    assert_int_equal(qchain_writev(c, &iov, 1, 0, 0, err), QCHAIN_E_INVAL);
+    assert_int_equal(qchain_writev(c, NULL, 1, 0, 0, err), QCHAIN_E_INVAL);
+    assert_int_equal(qchain_write_zeroes(c, 65537, 0, 0, err), QCHAIN_E_RANGE);
+    assert_int_equal(qchain_write_zeroes(c, 1, 0, 4, err), QCHAIN_E_INVAL);
+    assert_int_equal(qchain_discard(c, 1, 0, 1, err), QCHAIN_E_INVAL);
+    assert_int_equal(qchain_discard(c, 1, 65536, 0, err), QCHAIN_E_RANGE);
+    assert_int_equal(qchain_resize(c, 513, 0, err), QCHAIN_E_INVAL);
+    assert_int_equal(qchain_resize(c, UINT64_C(1) << 63, 0, err), QCHAIN_E_LIMIT);
+    assert_int_equal(qchain_resize(c, 1024, 2, err), QCHAIN_E_INVAL);
+    qchain_snapshot_opts_init(&so, sizeof(so));
+    assert_true(so.icount == UINT64_MAX);
+    so.flags = 1;
+    assert_int_equal(qchain_snapshot_create(c, "s", &so, err), QCHAIN_E_INVAL);
+    assert_int_equal(qchain_snapshot_create(c, NULL, NULL, err), QCHAIN_E_INVAL);
+    assert_int_equal(qchain_snapshot_apply(c, NULL, err), QCHAIN_E_INVAL);
+    assert_int_equal(qchain_flush(NULL, err), QCHAIN_E_INVAL);
+    assert_int_equal(qchain_drain(NULL, err), QCHAIN_E_INVAL);
+    qchain_resume(NULL);
+    qchain_resume(c); /* without a drain: nothing */
+    GOOD(qchain_write(c, &b, 1, 0, 0, err));
+    qchain_close(c);
+}
+
+/* The sidecar of an image goes when it is opened for writing; a file that is only called so stays. */
+static void the_sidecar_goes(void **unused)
+{
+    char side[128];
+
+    (void)unused;
+    make_file(path, "", 0, 65536);
+    snprintf(side, sizeof(side), "%s.qci", path);
+    make_file(side, "QCHAINIX", 8, 200);
+    qchain_close(open_disk(0, "raw"));
+    assert_true(file_size(side) == 200);
+    qchain_close(open_disk(QCHAIN_OPEN_WRITE, "raw"));
+    assert_true(file_size(side) == UINT64_MAX);
+    make_file(side, "precious", 8, 8);
+    qchain_close(open_disk(QCHAIN_OPEN_WRITE, "raw"));
+    assert_true(file_size(side) == 8);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(raw_files_of_any_size_are_written, setup, teardown),
+        cmocka_unit_test_setup_teardown(what_raw_has_not_is_unsupported, setup, teardown),
+        cmocka_unit_test_setup_teardown(wrong_arguments_are_refused, setup, teardown),
+        cmocka_unit_test_setup_teardown(the_sidecar_goes, setup, teardown),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
