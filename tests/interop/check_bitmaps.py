@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 
-from interop_lib import Mismatch, Runner, build_dir, need
+from interop_lib import Mismatch, Runner, default_hammer, need
 
 MIB = 1 << 20
 NAMES = ("b0", "b1", "with space")
@@ -56,11 +56,11 @@ class Model:
 
 
 class Bench:
-    def __init__(self, where, seed):
+    def __init__(self, where, seed, tool):
         self.r = Runner(where)
         self.dir = where
         self.rng = random.Random(seed)
-        self.tool = os.path.join(build_dir(), "tests", "interop", "bitmapper")
+        self.tool = tool
         self.count = 0
 
     def ours(self, image, *words, mode="rw", ok=(0,)):
@@ -338,14 +338,14 @@ def long_headers(b):
 
 def main():
     p = argparse.ArgumentParser(description=__doc__)
-    p.add_argument("--bin")
-    p.add_argument("--hammer")
+    p.add_argument("--bin", help="not used here")
+    p.add_argument("--hammer", default=default_hammer(), help="the bitmapper lies beside it")
     p.add_argument("--seed", type=int, default=1)
     p.add_argument("--rounds", type=int, default=7)
     a = p.parse_args()
     need("qemu-img", "qemu-io", "qemu-nbd")
     where = tempfile.mkdtemp(prefix="bitmaps.")
-    b = Bench(where, a.seed)
+    b = Bench(where, a.seed, os.path.join(os.path.dirname(os.path.abspath(a.hammer)), "bitmapper"))
     try:
         for case in (crash, crash_of_merge, stale, all_ones, sizes, snapshots, merges, long_headers):
             case(b)
