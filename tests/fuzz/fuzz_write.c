@@ -104,19 +104,19 @@ static int operate(qchain *c, uint64_t *seed, unsigned char *buf, int sound)
     }
 }
 
-static void work(struct disk *d, uint64_t seed, int sound, uint64_t leaks)
+static void work(struct disk *d, uint64_t seed, int sound)
 {
     unsigned char *buf = malloc(2 * MOST);
     qchain_check_result after;
     qchain *c = NULL;
-    int ended;
 
     if (buf && open_it(&c, d, QCHAIN_OPEN_WRITE | (seed % 2 ? QCHAIN_OPEN_DISCARD : 0)) == 0) {
         for (unsigned i = 0; i < MAX_OPS; i++)
             operate(c, &seed, buf, sound);
-        ended = qchain_finish(c, NULL);
+        qchain_finish(c, NULL);
         qchain_close(c);
-        if (sound && (look(d, &after) != 0 || after.corruptions > 0 || (ended == 0 && after.leaks > leaks)))
+        /* Leaks may come to light: counts of clusters past the end, which the file has reached now. */
+        if (sound && (look(d, &after) != 0 || after.corruptions > 0))
             abort();
     }
     free(buf);
@@ -137,7 +137,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (!d.p)
         return 0;
     sound = look(&d, &before) == 0 && before.corruptions == 0 && before.check_errors == 0;
-    work(&d, seed | 1, sound, before.leaks);
+    work(&d, seed | 1, sound);
     free(d.p);
     return 0;
 }
