@@ -4,6 +4,7 @@
 
 #include "qcow2/l2_spot.h"
 #include "qcow2/zero_write.h"
+#include "util/bytes.h"
 #include "util/error.h"
 
 /* A change to whole units, as far as one slice goes. */
@@ -131,7 +132,8 @@ static int zeros_v2(struct qc2_image *q, uint64_t offset, uint64_t length, uint6
     struct qc_run r;
     int rc;
 
-    if (q->base.backing_name)
+    length = qc_align_down(length, 512);
+    if (q->base.backing_name || offset % 512 != 0 || length == 0)
         return QCHAIN_OK;
     rc = qc2_locate(&q->base, offset, length, &r, err);
     if (rc == 0 && qc_run_kind(&r) == QC_ABSENT)

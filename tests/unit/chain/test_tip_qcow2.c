@@ -35,6 +35,7 @@ static const struct shape shapes[] = {
     {"cluster_size=4096", MIB, 4096, 5000, "qcow2", 0},
     {"cluster_size=512", 700 * KIB, 512, 500, "raw", QCHAIN_OPEN_DISCARD},
     {"cluster_size=65536,compat=0.10", 3 * MIB, 65536, 4000, "qcow2", 0},
+    {"cluster_size=4096,compat=0.10", MIB, 4096, 0, "", 0},
     {"cluster_size=16384,extended_l2=on", 2 * MIB + 1536, 16384, 2000, "raw", 0},
     {"cluster_size=2M", 9 * MIB, 2 << 20, 9000, "qcow2", QCHAIN_OPEN_DISCARD},
     {"cluster_size=4096,refcount_bits=64,lazy_refcounts=on", MIB, 4096, 1000, "raw", 0},
