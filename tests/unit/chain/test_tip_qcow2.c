@@ -235,6 +235,28 @@ static void random_changes_follow_the_model(void **unused)
     }
 }
 
+/* Short ranges of zeros, from any byte, over the borders of clusters that hold data. */
+static void zeros_begin_at_any_byte(void **unused)
+{
+    (void)unused;
+    for (size_t i = 0; i < N_SHAPES; i++) {
+        uint64_t cluster = shapes[i].cluster, size = qc_min64(shapes[i].size, 16 * cluster);
+        struct disk d;
+
+        make_disk(&d, &shapes[i]);
+        fill_bytes(&d, d.model, size);
+        GOOD(qchain_write(d.c, d.model, size, 0, 0, err));
+        for (uint64_t at = cluster; at + 1024 < size; at += cluster) {
+            uint64_t offset = at - random_next(&d.seed) % 512, length = 1 + random_next(&d.seed) % 1023;
+
+            GOOD(qchain_write_zeroes(d.c, length, offset, QCHAIN_WRITE_UNMAP, err));
+            memset(d.model + offset, 0, length);
+        }
+        check_disk(&d, "with zeros");
+        end_disk(&d);
+    }
+}
+
 static void resizing_hides_what_is_below(void **unused)
 {
     (void)unused;
@@ -498,6 +520,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         ON(random_changes_follow_the_model),
+        ON(zeros_begin_at_any_byte),
         ON(resizing_hides_what_is_below),
         ON(the_vm_state_lies_behind_the_disk),
         ON(many_writers_to_the_same_clusters),
