@@ -245,7 +245,11 @@ static void zeros_begin_at_any_byte(void **unused)
 
         make_disk(&d, &shapes[i]);
         fill_bytes(&d, d.model, size);
-        GOOD(qchain_write(d.c, d.model, size, 0, 0, err));
+        /* From the last to the first, so that they do not lie one behind the other. */
+        for (uint64_t at = (size - 1) / cluster * cluster, n = 1; n; at -= cluster) {
+            n = at;
+            GOOD(qchain_write(d.c, d.model + at, qc_min64(cluster, size - at), at, 0, err));
+        }
         for (uint64_t at = cluster; at + 1024 < size; at += cluster) {
             uint64_t offset = at - random_next(&d.seed) % 512, length = 1 + random_next(&d.seed) % 1023;
 
