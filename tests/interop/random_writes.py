@@ -167,7 +167,7 @@ class Run:
     def snapshot(self):
         rng, snaps = self.rng, self.model.snapshots
         # Where refcounts are too narrow QEMU leaks a cluster when it finds out.
-        narrow = re.search(r"refcount_bits=[12]\b", self.top.what)
+        narrow = re.search(r"refcount_bits=[124]\b", self.top.what)
         tool = [os.path.join(self.args.bin, "qchain"), "snapshot", *self.trust]
         if rng.random() < 0.3 and not narrow:
             tool = ["qemu-img", "snapshot"]
