@@ -279,6 +279,8 @@ static void cancelled_one_by_one(void **unused)
     (void)unused;
     conf->stall_ms = conf->deadline_ms = 60000; /* neither is what ends them */
     qc_http_destroy(http);
+    qc_credentials_destroy(creds);
+    qc_slots_destroy(slots);
     open_http();
     srv_add(srv, (struct srv_step){.times = 1000, .end = SRV_STALL, .at = -1});
     crowd_start(&c, 80, 40000, 2);
