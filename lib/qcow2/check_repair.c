@@ -261,13 +261,14 @@ static int adjust_block(struct qc2_check *c, uint64_t first, uint64_t n, uint8_t
     return write_changes(c, &a->m, raw, c->cluster, place, err);
 }
 
-static int adjust_refcounts(struct qc2_check *c, bool raise, qchain_error *err)
+static int adjust_refcounts(struct qc2_check *c, bool raise, bool *changed, qchain_error *err)
 {
     struct adjust a = {.raise = raise};
     int rc = qc2_each_refblock(c, adjust_block, &a, err);
 
     if (rc == 0)
         rc = qc_store_flush(c->store, err);
+    *changed |= a.m.n > 0;
     if (rc == 0 && a.m.n > 0)
         qc2_check_say(c, QCHAIN_LOG_INFO, "%" PRIu64 " refcounts %s", a.m.n,
                       raise ? "raised" : "lowered");
@@ -292,7 +293,7 @@ static int rebuild(struct qc2_check *c, qchain_error *err)
 }
 
 /* Steps 2 and 3, after a pass. */
-static int mend_refcounts(struct qc2_check *c, qchain_error *err)
+static int mend_refcounts(struct qc2_check *c, bool *changed, qchain_error *err)
 {
     bool all = c->opts->flags & QC2_CHECK_REPAIR_ALL;
     int rc = QCHAIN_OK;
@@ -305,9 +306,9 @@ static int mend_refcounts(struct qc2_check *c, qchain_error *err)
         return QCHAIN_OK;
     }
     if (all)
-        rc = adjust_refcounts(c, true, err);
+        rc = adjust_refcounts(c, true, changed, err);
     if (rc == 0 && !c->lost)
-        rc = adjust_refcounts(c, false, err);
+        rc = adjust_refcounts(c, false, changed, err);
     return rc;
 }
 
@@ -331,7 +332,7 @@ static bool is_right(const struct qc2_check *c)
 /* What cannot be read must not be taken for unused: with read errors nothing is written. */
 static int steps(struct qc2_check *c, qchain_error *err)
 {
-    bool all = c->opts->flags & QC2_CHECK_REPAIR_ALL;
+    bool all = c->opts->flags & QC2_CHECK_REPAIR_ALL, changed = false;
     int rc = QCHAIN_OK;
 
     if (c->r.check_errors > 0)
@@ -341,10 +342,11 @@ static int steps(struct qc2_check *c, qchain_error *err)
     if (rc == 0)
         rc = quiet_pass(c, err);
     if (rc == 0 && c->r.check_errors == 0)
-        rc = mend_refcounts(c, err);
+        rc = mend_refcounts(c, &changed, err);
     if (rc == 0)
         rc = quiet_pass(c, err);
-    if (rc == 0 && all && c->r.check_errors == 0 && !c->rebuild)
+    /* Where a leak was mended a cluster may have become its owner's alone. */
+    if (rc == 0 && (all || changed) && c->r.check_errors == 0 && !c->rebuild)
         rc = mend_entries(c, true, err);
     return rc;
 }

@@ -539,6 +539,42 @@ static void leaks_alone(void **state)
     free(p);
 }
 
+/* The cluster at `at` is counted twice, and the entry that refers to it says so. */
+static void make_shared(uint8_t *p, uint8_t *entry)
+{
+    uint64_t at = qc_be64(entry) & 0xfffffffffffe00, block = qc_be64(p + qc_be64(p + 48));
+
+    if (at == 0 || qc_be64(entry) >> 62 & 1)
+        return;
+    entry[0] &= 0x7f;
+    p[block + 2 * (at >> p[23]) + 1] = 2;
+}
+
+/* A cluster that was taken for shared is its owner's alone once the leak is mended, and is marked so. */
+static void leaks_of_what_was_shared(void **state)
+{
+    struct qc2_check_result r;
+    struct crash_disk d;
+    uint64_t size, l1, table;
+    uint8_t *p = load("good-v3.qcow2", &size);
+
+    (void)state;
+    l1 = qc_be64(p + 40);
+    for (uint32_t i = 0; i < qc_be32(p + 36); i++) {
+        table = qc_be64(p + l1 + 8 * i) & 0xfffffffffffe00;
+        for (uint64_t k = 0; table && k < UINT64_C(1) << p[23]; k += 8)
+            make_shared(p, p + table + k);
+        make_shared(p, p + l1 + 8 * i);
+    }
+    crash_disk_init(&d, p, size);
+    assert_int_equal(check(&d, 0, &r, NULL), 0);
+    assert_true(r.corruptions == 0 && r.leaks > 1);
+    assert_int_equal(check(&d, QC2_CHECK_REPAIR_LEAKS, &r, NULL), 0);
+    assert_true(r.corruptions == 0 && r.leaks == 0 && r.leaks_fixed > 1);
+    crash_disk_finish(&d);
+    free(p);
+}
+
 /* ---------------------------------------------------------------- damage --- */
 
 /* Overwrite parts of the metadata of a good image: bits of tables, of refcounts, of the header's fields. */
@@ -612,6 +648,7 @@ int main(void)
         cmocka_unit_test(claims_cost_nothing),
         cmocka_unit_test(repairs_that_succeed),
         cmocka_unit_test(leaks_alone),
+        cmocka_unit_test(leaks_of_what_was_shared),
         cmocka_unit_test(files_are_repaired),
         cmocka_unit_test(damage_is_never_made_worse),
     };
