@@ -265,6 +265,7 @@ bool qc_request_wrote(qchain_queue *q, struct qc_request *r, bool whole)
     qchain_error why;
 
     if (!whole) {
+        qc_store_failed(t->data, r->host, r->host_length);
         qc_tip_note_write(q->c, r->offset, r->length); /* some of it may be there */
         qc_request_let_go(q, r);
         return false;
