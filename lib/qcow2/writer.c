@@ -154,7 +154,7 @@ int qc2_writer_ready(struct qc2_writer *w, qchain_error *err)
     if (atomic_load(&w->stopped))
         return stopped(err);
     qc2_freed_work(w);
-    return qc2_meta_dirty_bytes(w) > w->dirty_limit ? qc2_flush_now(w, err) : QCHAIN_OK;
+    return qc2_meta_dirty_bytes(w) > w->dirty_limit ? qc2_flush(w, err) : QCHAIN_OK;
 }
 
 int qc2_writer_damaged(struct qc2_writer *w, qchain_error *err)
@@ -174,14 +174,14 @@ int qc2_writer_damaged(struct qc2_writer *w, qchain_error *err)
 
 int qc2_writer_end(struct qc2_writer *w, qchain_error *err)
 {
-    int rc = atomic_load(&w->stopped) ? stopped(err) : qc2_flush_now(w, err);
+    int rc = atomic_load(&w->stopped) ? stopped(err) : qc2_flush(w, err);
 
     if (rc < 0)
         return rc;
     /* Nobody is inside, so all that was freed can be given back; then counts are exact. */
     qc_epoch_drain(w->requests);
     qc2_freed_work(w);
-    return qc2_flush_now(w, err);
+    return qc2_flush(w, err);
 }
 
 /* ---------------------------------------------------------------- the seam --- */

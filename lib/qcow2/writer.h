@@ -93,10 +93,10 @@ int  qc2_writer_damaged(struct qc2_writer *w, qchain_error *err);
 
 /* ---- flush.c ---- */
 
-/* Make all durable that was finished before the call. No lock held. If unsafe nothing is done. */
+/* Make all durable that was finished before the call; if unsafe it is written all the same, so that it outlives the
+ * process. No lock held. */
 int  qc2_flush(struct qc2_writer *w, qchain_error *err);
-/* The same with the lock held throughout, also if unsafe; nothing that was freed is given back. For rare
- * events: all wait. */
+/* The same with the lock held throughout; nothing that was freed is given back. For rare events: all wait. */
 int  qc2_flush_locked(struct qc2_writer *w, qchain_error *err);
 
 /* ---- meta_cache.c; all with the lock held ---- */

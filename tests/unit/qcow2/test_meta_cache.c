@@ -222,6 +222,9 @@ static void test_unsafe(void **state)
     for (unsigned i = 0; i < 500; i++)
         assert_int_equal(map_cluster(&s, i % 200, NULL), 0);
     assert_int_equal(qc2_flush(s.w, NULL), 0);
+    image_check(r->bytes, r->size, &v); /* if the process died now */
+    assert_string_equal(v.damage, "");
+    assert_int_equal(v.mapped, 200);
     assert_int_equal(subject_close(&s, true, NULL), 0);
     assert_int_equal(r->n_flushes, 0);
     image_check(r->bytes, r->size, &v);
