@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /* The door to writing: raw images as files, the sidecar that goes, what is refused. */
+#include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -182,6 +184,56 @@ static void the_sidecar_goes(void **unused)
     assert_true(file_size(side) == 8);
 }
 
+struct looker {
+    qchain    *c;
+    atomic_bool over;
+    int         failed;
+};
+
+static void *look(void *data)
+{
+    struct looker *l = data;
+    qchain_image_info *info;
+
+    while (!atomic_load(&l->over)) {
+        if (qchain_layer_info(&info, l->c, 0, NULL) != 0)
+            l->failed++;
+        else
+            qchain_image_info_free(info);
+    }
+    return NULL;
+}
+
+/* Names and tables of the top change under who describes it, and he sees the old or the new. */
+static void the_top_is_described_while_it_changes(void **unused)
+{
+    qchain_create_opts o;
+    qchain_open_opts open;
+    struct looker l = {0};
+    pthread_t thread;
+
+    (void)unused;
+    qchain_create_opts_init(&o, sizeof(o));
+    o.size = 1 << 20;
+    GOOD(qchain_create(NULL, path, &o, err));
+    qchain_open_opts_init(&open, sizeof(open));
+    open.flags = QCHAIN_OPEN_WRITE | QCHAIN_OPEN_UNSAFE;
+    GOOD(qchain_open(&l.c, NULL, path, &open, err));
+    assert_int_equal(pthread_create(&thread, NULL, look, &l), 0);
+    o.backing_format = "raw";
+    for (int i = 0; i < 300; i++) {
+        o.backing_file = i % 2 ? "one" : "the other";
+        GOOD(qchain_amend(l.c, &o, QCHAIN_AMEND_BACKING_FILE | QCHAIN_AMEND_BACKING_FORMAT, NULL, err));
+        GOOD(qchain_snapshot_create(l.c, "s", NULL, err));
+        GOOD(qchain_write(l.c, "data", 4, (uint64_t)i * 512, 0, err));
+        GOOD(qchain_snapshot_delete(l.c, "s", err));
+    }
+    atomic_store(&l.over, true);
+    pthread_join(thread, NULL);
+    assert_int_equal(l.failed, 0);
+    qchain_close(l.c);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -189,6 +241,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(what_raw_has_not_is_unsupported, setup, teardown),
         cmocka_unit_test_setup_teardown(wrong_arguments_are_refused, setup, teardown),
         cmocka_unit_test_setup_teardown(the_sidecar_goes, setup, teardown),
+        cmocka_unit_test_setup_teardown(the_top_is_described_while_it_changes, setup, teardown),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
