@@ -47,7 +47,8 @@ static int begin(qchain *c, struct qc_tip *t, qchain_error *err)
 {
     struct qc_write_opts opts = {.requests = t->requests,
                                  .discard = c->open_flags & QCHAIN_OPEN_DISCARD,
-                                 .unsafe = c->open_flags & QCHAIN_OPEN_UNSAFE};
+                                 .unsafe = c->open_flags & QCHAIN_OPEN_UNSAFE,
+                                 .shared = c->open_flags & QCHAIN_OPEN_FORCE_SHARE};
     int ret = t->ops->begin(t->img, &opts, err);
 
     if (ret != 0)

@@ -188,7 +188,7 @@ int qc2_writer_end(struct qc2_writer *w, qchain_error *err)
 
 /* An image that was not closed properly: its counts are made anew. Writing sets this bit only for the time of
  * snapshots, whatever lazy_refcounts says: the order of writes keeps refcounts right. */
-static int mend_dirty(struct qc2_image *q, qchain_error *err)
+static int mend_dirty(struct qc2_image *q, bool shared, qchain_error *err)
 {
     struct qc2_check_opts o = {.flags = QC2_CHECK_REPAIR_ALL};
     struct qc2_check_result res;
@@ -197,6 +197,9 @@ static int mend_dirty(struct qc2_image *q, qchain_error *err)
     if (!(q->header.incompatible & QC2_INCOMPAT_DIRTY) || q->header.incompatible & QC2_INCOMPAT_CORRUPT ||
         !qc_store_is_writable(q->base.store))
         return QCHAIN_OK;
+    if (shared)
+        return qc_fail(err, QCHAIN_E_LOCKED, "the image was not closed properly, or is being written just now: without "
+                       "its locks it is neither mended nor written");
     qc_log(q->log, QCHAIN_LOG_WARN, "qcow2", "%s: was not closed properly: its refcounts are made anew",
            q->base.store->name);
     rc = qc2_check(q->base.store, &o, &res, err);
@@ -210,7 +213,7 @@ static int mend_dirty(struct qc2_image *q, qchain_error *err)
 
 static int begin(struct qc_image *img, const struct qc_write_opts *opts, qchain_error *err)
 {
-    int rc = mend_dirty(qc2_of(img), err);
+    int rc = mend_dirty(qc2_of(img), opts->shared, err);
 
     return rc < 0 ? rc : qc2_writer_create(&qc2_of(img)->writer, qc2_of(img), opts, err);
 }

@@ -184,6 +184,52 @@ static void the_sidecar_goes(void **unused)
     assert_true(file_size(side) == 8);
 }
 
+static unsigned char byte_at(long at, int set)
+{
+    FILE *f = fopen(path, "r+b");
+    int c;
+
+    assert_non_null(f);
+    fseek(f, at, SEEK_SET);
+    if (set >= 0)
+        c = fputc(set, f);
+    else
+        c = fgetc(f);
+    fclose(f);
+    return (unsigned char)c;
+}
+
+/* An image that somebody writes may be marked as one that was not closed: without locks it is not mended. */
+static void what_is_dirty_is_not_mended_without_locks(void **unused)
+{
+    qchain_check_result r = {.struct_size = sizeof(r)};
+    qchain_check_opts check;
+    qchain_create_opts o;
+    qchain_open_opts open;
+    char name[200];
+    qchain *c;
+
+    (void)unused;
+    qchain_create_opts_init(&o, sizeof(o));
+    o.size = 1 << 20;
+    GOOD(qchain_create(NULL, path, &o, err));
+    byte_at(79, 1);
+    qchain_open_opts_init(&open, sizeof(open));
+    open.flags = QCHAIN_OPEN_WRITE | QCHAIN_OPEN_FORCE_SHARE;
+    assert_int_equal(qchain_open(&c, NULL, path, &open, err), QCHAIN_E_LOCKED);
+    snprintf(name, sizeof(name), "json:{\"driver\":\"qcow2\",\"file\":{\"driver\":\"file\",\"filename\":\"%s\"},"
+             "\"force-share\":true}", path);
+    open.flags = QCHAIN_OPEN_WRITE;
+    assert_int_equal(qchain_open(&c, NULL, name, &open, err), QCHAIN_E_LOCKED);
+    qchain_check_opts_init(&check, sizeof(check));
+    check.flags = QCHAIN_CHECK_REPAIR_ALL;
+    assert_int_equal(qchain_check(NULL, name, &check, &r, err), QCHAIN_E_INVAL);
+    assert_int_equal(byte_at(79, -1), 1);
+    GOOD(qchain_open(&c, NULL, path, &open, err));
+    qchain_close(c);
+    assert_int_equal(byte_at(79, -1), 0);
+}
+
 struct looker {
     qchain    *c;
     atomic_bool over;
@@ -241,6 +287,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(what_raw_has_not_is_unsupported, setup, teardown),
         cmocka_unit_test_setup_teardown(wrong_arguments_are_refused, setup, teardown),
         cmocka_unit_test_setup_teardown(the_sidecar_goes, setup, teardown),
+        cmocka_unit_test_setup_teardown(what_is_dirty_is_not_mended_without_locks, setup, teardown),
         cmocka_unit_test_setup_teardown(the_top_is_described_while_it_changes, setup, teardown),
     };
 
