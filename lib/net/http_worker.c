@@ -152,9 +152,15 @@ static bool is_stalled(struct http_worker *w, struct http_attempt *a, int64_t no
     uint64_t moved = sum > a->mark ? sum - a->mark : 0;
     uint64_t need = qc_max64(1, STALL_RATE * (uint64_t)w->h->conf->stall_ms / 1000);
 
-    if (!a->ready) { /* curl's time for connecting holds; after it, ours begins */
-        qc_worker_look_at(w, now + HEDGE_LEAST_US);
-        return false;
+    if (!a->ready) {
+        /* curl's time for connecting holds, and after it ours begins; but curl may also keep a transfer waiting for
+         * a connection that it takes for being in use, and then nobody looks at the clock. */
+        if (now - a->begun_us < w->h->conf->connect_ms * MS + stall) {
+            qc_worker_look_at(w, now + HEDGE_LEAST_US);
+            return false;
+        }
+        qc_attempt_cut(a, CUT_STALL, "no connection in %.1f s", (double)(now - a->begun_us) / 1e6);
+        return true;
     }
     if (moved >= need) {
         a->mark += moved;
@@ -435,7 +441,8 @@ static bool set_multi(struct http_worker *w)
     bad |= (int)c->multi_setopt(w->multi, CURLMOPT_TIMERFUNCTION, on_timer);
     bad |= (int)c->multi_setopt(w->multi, CURLMOPT_TIMERDATA, (void *)w);
     bad |= (int)c->multi_setopt(w->multi, CURLMOPT_PIPELINING, (long)CURLPIPE_MULTIPLEX);
-    bad |= (int)c->multi_setopt(w->multi, CURLMOPT_MAX_HOST_CONNECTIONS, (long)w->limit);
+    /* How many there are is decided by who begins attempts; these are a net: what was cut off is not closed at once. */
+    bad |= (int)c->multi_setopt(w->multi, CURLMOPT_MAX_HOST_CONNECTIONS, (long)w->limit * 2 + 16);
     bad |= (int)c->multi_setopt(w->multi, CURLMOPT_MAXCONNECTS, (long)w->limit * 2 + 16);
     return bad == 0;
 }

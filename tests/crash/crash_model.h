@@ -7,7 +7,7 @@
 #ifndef CRASH_MODEL_H
 #define CRASH_MODEL_H
 
-#include "crash_disk.h"
+#include "crash_recorder.h"
 
 #define MODEL_SECTORS 1024u /* of the disk, at most */
 #define MODEL_SNAPSHOTS 8u

@@ -3,7 +3,7 @@
  * Is an image valid whatever a crash leaves of it? Lists of operations run on small images over a disk in memory
  * that records every write and flush; then each state that the medium may be in, between any two flushes, is
  * looked at: no corruptions, flushed data is there, the rest is old or new, snapshots are whole, and
- * qemu-img agrees (a sample). crash_disk.h tells of the medium, crash_model.h of what the guest may find.
+ * qemu-img agrees (a sample). crash_recorder.h tells of the medium, crash_model.h of what the guest may find.
  *
  *   test_crash                   some of all, in about a minute
  *   test_crash --lists N         N random lists            --seed S  their first seed

@@ -114,6 +114,7 @@ static int run(struct job *j, int *used)
 int main(int argc, char **argv)
 {
     struct job j = {.err = qchain_error_create()};
+    qchain_policy *policy = qchain_policy_create();
     qchain_open_opts o;
     int status = 0, used, ret;
 
@@ -121,6 +122,8 @@ int main(int argc, char **argv)
         return 2;
     qchain_open_opts_init(&o, sizeof(o));
     o.flags = strcmp(argv[1], "rw") == 0 ? QCHAIN_OPEN_WRITE : 0;
+    o.policy = policy;
+    qchain_policy_allow(policy, QCHAIN_POLICY_DATA_FILE, NULL);
     ret = qchain_open(&j.c, NULL, argv[2], &o, j.err);
     if (ret != 0)
         printf("open %d %s\n", ret, qchain_error_message(j.err));
@@ -133,6 +136,7 @@ int main(int argc, char **argv)
         fflush(stdout);
     }
     qchain_close(j.c);
+    qchain_policy_destroy(policy);
     qchain_error_destroy(j.err);
     return status | (ret != 0);
 }

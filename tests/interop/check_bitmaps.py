@@ -6,11 +6,12 @@ import os
 import random
 import shutil
 import struct
+import subprocess
 import sys
 import tempfile
 import time
 
-from interop_lib import Mismatch, Runner, build_dir, need
+from interop_lib import Mismatch, Runner, default_hammer, need
 
 MIB = 1 << 20
 NAMES = ("b0", "b1", "with space")
@@ -55,11 +56,11 @@ class Model:
 
 
 class Bench:
-    def __init__(self, where, seed):
+    def __init__(self, where, seed, tool):
         self.r = Runner(where)
         self.dir = where
         self.rng = random.Random(seed)
-        self.tool = os.path.join(build_dir(), "tests", "interop", "bitmapper")
+        self.tool = tool
         self.count = 0
 
     def ours(self, image, *words, mode="rw", ok=(0,)):
@@ -79,24 +80,20 @@ class Bench:
     def qemu_view(self, image, name):
         self.count += 1
         sock = os.path.join(self.dir, f"s{self.count}")
-        self.r.run(["qemu-nbd", "-r", "-f", "qcow2", "-B", name, "-k", sock, "--fork", "--pid-file", sock + ".pid",
-                    image], timeout=30)
-        opts = (f"driver=nbd,server.type=unix,server.path={sock},"
-                f"x-dirty-bitmap=qemu:dirty-bitmap:{name}")
-        found = self.r.json(["qemu-img", "map", "--output=json", "--image-opts", opts], timeout=30)
-        self.wait_for_end(sock + ".pid")
+        argv = ["qemu-nbd", "-r", "-f", "qcow2", "-B", name, "-k", sock, image]
+        with subprocess.Popen(argv, cwd=self.dir, stdin=subprocess.DEVNULL) as server:
+            try:
+                for _ in range(2000):
+                    if os.path.exists(sock) or server.poll() is not None:
+                        break
+                    time.sleep(0.01)
+                opts = (f"driver=nbd,server.type=unix,server.path={sock},"
+                        f"x-dirty-bitmap=qemu:dirty-bitmap:{name}")
+                found = self.r.json(["qemu-img", "map", "--output=json", "--image-opts", opts], timeout=60)
+                server.wait(60)  # it ends with its only client
+            finally:
+                server.kill()
         return [(e["start"], e["length"], not e["data"]) for e in found]  # dirty is told as no data
-
-    def wait_for_end(self, pid_file):
-        """It ends with its only client, but holds the image's lock for a while."""
-        try:
-            with open(pid_file, encoding="ascii") as f:
-                pid = int(f.read())
-            for _ in range(1000):
-                os.kill(pid, 0)
-                time.sleep(0.01)
-        except (OSError, ValueError):
-            pass
 
     def compare(self, image, model, qemu=True):
         for name in model.bitmap:
@@ -341,14 +338,14 @@ def long_headers(b):
 
 def main():
     p = argparse.ArgumentParser(description=__doc__)
-    p.add_argument("--bin")
-    p.add_argument("--hammer")
+    p.add_argument("--bin", help="not used here")
+    p.add_argument("--hammer", default=default_hammer(), help="the bitmapper lies beside it")
     p.add_argument("--seed", type=int, default=1)
     p.add_argument("--rounds", type=int, default=7)
     a = p.parse_args()
     need("qemu-img", "qemu-io", "qemu-nbd")
     where = tempfile.mkdtemp(prefix="bitmaps.")
-    b = Bench(where, a.seed)
+    b = Bench(where, a.seed, os.path.join(os.path.dirname(os.path.abspath(a.hammer)), "bitmapper"))
     try:
         for case in (crash, crash_of_merge, stale, all_ones, sizes, snapshots, merges, long_headers):
             case(b)

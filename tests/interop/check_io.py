@@ -358,7 +358,7 @@ def main():
     p.add_argument("--bin", default=lib.default_bin())
     p.add_argument("--hammer", help="given to every test of this directory; not used here")
     p.add_argument("--seed", type=int, default=None, help="random if absent")
-    p.add_argument("--count", type=int, default=60, help="of random scripts")
+    p.add_argument("--count", type=int, default=lib.share(60), help="of random scripts")
     p.add_argument("--only", default="", help="fixed scripts that hold this text; no random ones")
     p.add_argument("--reads", action="store_true", help="only scripts that change nothing")
     args = p.parse_args()

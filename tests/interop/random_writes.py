@@ -164,15 +164,18 @@ class Run:
 
     def snapshot(self):
         rng, snaps = self.rng, self.model.snapshots
-        tool = ["qemu-img", "snapshot"] if rng.random() < 0.3 else [os.path.join(self.args.bin, "qchain"),
-                                                                    "snapshot"]
+        # Where refcounts are too narrow QEMU leaks a cluster when it finds out.
+        narrow = re.search(r"refcount_bits=[12]\b", self.top.what)
+        tool = [os.path.join(self.args.bin, "qchain"), "snapshot"]
+        if rng.random() < 0.3 and not narrow:
+            tool = ["qemu-img", "snapshot"]
         name = f"n{len(snaps)}{rng.randint(0, 99)}"
         r = rng.random()
         if r < 0.5 or not snaps:
             status, _, _ = self.runner.run(tool + ["-c", name, self.top.arg], ok=None)
             if status == 0:
                 snaps[name] = bytes(self.model.data)
-            elif "refcount_bits=1," not in self.top.what + "," and self.top.data_file is None:
+            elif not narrow and self.top.data_file is None:
                 raise Mismatch("a snapshot cannot be made")
         elif r < 0.75:
             name = rng.choice(sorted(snaps))

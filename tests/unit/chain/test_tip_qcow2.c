@@ -4,6 +4,7 @@
 #include "chain/tip_tools.h"
 #include "chain/queue_model.h"
 #include "qcow2/writer.h"
+#include "share.h"
 
 static void shell(const char *fmt, ...)
 {
@@ -214,7 +215,7 @@ static void random_changes_follow_the_model(void **unused)
         struct disk d;
 
         make_disk(&d, &shapes[i]);
-        for (int round = 1; round <= 300; round++) {
+        for (unsigned round = 1; round <= share(300); round++) {
             change(&d);
             if (round % 40 == 0)
                 snapshots(&d);
@@ -302,7 +303,7 @@ static void *write_stamps(void *arg)
     struct crowd *w = m->crowd;
     struct stamp *buf = malloc(40 * sizeof(*buf));
 
-    for (uint64_t turn = 1; turn < 1000; turn++) {
+    for (uint64_t turn = 1; turn < share(1000); turn++) {
         uint64_t first = random_next(&m->seed) % SECTORS, n = 1 + random_next(&m->seed) % 40;
 
         n = qc_min64(n, SECTORS - first);
@@ -397,7 +398,7 @@ static uint64_t look_for_strangers(void)
         m[i] = (struct member){.crowd = w, .number = i, .seed = 7 + i};
         pthread_create(&m[i].thread, NULL, give_up_and_write, &m[i]);
     }
-    for (int round = 0; round < 1500; round++) {
+    for (unsigned round = 0; round < share(1500); round++) {
         for (int i = 0; i < DEPTH; i++) {
             block[i] = random_next(&seed) % (SECTORS / 8);
             GOOD(qchain_queue_read(q, s[i], 4096, block[i] * 4096,

@@ -17,6 +17,7 @@
 #include "qcow2/check_int.h"
 #include "qcow2/qcow2.h"
 #include "util/bytes.h"
+#include "share.h"
 
 #define MAX_FILE (160u << 10)
 #define MAX_DISK (4u << 20)
@@ -466,7 +467,7 @@ static bool repair_all_ways(const char *name, const uint8_t *p, uint64_t size, u
         (r.corruptions == 0 && (again.dirty || again.corrupt)))
         fail_msg("%s: the repair says %d corruptions, %d leaks; the next check %d, %d", name,
                  (int)r.corruptions, (int)r.leaks, (int)again.corruptions, (int)again.leaks);
-    for (unsigned k = 0; k < n_ops; k++)
+    for (unsigned k = 0; k < n_ops; k += short_by())
         for (int kind = CRASH_ERROR; kind <= CRASH_POWER; kind++)
             cut_at(name, &from, flags, (enum crash_kind)kind, k, &before, t.structure, &r);
 out:
@@ -579,7 +580,7 @@ static void damage_is_never_made_worse(void **state)
                                        "good-bitmaps.qcow2", "good-cluster-512.qcow2",
                                        "good-zlib-packed.qcow2", "good-subclusters.qcow2",
                                        "good-refcount-1.qcow2", "good-refcount-64.qcow2"};
-    unsigned rounds = getenv("QC_CHECK_ROUNDS") ? (unsigned)atoi(getenv("QC_CHECK_ROUNDS")) : 60;
+    unsigned rounds = getenv("QC_CHECK_ROUNDS") ? (unsigned)atoi(getenv("QC_CHECK_ROUNDS")) : share(60);
     uint64_t rnd = seed;
 
     (void)state;

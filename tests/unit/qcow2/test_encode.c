@@ -13,6 +13,7 @@
 #include "qcow2/l2_entry.h"
 #include "qcow2/writer.h"
 #include "util/error.h"
+#include "share.h"
 
 /* Text that repeats what lies `back` bytes before. */
 static void fill(uint8_t *p, size_t n, size_t back, uint64_t *seed)
@@ -95,7 +96,7 @@ static void test_stream_entries(void **state)
         unsigned x = 62 - (bits - 8);
         uint64_t cluster = UINT64_C(1) << bits, top = x < 56 ? UINT64_C(1) << x : UINT64_C(1) << 56;
 
-        for (int i = 0; i < 1000; i++) {
+        for (unsigned i = 0; i < share(1000); i++) {
             uint64_t host = random_next(&seed) % (top - cluster), length = random_next(&seed) % (cluster - 1) + 1;
             uint64_t word = qc2_entry_of_stream(&g, host, length), host2, length2;
 

@@ -13,6 +13,7 @@
 #include "util/bytes.h"
 #include "util/error.h"
 #include "written_store.h"
+#include "share.h"
 
 #define FILE_SIZE (1u << 20)
 
@@ -82,7 +83,7 @@ static void test_round_trip(void **state)
 
     (void)state;
     qc_error_init(&err);
-    for (unsigned i = 0; i < 20000; i++) {
+    for (unsigned i = 0; i < share(20000); i++) {
         uint64_t r = random_next(&seed);
         unsigned version = 2 + (r & 1), bits = 9 + (unsigned)(r >> 1) % 8;
         struct qc2_header h = numbers(version, bits), before;
@@ -268,7 +269,7 @@ static void test_rewrite_crashes(void **state)
     uint64_t seed = 77;
 
     (void)state;
-    for (unsigned i = 0; i < 4000; i++)
+    for (unsigned i = 0; i < share(4000); i++)
         rewrite_once(&seed, &done, &refused);
     assert_true(done > 3000);
     assert_true(refused > 0);

@@ -13,6 +13,7 @@
 #include "util/bytes.h"
 #include "util/error.h"
 #include "written_store.h"
+#include "share.h"
 
 #define OFFSET UINT64_C(0x00fffffffffffe00)
 
@@ -102,7 +103,7 @@ static void test_random(void **state)
 
     (void)state;
     qc_error_init(&err);
-    for (unsigned i = 0; i < 600; i++) {
+    for (unsigned i = 0; i < share(600); i++) {
         uint64_t r = random_next(&seed);
         struct qc2_create_opts o = plain(sizes[r % 7]);
         struct written w = {0}, d = {0};

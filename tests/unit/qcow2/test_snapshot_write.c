@@ -13,6 +13,7 @@
 #include "image_tools.h"
 #include "util/error.h"
 #include "write_rig.h"
+#include "share.h"
 
 #define ROOM (UINT64_C(48) << 20)
 #define MOST 8
@@ -167,7 +168,7 @@ static void test_any_order(void **state)
         struct rig_opts o = shape[i];
 
         o.room = ROOM;
-        any_order(&o, 100 + i, 30);
+        any_order(&o, 100 + i, share(30));
     }
 }
 
@@ -444,7 +445,7 @@ static void test_no_room(void **state)
     (void)state;
     assert_non_null(mkdtemp(dir));
     snprintf(name, sizeof(name), "%s/rig", dir);
-    for (int k = 1; failed; k++) {
+    for (int k = 1; failed; k += (int)short_by()) {
         qchain_error err;
         struct rig r;
         bool stopped;

@@ -16,6 +16,7 @@
 #include "util/bytes.h"
 #include "qcow2/l2.h"
 #include "writer_tools.h"
+#include "share.h"
 
 #define MIB (UINT64_C(1) << 20)
 
@@ -256,10 +257,10 @@ static void test_crashes(void **state)
         every = 0;
     assert_non_null(mkdtemp(dir));
     for (unsigned order = 0; order <= 6; order++) {
-        states += random_run(9, order, order % 2, 600, ++seed, every, damage, sizeof(damage));
+        states += random_run(9, order, order % 2, share(600), ++seed, every, damage, sizeof(damage));
         assert_string_equal(damage, "");
     }
-    states += random_run(12, 4, true, 300, ++seed, every, damage, sizeof(damage));
+    states += random_run(12, 4, true, share(300), ++seed, every, damage, sizeof(damage));
     assert_string_equal(damage, "");
     print_message("%llu states, %llu of them seen by qemu-img\n", (unsigned long long)states,
                   (unsigned long long)(every ? states / every : 0));
@@ -386,7 +387,7 @@ static void fail_at(uint64_t k, uint64_t n, int code, unsigned order, bool disca
 static void test_errors(void **state)
 {
     (void)state;
-    for (uint64_t k = 1; k < 400; k++)
+    for (uint64_t k = 1; k < 400; k += short_by())
         for (unsigned order = 4; order <= 6; order += 2) {
             fail_at(k, 1, QCHAIN_E_NOSPACE, order, k % 2);
             fail_at(k, 5, QCHAIN_E_IO, order, false);
@@ -433,7 +434,7 @@ static void *worker_run(void *p)
 {
     struct worker *k = p;
 
-    for (unsigned i = 0; i < 1500; i++) {
+    for (unsigned i = 0; i < share(1500); i++) {
         uint64_t x = random_next(&k->seed), guest = k->number * 64 + (x >> 8 & 63);
         unsigned token = qc_epoch_enter(k->s->slots);
         int rc = 0;

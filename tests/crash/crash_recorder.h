@@ -7,8 +7,8 @@
  * flush that has ended tells that all writes that had ended when it began are there; sectors of 512 bytes are
  * whole; of longer writes any sectors may be there. What lies past the end that was written is not there.
  */
-#ifndef CRASH_DISK_H
-#define CRASH_DISK_H
+#ifndef CRASH_RECORDER_H
+#define CRASH_RECORDER_H
 
 #include <pthread.h>
 #include <stdbool.h>
