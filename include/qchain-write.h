@@ -65,7 +65,8 @@ QCHAIN_API int qchain_write_compressed(qchain *c, const void *buf, size_t length
 /* Make durable what was written before. Nothing to do, no system call. Since 0.1. */
 QCHAIN_API int qchain_flush(qchain *c, qchain_error *err);
 /* End writing: flush, store dirty bitmaps, mark the image clean. Nothing else may be under way;
- * afterwards the chain can only be closed. Since 0.1. */
+ * afterwards the chain can only be closed. After NOSPACE nothing has ended: make room and call it
+ * again. Since 0.1. */
 QCHAIN_API int qchain_finish(qchain *c, qchain_error *err);
 
 enum qchain_resize_flags {

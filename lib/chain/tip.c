@@ -123,6 +123,8 @@ int qc_tip_end(qchain *c, bool anyway, qchain_error *err)
     ret = c->tip->ops->end(c->tip->img, err);
     if (ret != 0)
         qc_layer_prefix(c, 0, err);
+    if (ret == QCHAIN_E_NOSPACE && !anyway) /* what is in memory can still be written */
+        atomic_store(&c->tip->ended, false);
     return ret;
 }
 

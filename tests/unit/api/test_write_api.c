@@ -17,6 +17,8 @@
 
 #include <qchain-backend.h>
 
+#include "writer_tools.h" /* image_make */
+
 static char dir[64], path[96];
 static qchain_error *err;
 
@@ -230,6 +232,43 @@ static void what_is_dirty_is_not_mended_without_locks(void **unused)
     assert_int_equal(byte_at(79, -1), 0);
 }
 
+/* What could not be written out for want of space is written by the next try. */
+static void finishing_goes_on_when_there_is_room(void **unused)
+{
+    struct rec_store *r = rec_create(0);
+    qchain_open_opts open;
+    qchain_store store;
+    char got[4];
+    qchain *c;
+
+    (void)unused;
+    image_make(r, 3, 16, 4, 1 << 20);
+    rec_store_of(r, &store);
+    qchain_open_opts_init(&open, sizeof(open));
+    open.flags = QCHAIN_OPEN_WRITE;
+    open.store = &store;
+    open.format = "qcow2";
+    GOOD(qchain_open(&c, NULL, "disk", &open, err));
+    GOOD(qchain_write(c, "data", 4, 0, 0, err));
+    rec_reset(r);
+    r->fail_writes_only = true;
+    r->fail_code = QCHAIN_E_NOSPACE;
+    r->fail_from = 1;
+    r->fail_to = 100;
+    assert_int_equal(qchain_finish(c, err), QCHAIN_E_NOSPACE);
+    r->fail_to = 0;
+    GOOD(qchain_finish(c, err));
+    assert_int_equal(qchain_finish(c, err), QCHAIN_E_READONLY);
+    qchain_close(c);
+    rec_store_of(r, &store);
+    open.flags = 0;
+    GOOD(qchain_open(&c, NULL, "disk", &open, err));
+    GOOD(qchain_read(c, got, 4, 0, 0, err));
+    assert_memory_equal(got, "data", 4);
+    qchain_close(c);
+    rec_destroy(r);
+}
+
 struct looker {
     qchain    *c;
     atomic_bool over;
@@ -288,6 +327,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(wrong_arguments_are_refused, setup, teardown),
         cmocka_unit_test_setup_teardown(the_sidecar_goes, setup, teardown),
         cmocka_unit_test_setup_teardown(what_is_dirty_is_not_mended_without_locks, setup, teardown),
+        cmocka_unit_test_setup_teardown(finishing_goes_on_when_there_is_room, setup, teardown),
         cmocka_unit_test_setup_teardown(the_top_is_described_while_it_changes, setup, teardown),
     };
 
