@@ -269,6 +269,31 @@ static void finishing_goes_on_when_there_is_room(void **unused)
     rec_destroy(r);
 }
 
+/* The data file ends with the disk: a VM's state is not put behind it. */
+static void a_data_file_holds_no_vm_state(void **unused)
+{
+    qchain_create_opts o;
+    qchain_open_opts open;
+    char data[120], buf[4] = "vm";
+    qchain *c;
+
+    (void)unused;
+    snprintf(data, sizeof(data), "%s/data", dir);
+    qchain_create_opts_init(&o, sizeof(o));
+    o.size = 1 << 20;
+    o.data_file = "data";
+    GOOD(qchain_create(NULL, path, &o, err));
+    qchain_open_opts_init(&open, sizeof(open));
+    open.flags = QCHAIN_OPEN_WRITE;
+    open.data_file = data;
+    GOOD(qchain_open(&c, NULL, path, &open, err));
+    assert_int_equal(qchain_vmstate_write(c, buf, 4, 0, err), QCHAIN_E_UNSUPPORTED);
+    assert_int_equal(qchain_vmstate_read(c, buf, 4, 0, err), QCHAIN_E_UNSUPPORTED);
+    assert_int_equal(qchain_snapshot_create(c, "s", NULL, err), QCHAIN_E_UNSUPPORTED);
+    qchain_close(c);
+    assert_int_equal(file_size(data), 1 << 20);
+}
+
 struct looker {
     qchain    *c;
     atomic_bool over;
@@ -328,6 +353,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(the_sidecar_goes, setup, teardown),
         cmocka_unit_test_setup_teardown(what_is_dirty_is_not_mended_without_locks, setup, teardown),
         cmocka_unit_test_setup_teardown(finishing_goes_on_when_there_is_room, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_data_file_holds_no_vm_state, setup, teardown),
         cmocka_unit_test_setup_teardown(the_top_is_described_while_it_changes, setup, teardown),
     };
 
