@@ -407,5 +407,6 @@ int qc2_flush(struct qc2_writer *w, qchain_error *err)
     pthread_mutex_unlock(&w->flush_lock);
     if (freed)
         qc2_freed_retire(w, freed);
+    qc2_tell(w);
     return rc;
 }

@@ -111,6 +111,7 @@ static int end(struct qc2_writer *w, struct qc2_snapshots *t, int rc, qchain_err
     if (rc == QCHAIN_E_CORRUPT)
         rc = qc2_writer_damaged(w, err);
     pthread_mutex_unlock(&w->lock);
+    qc2_tell(w);
     qc2_snapshots_finish(t);
     if (atomic_load(&w->stopped))
         return rc;

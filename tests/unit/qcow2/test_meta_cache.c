@@ -327,6 +327,44 @@ static void test_regions(void **state)
     rec_destroy(r);
 }
 
+struct listener {
+    struct qc2_writer *w;
+    unsigned           lines;
+};
+
+static void listen_to(void *data, int level, const char *tag, const char *message)
+{
+    struct listener *l = data;
+
+    (void)tag;
+    assert_int_equal(level, QCHAIN_LOG_ERROR);
+    assert_non_null(strstr(message, "damaged"));
+    assert_int_equal(pthread_mutex_trylock(&l->w->lock), 0); /* nobody holds it */
+    pthread_mutex_unlock(&l->w->lock);
+    l->lines++;
+}
+
+/* Who listens to the log may wait for somebody who waits for the lock. */
+static void test_log(void **state)
+{
+    struct subject s;
+    struct rec_store *r = open_new(&s, NULL);
+    struct listener l = {.w = s.w};
+    struct qc_log log = {listen_to, &l, QCHAIN_LOG_WARN};
+
+    (void)state;
+    s.q->log = &log;
+    pthread_mutex_lock(&s.w->lock);
+    for (unsigned i = 0; i < 3; i++)
+        assert_int_equal(qc2_overlap_check(s.w, 4096 * 3, 4096, 0, NULL), QCHAIN_E_CORRUPT);
+    pthread_mutex_unlock(&s.w->lock);
+    assert_int_equal(qc2_writer_ready(s.w, NULL), QCHAIN_E_READONLY);
+    assert_int_equal(l.lines, 1);
+    subject_close(&s, false, NULL);
+    assert_int_equal(l.lines, 1);
+    rec_destroy(r);
+}
+
 /* ------------------------------------------------------------------- begin --- */
 
 struct refusal {
@@ -446,6 +484,7 @@ int main(void)
         cmocka_unit_test(test_reach),
         cmocka_unit_test(test_cluster_map),
         cmocka_unit_test(test_regions),
+        cmocka_unit_test(test_log),
         cmocka_unit_test(test_refused),
         cmocka_unit_test(test_autoclear),
         cmocka_unit_test(test_hostile),
