@@ -7,6 +7,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <cmocka.h>
 
 #include "image_tools.h"
@@ -292,6 +293,24 @@ static void test_cluster_map(void **state)
     qc2_cmap_finish(&m);
 }
 
+/* Clusters chosen so that a fixed way of spreading them puts them all in one place. */
+static void test_cluster_map_chosen(void **state)
+{
+    uint64_t inverse = 1, n = 100000;
+    struct qc2_cmap m = {0};
+    clock_t start = clock();
+
+    (void)state;
+    for (unsigned i = 0; i < 6; i++)
+        inverse *= 2 - UINT64_C(0x9e3779b97f4a7c15) * inverse;
+    for (uint64_t i = 0; i < n; i++)
+        assert_int_equal(qc2_cmap_add(&m, i * inverse, 1), 0);
+    assert_int_equal(m.n, n);
+    assert_int_equal(qc2_cmap_get(&m, 77 * inverse), 1);
+    assert_true((double)(clock() - start) / CLOCKS_PER_SEC < 5);
+    qc2_cmap_finish(&m);
+}
+
 static void test_regions(void **state)
 {
     static const unsigned kinds[] = {QC2_REGION_SNAPSHOT_L1, QC2_REGION_L2, QC2_REGION_BITMAPS};
@@ -483,6 +502,7 @@ int main(void)
         cmocka_unit_test(test_unsafe),
         cmocka_unit_test(test_reach),
         cmocka_unit_test(test_cluster_map),
+        cmocka_unit_test(test_cluster_map_chosen),
         cmocka_unit_test(test_regions),
         cmocka_unit_test(test_log),
         cmocka_unit_test(test_refused),
