@@ -294,6 +294,35 @@ static void a_data_file_holds_no_vm_state(void **unused)
     assert_int_equal(file_size(data), 1 << 20);
 }
 
+/* A snapshot that cannot begin leaves no mark behind, which would be written with the next header. */
+static void a_snapshot_that_does_not_begin_leaves_no_mark(void **unused)
+{
+    struct rec_store *r = rec_create(0);
+    qchain_open_opts open;
+    qchain_store store;
+    qchain *c;
+
+    (void)unused;
+    image_make(r, 3, 16, 4, 1 << 20);
+    rec_store_of(r, &store);
+    qchain_open_opts_init(&open, sizeof(open));
+    open.flags = QCHAIN_OPEN_WRITE;
+    open.store = &store;
+    open.format = "qcow2";
+    GOOD(qchain_open(&c, NULL, "disk", &open, err));
+    rec_reset(r);
+    r->fail_writes_only = true;
+    r->fail_code = QCHAIN_E_NOSPACE;
+    r->fail_from = 1;
+    r->fail_to = 2;
+    assert_int_equal(qchain_snapshot_create(c, "s", NULL, err), QCHAIN_E_NOSPACE);
+    GOOD(qchain_resize(c, 2 << 20, 0, err));
+    GOOD(qchain_finish(c, err));
+    qchain_close(c);
+    assert_int_equal(r->bytes[79], 0);
+    rec_destroy(r);
+}
+
 struct looker {
     qchain    *c;
     atomic_bool over;
@@ -354,6 +383,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(what_is_dirty_is_not_mended_without_locks, setup, teardown),
         cmocka_unit_test_setup_teardown(finishing_goes_on_when_there_is_room, setup, teardown),
         cmocka_unit_test_setup_teardown(a_data_file_holds_no_vm_state, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_snapshot_that_does_not_begin_leaves_no_mark, setup, teardown),
         cmocka_unit_test_setup_teardown(the_top_is_described_while_it_changes, setup, teardown),
     };
 
