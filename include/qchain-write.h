@@ -87,7 +87,9 @@ QCHAIN_API void qchain_resume(qchain *c);
 /* The same through a queue, completing in any order; see "queues" in <qchain.h>. flags:
  * QCHAIN_REQUEST_*. What a queue has accepted is under way until it is reaped: a thread that
  * drains, resizes, works on snapshots, or writes to the same clusters by a call or through another
- * queue reaps its own queues first. Since 0.1. */
+ * queue reaps its own queues first. While another thread drains or resizes, or works on snapshots,
+ * blocking calls may wait for it, and it for what is not reaped: where that can be, a thread with
+ * requests in a queue makes none. Since 0.1. */
 QCHAIN_API int qchain_queue_writev(qchain_queue *q, const struct qchain_iov *iov, uint32_t n_iov, uint64_t offset,
                                    uint32_t flags, void *user, qchain_error *err);
 QCHAIN_API int qchain_queue_write_zeroes(qchain_queue *q, uint64_t length, uint64_t offset, uint32_t flags,
