@@ -65,7 +65,8 @@ QCHAIN_API int qchain_write_compressed(qchain *c, const void *buf, size_t length
 /* Make durable what was written before. Nothing to do, no system call. Since 0.1. */
 QCHAIN_API int qchain_flush(qchain *c, qchain_error *err);
 /* End writing: flush, store dirty bitmaps, mark the image clean. Nothing else may be under way;
- * afterwards the chain can only be closed. Since 0.1. */
+ * afterwards the chain can only be closed. After NOSPACE nothing has ended: make room and call it
+ * again. Since 0.1. */
 QCHAIN_API int qchain_finish(qchain *c, qchain_error *err);
 
 enum qchain_resize_flags {
@@ -85,7 +86,10 @@ QCHAIN_API void qchain_resume(qchain *c);
 
 /* The same through a queue, completing in any order; see "queues" in <qchain.h>. flags:
  * QCHAIN_REQUEST_*. What a queue has accepted is under way until it is reaped: a thread that
- * drains, resizes, or works on snapshots reaps its own queues first. Since 0.1. */
+ * drains, resizes, works on snapshots, or writes to the same clusters by a call or through another
+ * queue reaps its own queues first. While another thread drains or resizes, or works on snapshots,
+ * blocking calls may wait for it, and it for what is not reaped: where that can be, a thread with
+ * requests in a queue makes none. Since 0.1. */
 QCHAIN_API int qchain_queue_writev(qchain_queue *q, const struct qchain_iov *iov, uint32_t n_iov, uint64_t offset,
                                    uint32_t flags, void *user, qchain_error *err);
 QCHAIN_API int qchain_queue_write_zeroes(qchain_queue *q, uint64_t length, uint64_t offset, uint32_t flags,

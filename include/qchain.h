@@ -297,7 +297,7 @@ enum qchain_open_flags {
     QCHAIN_OPEN_FD          = 0x20, /* the top is open_opts.fd                  */
     QCHAIN_OPEN_NO_INDEX    = 0x40, /* use no sidecar index                     */
     QCHAIN_OPEN_WRITETHROUGH = 0x80, /* writes are durable when they return     */
-    QCHAIN_OPEN_UNSAFE      = 0x100, /* flushes do nothing (cache=unsafe)       */
+    QCHAIN_OPEN_UNSAFE      = 0x100, /* flushes sync nothing (cache=unsafe)     */
     QCHAIN_OPEN_DISCARD     = 0x200 /* discarded space goes to the file system  */
 };
 

@@ -274,7 +274,7 @@ struct qc_image *qc_layer_image(qchain *c, uint32_t k, qchain_error *err)
 
 /* -------------------------------------------------------------- describing --- */
 
-int qc_layer_describe(qchain_image_info *info, qchain *c, uint32_t layer, qchain_error *err)
+static int describe(qchain_image_info *info, qchain *c, uint32_t layer, qchain_error *err)
 {
     struct qc_layer *l = &c->layer[layer];
     struct qc_image *img = qc_layer_image(c, layer, err);
@@ -303,4 +303,15 @@ int qc_layer_describe(qchain_image_info *info, qchain *c, uint32_t layer, qchain
     info->backing_resolved = resolved ? qc_name_shown_dup(resolved) : NULL;
     qc_free(resolved);
     return info->backing_resolved ? 0 : qc_fail_nomem(err);
+}
+
+int qc_layer_describe(qchain_image_info *info, qchain *c, uint32_t layer, qchain_error *err)
+{
+    bool changes = layer == 0 && c->tip; /* names and tables, by who is alone */
+    unsigned token = changes ? qc_tip_enter(c->tip) : 0;
+    int ret = describe(info, c, layer, err);
+
+    if (changes)
+        qc_tip_exit(c->tip, token);
+    return ret;
 }

@@ -308,8 +308,10 @@ static int target_of_top(struct opener *o, const char *name, struct qc_target *t
         parsed.path = NULL;
         if (!format)
             format = parsed.format;
-        if (parsed.force_share)
+        if (parsed.force_share) {
             o->file_flags |= QC_FILE_NO_LOCK;
+            o->c->open_flags |= QCHAIN_OPEN_FORCE_SHARE;
+        }
         if (parsed.direct)
             o->file_flags |= QC_FILE_DIRECT;
         o->no_backing |= parsed.no_backing;

@@ -444,11 +444,10 @@ static void cancel_one(qchain_queue *q, struct qc_request *r)
     for (uint32_t i = 0; i < QC_RING_PIECES; i++)
         if (r->in_ring >> i & 1)
             qc_uring_cancel(q->ring, r->pieces ? &r->pieces->read[i] : &r->read);
-    /* One that is parked, or has begun, is handed back by whoever has it; but a drain may last for ever. */
+    /* One that has begun is handed back by whoever has it. */
     if (((r->elsewhere == QC_LEAF || r->elsewhere == QC_WHOLE) &&
          qc_tasks_withdraw(qc_request_tasks(q, r->elsewhere), &r->task)) ||
-        (r->elsewhere == QC_PARKED && r->kind != QC_REQUEST_READ &&
-         qc_admission_withdraw(&q->c->tip->admission, &r->admission))) {
+        (r->elsewhere == QC_PARKED && r->kind != QC_REQUEST_READ && qc_request_unpark(q, r))) {
         q->n_elsewhere--;
         r->elsewhere = QC_NOTHING;
         r->result = QCHAIN_E_CANCELLED;

@@ -135,6 +135,9 @@ int  qc_request_start_write(qchain_queue *q, struct qc_request *r);
 bool qc_request_wrote(qchain_queue *q, struct qc_request *r, bool whole);
 /* The work of a leaf or a walker, if it is no read. */
 int  qc_request_work_write(struct qc_request *r, qchain_error *err);
+/* One that is parked waits no longer: a drain may last for ever, and clusters be locked until a queue is reaped.
+ * False if it is on its way back. */
+bool qc_request_unpark(qchain_queue *q, struct qc_request *r);
 /* Give up all that it holds. */
 void qc_request_let_go(qchain_queue *q, struct qc_request *r);
 

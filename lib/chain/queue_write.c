@@ -98,6 +98,18 @@ static bool admit(qchain_queue *q, struct qc_request *r)
     return true;
 }
 
+bool qc_request_unpark(qchain_queue *q, struct qc_request *r)
+{
+    struct qc_tip *t = q->c->tip;
+
+    if (!(r->holds & QC_HOLDS_RANGE))
+        return qc_admission_withdraw(&t->admission, &r->admission);
+    if (!qc_range_lock_withdraw(&t->ranges, &r->new->lock))
+        return false;
+    r->holds &= (uint8_t)~QC_HOLDS_RANGE;
+    return true;
+}
+
 /* ---------------------------------------------------------------- new places --- */
 
 static void granted_now(struct qc_range_lock *l)
@@ -265,6 +277,7 @@ bool qc_request_wrote(qchain_queue *q, struct qc_request *r, bool whole)
     qchain_error why;
 
     if (!whole) {
+        qc_store_failed(t->data, r->host, r->host_length);
         qc_tip_note_write(q->c, r->offset, r->length); /* some of it may be there */
         qc_request_let_go(q, r);
         return false;

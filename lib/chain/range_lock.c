@@ -77,13 +77,13 @@ static void take_out(struct qc_range_locks *r, struct qc_range_lock *l)
         r->last = l->prev;
 }
 
-void qc_range_lock_give(struct qc_range_locks *r, struct qc_range_lock *l)
+/* l is in the list no more: those that it kept waiting, and nobody else does. Lock held; the list of those to be
+ * called. */
+static struct qc_range_lock *let_in(struct qc_range_locks *r, const struct qc_range_lock *l)
 {
-    struct qc_range_lock *granted = NULL, **end = &granted, *next;
+    struct qc_range_lock *granted = NULL, **end = &granted;
     bool wake = false;
 
-    pthread_mutex_lock(&r->lock);
-    take_out(r, l);
     for (struct qc_range_lock *other = l->next; other; other = other->next) {
         if (other->held || !overlap(other, l) || !is_free(r, other))
             continue;
@@ -98,9 +98,42 @@ void qc_range_lock_give(struct qc_range_locks *r, struct qc_range_lock *l)
     *end = NULL;
     if (wake)
         pthread_cond_broadcast(&r->changed);
-    pthread_mutex_unlock(&r->lock);
+    return granted;
+}
+
+static void call(struct qc_range_lock *granted)
+{
+    struct qc_range_lock *next;
+
     for (; granted; granted = next) {
         next = granted->next_granted;
         granted->granted(granted);
     }
+}
+
+void qc_range_lock_give(struct qc_range_locks *r, struct qc_range_lock *l)
+{
+    struct qc_range_lock *granted;
+
+    pthread_mutex_lock(&r->lock);
+    take_out(r, l);
+    granted = let_in(r, l);
+    pthread_mutex_unlock(&r->lock);
+    call(granted);
+}
+
+bool qc_range_lock_withdraw(struct qc_range_locks *r, struct qc_range_lock *l)
+{
+    struct qc_range_lock *granted = NULL;
+    bool waits;
+
+    pthread_mutex_lock(&r->lock);
+    waits = !l->held;
+    if (waits) {
+        take_out(r, l);
+        granted = let_in(r, l);
+    }
+    pthread_mutex_unlock(&r->lock);
+    call(granted);
+    return waits;
 }

@@ -37,5 +37,7 @@ bool qc_range_lock_try(struct qc_range_locks *r, struct qc_range_lock *l);
 /* Take a range, blocking. */
 void qc_range_lock_take(struct qc_range_locks *r, struct qc_range_lock *l, uint64_t start, uint64_t end);
 void qc_range_lock_give(struct qc_range_locks *r, struct qc_range_lock *l);
+/* Wait no longer for what qc_range_lock_try could not have. False if it is held by now: granted is, or was, called. */
+bool qc_range_lock_withdraw(struct qc_range_locks *r, struct qc_range_lock *l);
 
 #endif

@@ -47,7 +47,8 @@ static int begin(qchain *c, struct qc_tip *t, qchain_error *err)
 {
     struct qc_write_opts opts = {.requests = t->requests,
                                  .discard = c->open_flags & QCHAIN_OPEN_DISCARD,
-                                 .unsafe = c->open_flags & QCHAIN_OPEN_UNSAFE};
+                                 .unsafe = c->open_flags & QCHAIN_OPEN_UNSAFE,
+                                 .shared = c->open_flags & QCHAIN_OPEN_FORCE_SHARE};
     int ret = t->ops->begin(t->img, &opts, err);
 
     if (ret != 0)
@@ -122,6 +123,8 @@ int qc_tip_end(qchain *c, bool anyway, qchain_error *err)
     ret = c->tip->ops->end(c->tip->img, err);
     if (ret != 0)
         qc_layer_prefix(c, 0, err);
+    if (ret == QCHAIN_E_NOSPACE && !anyway) /* what is in memory can still be written */
+        atomic_store(&c->tip->ended, false);
     return ret;
 }
 

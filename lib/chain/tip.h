@@ -48,8 +48,8 @@ struct qc_tip {
 
 /* Make the top of a chain whose layers are open ready for writing; its sidecar is removed first. */
 int  qc_tip_create(qchain *c, qchain_error *err);
-/* End writing: what is in memory is written out. Nobody is inside. If bitmaps cannot be stored nothing has ended,
- * unless anyway: then they are lost. */
+/* End writing: what is in memory is written out. Nobody is inside. If bitmaps cannot be stored, or there is no space,
+ * nothing has ended, unless anyway: then it is lost. */
 int  qc_tip_end(qchain *c, bool anyway, qchain_error *err);
 void qc_tip_destroy(qchain *c); /* without qc_tip_end: as a crash would leave it */
 

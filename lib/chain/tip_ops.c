@@ -217,10 +217,10 @@ static int check_slot(const qchain *c, bool has, qchain_error *err)
 {
     int ret = qc_tip_check(c, err);
 
-    if (ret != 0 || has)
+    if (ret != 0 || (has && !c->tip->img->data_store))
         return ret;
-    return qc_fail(err, QCHAIN_E_UNSUPPORTED, "%s images have no internal snapshots",
-                   c->tip->img->format->name);
+    return qc_fail(err, QCHAIN_E_UNSUPPORTED, "%s images %shave no internal snapshots", c->tip->img->format->name,
+                   has ? "with an external data file " : "");
 }
 
 int qc_chain_snapshot_create(qchain *c, const struct qc_snapshot_new *s, qchain_error *err)

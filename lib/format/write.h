@@ -23,6 +23,7 @@ struct qc_write_opts {
     uint64_t         cache_bytes; /* memory for tables; 0: 32 MiB */
     bool             discard;     /* freed places are given back to the file system */
     bool             unsafe;      /* nothing is made durable, and there is no order (cache=unsafe) */
+    bool             shared;      /* no locks are held: what looks like a crash may be another who writes */
 };
 
 /* Where bytes of the disk are to be written. */

@@ -115,6 +115,8 @@ bool qc_store_takes_write(const struct qc_store *s, size_t length, uint64_t offs
 /* For him, too: a write to [offset, offset + length) has ended, well. (One
  * that failed is done again by qc_store_write.) */
 void qc_store_wrote(struct qc_store *s, uint64_t offset, uint64_t length);
+/* And one has failed, of which anything may be there. */
+void qc_store_failed(struct qc_store *s, uint64_t offset, uint64_t length);
 /* All writes that ended before are durable after; no system call if there were none since the last.
  * Any number of threads may call. */
 int qc_store_flush(struct qc_store *s, qchain_error *err);

@@ -22,6 +22,8 @@ struct qc_store_writing {
                                       who cuts what was padded back to the size */
     atomic_uint_fast64_t  ended;   /* writes, and whatever else changes something */
     atomic_uint_fast64_t  durable; /* of those; changed under the lock */
+    _Atomic uint64_t      littered; /* up to here writes that failed may have left something, past
+                                      the size too */
     atomic_bool           broken;  /* a flush failed; why is set before */
     pthread_mutex_t       lock;    /* guards what follows */
     pthread_cond_t        flushed;
@@ -87,12 +89,17 @@ static void note_change(struct qc_store *s)
     atomic_fetch_add_explicit(&s->writing->ended, 1, memory_order_release);
 }
 
+static void raise_to(_Atomic uint64_t *v, uint64_t end)
+{
+    uint64_t now = atomic_load_explicit(v, memory_order_relaxed);
+
+    while (now < end && !atomic_compare_exchange_weak(v, &now, end))
+        continue;
+}
+
 static void grow(struct qc_store *s, uint64_t end)
 {
-    uint64_t size = qc_store_size(s);
-
-    while (size < end && !atomic_compare_exchange_weak(&s->size, &size, end))
-        continue;
+    raise_to(&s->size, end);
 }
 
 /* ------------------------------------------------------------------- write --- */
@@ -305,6 +312,8 @@ int qc_store_writev(struct qc_store *s, const qchain_iov *iov, size_t n_iov, siz
         rc = write_plain(s, iov, n_iov, length, offset, offset + length, err);
     else
         rc = write_in_parts(s, iov, n_iov, length, offset, err);
+    if (rc != 0)
+        raise_to(&s->writing->littered, offset + length);
     note_change(s);
     return rc;
 }
@@ -329,6 +338,12 @@ bool qc_store_takes_write(const struct qc_store *s, size_t length, uint64_t offs
 void qc_store_wrote(struct qc_store *s, uint64_t offset, uint64_t length)
 {
     grow(s, offset + length);
+    note_change(s);
+}
+
+void qc_store_failed(struct qc_store *s, uint64_t offset, uint64_t length)
+{
+    raise_to(&s->writing->littered, offset + length);
     note_change(s);
 }
 
@@ -455,11 +470,17 @@ static int zero_inside(struct qc_store *s, uint64_t length, uint64_t offset, boo
 int qc_store_zero(struct qc_store *s, uint64_t length, uint64_t offset, bool unmap,
                   qchain_error *err)
 {
-    uint64_t size = qc_store_size(s);
+    uint64_t size = qc_store_size(s), from, to;
     int rc = may_write(s, length, offset, err);
 
     if (rc == 0 && length > 0 && offset < size)
         rc = zero_inside(s, qc_min64(length, size - offset), offset, unmap, err);
+    if (rc == 0) {
+        from = qc_max64(offset, size);
+        to = qc_min64(offset + length, atomic_load(&s->writing->littered));
+        if (from < to)
+            rc = write_zeros(s, to - from, from, err);
+    }
     /* The last byte makes it as long as that. Not resize, which would cut off what others write
      * behind it meanwhile. */
     if (rc == 0 && length > 0 && offset + length > size)

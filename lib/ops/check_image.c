@@ -51,6 +51,8 @@ static int check_top(const qchain *c, const qchain_check_opts *opts, qchain_chec
 
     if (c->layer[0].format != &qc_qcow2_format)
         return qc_fail(err, QCHAIN_E_UNSUPPORTED, "raw images have nothing to check");
+    if (o.flags && c->open_flags & QCHAIN_OPEN_FORCE_SHARE) /* which a json: name may say, too */
+        return qc_fail(err, QCHAIN_E_INVAL, "check: an image is not mended without its locks");
     if (o.flags && !qc_store_is_writable(store))
         return qc_fail(err, QCHAIN_E_READONLY, "%s: can only be read, so not mended", store->name);
     qc_job_begin(opts->job, 0);

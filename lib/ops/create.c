@@ -180,6 +180,14 @@ static int find_backing(struct creating *c, char **path)
     return ret;
 }
 
+static bool is_source(const qchain *c, const struct target *t)
+{
+    for (uint32_t i = 0; t->exists && i < c->n_sources; i++)
+        if (c->source[i].has_inode && c->source[i].inode == t->st.st_ino && c->source[i].device == t->st.st_dev)
+            return true;
+    return false;
+}
+
 /* See that the backing file and all below it can be opened; its size if none was given. */
 static int look_at_backing(struct creating *c)
 {
@@ -199,10 +207,12 @@ static int look_at_backing(struct creating *c)
         ret = qc_chain_open(&below, c->env, path, &open, c->err);
         if (ret != 0)
             qc_error_prefix(c->err, -1, "the backing file: ");
+        else if (is_source(below, &c->image) || is_source(below, &c->data))
+            ret = qc_fail(c->err, QCHAIN_E_INVAL,
+                          "create: the backing file needs the file that is to be replaced, or written as data file");
         if (ret == 0 && c->o.size == UINT64_MAX)
             c->o.size = below->size;
-        if (ret == 0)
-            qc_chain_close(below);
+        qc_chain_close(below);
     }
     qc_free(path);
     return ret;

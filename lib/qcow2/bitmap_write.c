@@ -348,8 +348,7 @@ static void free_old(struct storing *s, uint64_t dir_host)
             continue;
         qc_error_init(&why);
         if (qc2_bitmap_table_walk(w->q, b->table_offset, b->table_size, free_entry, w, &why) < 0)
-            qc_log(w->q->log, QCHAIN_LOG_WARN, "qcow2", "%s: clusters of a bitmap are lost: %s",
-                   w->store->name, why.text);
+            qc2_say(w, QCHAIN_LOG_WARN, "clusters of a bitmap are lost: %s", why.text);
         qc2_region_remove(w, b->table_offset, UINT64_C(8) * b->table_size, QC2_REGION_BITMAPS);
         qc2_free_later(w, b->table_offset, UINT64_C(8) * b->table_size);
     }
@@ -431,6 +430,7 @@ int qc2_bitmaps_store(struct qc_image *img, struct qc_bitmap_list *list, qchain_
     pthread_mutex_lock(&s.w->lock);
     rc = store(&s, err);
     pthread_mutex_unlock(&s.w->lock);
+    qc2_tell(s.w);
     dir_finish(&s.old);
     qc_free(s.new);
     qc_free(s.made);

@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 #include "qcow2/cluster_map.h"
 
+#include <stdatomic.h>
 #include <stdbool.h>
+#include <sys/random.h>
 #include <qchain.h>
 
 #include "util/alloc.h"
@@ -14,9 +16,24 @@ void qc2_cmap_finish(struct qc2_cmap *m)
     *m = (struct qc2_cmap){0};
 }
 
+/* Nobody knows it who chooses where the tables of an image lie: else he could let them all meet in one place, and
+ * millions take hours. */
+static uint64_t multiplier(void)
+{
+    static _Atomic uint64_t known;
+    uint64_t v = atomic_load_explicit(&known, memory_order_relaxed), none = 0;
+
+    if (v)
+        return v;
+    if (getrandom(&v, sizeof(v), GRND_NONBLOCK) != (ssize_t)sizeof(v))
+        v = UINT64_C(0x9e3779b97f4a7c15);
+    v |= 1;
+    return atomic_compare_exchange_strong(&known, &none, v) ? v : none;
+}
+
 static size_t place_of(const struct qc2_cmap *m, uint64_t cluster)
 {
-    return (size_t)(cluster * UINT64_C(0x9e3779b97f4a7c15) >> 32) & (m->cap - 1);
+    return (size_t)(cluster * m->multiplier >> 32) & (m->cap - 1);
 }
 
 /* The cluster's entry, or the free one where it would be; at most half are in use. */
@@ -36,7 +53,7 @@ uint32_t qc2_cmap_get(const struct qc2_cmap *m, uint64_t cluster)
 
 static int grow(struct qc2_cmap *m)
 {
-    struct qc2_cmap bigger = {.cap = m->cap ? 2 * m->cap : FIRST_CAP, .n = m->n};
+    struct qc2_cmap bigger = {.cap = m->cap ? 2 * m->cap : FIRST_CAP, .n = m->n, .multiplier = multiplier()};
 
     bigger.e = qc_calloc(bigger.cap, sizeof(*bigger.e));
     if (!bigger.e)

@@ -16,6 +16,7 @@ struct qc2_cmap {
     struct qc2_cmap_entry *e;
     size_t cap; /* a power of two, or 0 */
     size_t n;
+    uint64_t multiplier; /* of the hash */
 };
 
 void     qc2_cmap_finish(struct qc2_cmap *m);

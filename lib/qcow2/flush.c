@@ -389,7 +389,7 @@ static int flush_once(struct qc2_writer *w, struct qc2_batch **freed, qchain_err
     return rc;
 }
 
-int qc2_flush_now(struct qc2_writer *w, qchain_error *err)
+int qc2_flush(struct qc2_writer *w, qchain_error *err)
 {
     uint64_t before = atomic_load(&w->begun), number;
     struct qc2_batch *freed = NULL;
@@ -407,12 +407,6 @@ int qc2_flush_now(struct qc2_writer *w, qchain_error *err)
     pthread_mutex_unlock(&w->flush_lock);
     if (freed)
         qc2_freed_retire(w, freed);
+    qc2_tell(w);
     return rc;
-}
-
-int qc2_flush(struct qc2_writer *w, qchain_error *err)
-{
-    if (w->unsafe && !atomic_load(&w->stopped))
-        return QCHAIN_OK;
-    return qc2_flush_now(w, err);
 }

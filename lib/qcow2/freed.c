@@ -82,8 +82,7 @@ void qc2_free_later(struct qc2_writer *w, uint64_t host, uint64_t length)
     if (s)
         *s = (struct stretch){first, n};
     else
-        qc_log(w->q->log, QCHAIN_LOG_WARN, "qcow2", "%s: no memory: %" PRIu64
-               " clusters at %" PRIu64 " are lost", w->store->name, n, host);
+        qc2_say(w, QCHAIN_LOG_WARN, "no memory: %" PRIu64 " clusters at %" PRIu64 " are lost", n, host);
 }
 
 struct qc2_batch *qc2_freed_take(struct qc2_writer *w)
@@ -163,8 +162,8 @@ static void give_back_batch(struct qc2_writer *w, struct qc2_batch *b, struct qc
 
             qc_error_init(&err);
             if (give_back(w, c, &last, &err) < 0)
-                qc_log(w->q->log, QCHAIN_LOG_WARN, "qcow2", "%s: the cluster at %" PRIu64
-                       " is lost: %s", w->store->name, c << w->q->header.cluster_bits, err.text);
+                qc2_say(w, QCHAIN_LOG_WARN, "the cluster at %" PRIu64 " is lost: %s",
+                        c << w->q->header.cluster_bits, err.text);
             if (!last)
                 continue;
             if (end && end->cluster + end->n == c) {

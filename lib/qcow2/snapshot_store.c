@@ -126,9 +126,8 @@ int qc2_snapshots_find(struct qc2_writer *w, const struct qc2_snapshots *t, cons
                        "no internal snapshot has the id or name '%s' (the image has %" PRIu32 ")",
                        qc_escape_str(&text, key), t->n);
     if (n > 1) /* as when one is opened */
-        qc_log(w->q->log, QCHAIN_LOG_WARN, "qcow2",
-               "%s: snapshot '%s': ambiguous, %" PRIu32 " are called so; taking the first", w->store->name,
-               qc_escape_str(&text, key), n);
+        qc2_say(w, QCHAIN_LOG_WARN, "snapshot '%s': ambiguous, %" PRIu32 " are called so; taking the first",
+                qc_escape_str(&text, key), n);
     return QCHAIN_OK;
 }
 

@@ -72,12 +72,16 @@ static int settle(struct qc2_writer *w, qchain_error *err)
 static int mark_dirty(struct qc2_writer *w, bool dirty, qchain_error *err)
 {
     struct qc2_header *h = &w->q->header;
+    int rc;
 
     if (h->version < 3)
         return QCHAIN_OK;
     h->incompatible &= ~(uint64_t)QC2_INCOMPAT_DIRTY;
     h->incompatible |= dirty ? QC2_INCOMPAT_DIRTY : 0;
-    return qc2_header_store(w, err);
+    rc = qc2_header_store(w, err);
+    if (rc < 0) /* nothing has begun; or all is done, and whoever writes the header next says so */
+        h->incompatible &= ~(uint64_t)QC2_INCOMPAT_DIRTY;
+    return rc;
 }
 
 /* What all three begin with: the lock, held on success. */
@@ -111,6 +115,7 @@ static int end(struct qc2_writer *w, struct qc2_snapshots *t, int rc, qchain_err
     if (rc == QCHAIN_E_CORRUPT)
         rc = qc2_writer_damaged(w, err);
     pthread_mutex_unlock(&w->lock);
+    qc2_tell(w);
     qc2_snapshots_finish(t);
     if (atomic_load(&w->stopped))
         return rc;

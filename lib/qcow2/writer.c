@@ -2,6 +2,9 @@
 #include "qcow2/writer.h"
 
 #include <inttypes.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
 
 #include "qcow2/bitmap_store.h"
 #include "qcow2/check.h"
@@ -13,8 +16,59 @@
 #define CACHE_BYTES (UINT64_C(32) << 20)
 #define DIRTY_BYTES (UINT64_C(16) << 20) /* at most: what a flush may have to write */
 #define SLICE_BYTES 4096u
+#define MAX_LINES 16u
 
 atomic_int qc2_test_break;
+
+/* ---------------------------------------------------------------------- log --- */
+
+struct qc2_line {
+    struct qc2_line *next;
+    int              level;
+    char             text[];
+};
+
+void qc2_say(struct qc2_writer *w, int level, const char *fmt, ...)
+{
+    struct qc2_line **end = &w->said, *l;
+    char text[QC_ERROR_TEXT];
+    unsigned n = 0;
+    va_list ap;
+
+    for (; *end; end = &(*end)->next)
+        n++;
+    if (n == MAX_LINES)
+        return;
+    va_start(ap, fmt);
+    vsnprintf(text, sizeof(text), fmt, ap);
+    va_end(ap);
+    l = qc_malloc(sizeof(*l) + strlen(text) + 1);
+    if (!l)
+        return;
+    l->next = NULL;
+    l->level = level;
+    strcpy(l->text, text);
+    *end = l;
+    atomic_store(&w->has_said, true);
+}
+
+void qc2_tell(struct qc2_writer *w)
+{
+    struct qc2_line *l, *next;
+
+    if (!atomic_load(&w->has_said))
+        return;
+    pthread_mutex_lock(&w->lock);
+    l = w->said;
+    w->said = NULL;
+    atomic_store(&w->has_said, false);
+    pthread_mutex_unlock(&w->lock);
+    for (; l; l = next) {
+        next = l->next;
+        qc_log(w->q->log, l->level, "qcow2", "%s: %s", w->store->name, l->text);
+        qc_free(l);
+    }
+}
 
 /* ------------------------------------------------------------------- create --- */
 
@@ -131,6 +185,7 @@ void qc2_writer_destroy(struct qc2_writer *w)
 {
     if (!w)
         return;
+    qc2_tell(w);
     qc2_freed_destroy(w);
     qc2_regions_destroy(w);
     qc2_counts_destroy(w);
@@ -151,10 +206,11 @@ static int stopped(qchain_error *err)
 
 int qc2_writer_ready(struct qc2_writer *w, qchain_error *err)
 {
+    qc2_freed_work(w);
+    qc2_tell(w);
     if (atomic_load(&w->stopped))
         return stopped(err);
-    qc2_freed_work(w);
-    return qc2_meta_dirty_bytes(w) > w->dirty_limit ? qc2_flush_now(w, err) : QCHAIN_OK;
+    return qc2_meta_dirty_bytes(w) > w->dirty_limit ? qc2_flush(w, err) : QCHAIN_OK;
 }
 
 int qc2_writer_damaged(struct qc2_writer *w, qchain_error *err)
@@ -166,29 +222,28 @@ int qc2_writer_damaged(struct qc2_writer *w, qchain_error *err)
         h->incompatible |= QC2_INCOMPAT_CORRUPT;
         qc2_header_store(w, NULL);
     }
-    atomic_store(&w->stopped, true);
-    qc_log(w->q->log, QCHAIN_LOG_ERROR, "qcow2", "%s: damaged, nothing is written any more: %s",
-           w->store->name, err ? err->text : "");
+    if (!atomic_exchange(&w->stopped, true))
+        qc2_say(w, QCHAIN_LOG_ERROR, "damaged, nothing is written any more: %s", err ? err->text : "");
     return QCHAIN_E_CORRUPT;
 }
 
 int qc2_writer_end(struct qc2_writer *w, qchain_error *err)
 {
-    int rc = atomic_load(&w->stopped) ? stopped(err) : qc2_flush_now(w, err);
+    int rc = atomic_load(&w->stopped) ? stopped(err) : qc2_flush(w, err);
 
     if (rc < 0)
         return rc;
     /* Nobody is inside, so all that was freed can be given back; then counts are exact. */
     qc_epoch_drain(w->requests);
     qc2_freed_work(w);
-    return qc2_flush_now(w, err);
+    return qc2_flush(w, err);
 }
 
 /* ---------------------------------------------------------------- the seam --- */
 
 /* An image that was not closed properly: its counts are made anew. Writing sets this bit only for the time of
  * snapshots, whatever lazy_refcounts says: the order of writes keeps refcounts right. */
-static int mend_dirty(struct qc2_image *q, qchain_error *err)
+static int mend_dirty(struct qc2_image *q, bool shared, qchain_error *err)
 {
     struct qc2_check_opts o = {.flags = QC2_CHECK_REPAIR_ALL};
     struct qc2_check_result res;
@@ -197,6 +252,9 @@ static int mend_dirty(struct qc2_image *q, qchain_error *err)
     if (!(q->header.incompatible & QC2_INCOMPAT_DIRTY) || q->header.incompatible & QC2_INCOMPAT_CORRUPT ||
         !qc_store_is_writable(q->base.store))
         return QCHAIN_OK;
+    if (shared)
+        return qc_fail(err, QCHAIN_E_LOCKED, "the image was not closed properly, or is being written just now: without "
+                       "its locks it is neither mended nor written");
     qc_log(q->log, QCHAIN_LOG_WARN, "qcow2", "%s: was not closed properly: its refcounts are made anew",
            q->base.store->name);
     rc = qc2_check(q->base.store, &o, &res, err);
@@ -210,7 +268,7 @@ static int mend_dirty(struct qc2_image *q, qchain_error *err)
 
 static int begin(struct qc_image *img, const struct qc_write_opts *opts, qchain_error *err)
 {
-    int rc = mend_dirty(qc2_of(img), err);
+    int rc = mend_dirty(qc2_of(img), opts->shared, err);
 
     return rc < 0 ? rc : qc2_writer_create(&qc2_of(img)->writer, qc2_of(img), opts, err);
 }

@@ -41,6 +41,7 @@ struct qc2_counts;   /* refcount.c */
 struct qc2_freed;    /* freed.c */
 struct qc2_regions;  /* overlap.c: where metadata lies */
 struct qc2_taken;    /* flush.c: what a flush is writing */
+struct qc2_line;     /* writer.c */
 
 struct qc2_writer {
     struct qc2_image   *q;
@@ -60,6 +61,8 @@ struct qc2_writer {
     uint64_t            l1_offset;
     uint64_t           *l1_dirty;   /* a bit for each 512 bytes of the table */
     struct qc2_taken   *taken;      /* by a flush; NULL once its outcome was noted */
+    struct qc2_line    *said;       /* lines for the log, see qc2_say */
+    atomic_bool         has_said;
     atomic_bool         stopped;    /* damage was met, or an fsync failed: nothing is written any more */
 
     pthread_mutex_t     flush_lock; /* taken before lock */
@@ -91,12 +94,17 @@ int  qc2_reach(struct qc2_writer *w, uint64_t host, uint64_t length, qchain_erro
 /* Damage was met: set the corrupt bit, stop writing; returns CORRUPT with err as the caller has set it. Lock held. */
 int  qc2_writer_damaged(struct qc2_writer *w, qchain_error *err);
 
+/* A line for the log, which is told when the lock is not held any more; of very many some are dropped. Lock held. */
+void qc2_say(struct qc2_writer *w, int level, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+/* Tell them. No lock held. */
+void qc2_tell(struct qc2_writer *w);
+
 /* ---- flush.c ---- */
 
-/* Make all durable that was finished before the call. No lock held. If unsafe nothing is done. */
+/* Make all durable that was finished before the call; if unsafe it is written all the same, so that it outlives the
+ * process. No lock held. */
 int  qc2_flush(struct qc2_writer *w, qchain_error *err);
-/* The same with the lock held throughout, also if unsafe; nothing that was freed is given back. For rare
- * events: all wait. */
+/* The same with the lock held throughout; nothing that was freed is given back. For rare events: all wait. */
 int  qc2_flush_locked(struct qc2_writer *w, qchain_error *err);
 
 /* ---- meta_cache.c; all with the lock held ---- */

@@ -40,8 +40,6 @@ uint64_t qc2_fresh_end(const struct qc2_writer *w);
 
 /* ---- flush.c ---- */
 
-/* Also if unsafe. No lock held. */
-int  qc2_flush_now(struct qc2_writer *w, qchain_error *err);
 /* Wait until nothing is being written by a flush, and note the outcome. Lock held. */
 void qc2_flush_wait(struct qc2_writer *w);
 /* Write all slices of a stage as they are; they stay dirty. Lock held, nothing being written. */

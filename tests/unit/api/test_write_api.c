@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /* The door to writing: raw images as files, the sidecar that goes, what is refused. */
+#include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -14,6 +16,8 @@
 #include "image_tools.h"
 
 #include <qchain-backend.h>
+
+#include "writer_tools.h" /* image_make */
 
 static char dir[64], path[96];
 static qchain_error *err;
@@ -182,6 +186,193 @@ static void the_sidecar_goes(void **unused)
     assert_true(file_size(side) == 8);
 }
 
+static unsigned char byte_at(long at, int set)
+{
+    FILE *f = fopen(path, "r+b");
+    int c;
+
+    assert_non_null(f);
+    fseek(f, at, SEEK_SET);
+    if (set >= 0)
+        c = fputc(set, f);
+    else
+        c = fgetc(f);
+    fclose(f);
+    return (unsigned char)c;
+}
+
+/* An image that somebody writes may be marked as one that was not closed: without locks it is not mended. */
+static void what_is_dirty_is_not_mended_without_locks(void **unused)
+{
+    qchain_check_result r = {.struct_size = sizeof(r)};
+    qchain_check_opts check;
+    qchain_create_opts o;
+    qchain_open_opts open;
+    char name[200];
+    qchain *c;
+
+    (void)unused;
+    qchain_create_opts_init(&o, sizeof(o));
+    o.size = 1 << 20;
+    GOOD(qchain_create(NULL, path, &o, err));
+    byte_at(79, 1);
+    qchain_open_opts_init(&open, sizeof(open));
+    open.flags = QCHAIN_OPEN_WRITE | QCHAIN_OPEN_FORCE_SHARE;
+    assert_int_equal(qchain_open(&c, NULL, path, &open, err), QCHAIN_E_LOCKED);
+    snprintf(name, sizeof(name), "json:{\"driver\":\"qcow2\",\"file\":{\"driver\":\"file\",\"filename\":\"%s\"},"
+             "\"force-share\":true}", path);
+    open.flags = QCHAIN_OPEN_WRITE;
+    assert_int_equal(qchain_open(&c, NULL, name, &open, err), QCHAIN_E_LOCKED);
+    qchain_check_opts_init(&check, sizeof(check));
+    check.flags = QCHAIN_CHECK_REPAIR_ALL;
+    assert_int_equal(qchain_check(NULL, name, &check, &r, err), QCHAIN_E_INVAL);
+    assert_int_equal(byte_at(79, -1), 1);
+    GOOD(qchain_open(&c, NULL, path, &open, err));
+    qchain_close(c);
+    assert_int_equal(byte_at(79, -1), 0);
+}
+
+/* What could not be written out for want of space is written by the next try. */
+static void finishing_goes_on_when_there_is_room(void **unused)
+{
+    struct rec_store *r = rec_create(0);
+    qchain_open_opts open;
+    qchain_store store;
+    char got[4];
+    qchain *c;
+
+    (void)unused;
+    image_make(r, 3, 16, 4, 1 << 20);
+    rec_store_of(r, &store);
+    qchain_open_opts_init(&open, sizeof(open));
+    open.flags = QCHAIN_OPEN_WRITE;
+    open.store = &store;
+    open.format = "qcow2";
+    GOOD(qchain_open(&c, NULL, "disk", &open, err));
+    GOOD(qchain_write(c, "data", 4, 0, 0, err));
+    rec_reset(r);
+    r->fail_writes_only = true;
+    r->fail_code = QCHAIN_E_NOSPACE;
+    r->fail_from = 1;
+    r->fail_to = 100;
+    assert_int_equal(qchain_finish(c, err), QCHAIN_E_NOSPACE);
+    r->fail_to = 0;
+    GOOD(qchain_finish(c, err));
+    assert_int_equal(qchain_finish(c, err), QCHAIN_E_READONLY);
+    qchain_close(c);
+    rec_store_of(r, &store);
+    open.flags = 0;
+    GOOD(qchain_open(&c, NULL, "disk", &open, err));
+    GOOD(qchain_read(c, got, 4, 0, 0, err));
+    assert_memory_equal(got, "data", 4);
+    qchain_close(c);
+    rec_destroy(r);
+}
+
+/* The data file ends with the disk: a VM's state is not put behind it. */
+static void a_data_file_holds_no_vm_state(void **unused)
+{
+    qchain_create_opts o;
+    qchain_open_opts open;
+    char data[120], buf[4] = "vm";
+    qchain *c;
+
+    (void)unused;
+    snprintf(data, sizeof(data), "%s/data", dir);
+    qchain_create_opts_init(&o, sizeof(o));
+    o.size = 1 << 20;
+    o.data_file = "data";
+    GOOD(qchain_create(NULL, path, &o, err));
+    qchain_open_opts_init(&open, sizeof(open));
+    open.flags = QCHAIN_OPEN_WRITE;
+    open.data_file = data;
+    GOOD(qchain_open(&c, NULL, path, &open, err));
+    assert_int_equal(qchain_vmstate_write(c, buf, 4, 0, err), QCHAIN_E_UNSUPPORTED);
+    assert_int_equal(qchain_vmstate_read(c, buf, 4, 0, err), QCHAIN_E_UNSUPPORTED);
+    assert_int_equal(qchain_snapshot_create(c, "s", NULL, err), QCHAIN_E_UNSUPPORTED);
+    qchain_close(c);
+    assert_int_equal(file_size(data), 1 << 20);
+}
+
+/* A snapshot that cannot begin leaves no mark behind, which would be written with the next header. */
+static void a_snapshot_that_does_not_begin_leaves_no_mark(void **unused)
+{
+    struct rec_store *r = rec_create(0);
+    qchain_open_opts open;
+    qchain_store store;
+    qchain *c;
+
+    (void)unused;
+    image_make(r, 3, 16, 4, 1 << 20);
+    rec_store_of(r, &store);
+    qchain_open_opts_init(&open, sizeof(open));
+    open.flags = QCHAIN_OPEN_WRITE;
+    open.store = &store;
+    open.format = "qcow2";
+    GOOD(qchain_open(&c, NULL, "disk", &open, err));
+    rec_reset(r);
+    r->fail_writes_only = true;
+    r->fail_code = QCHAIN_E_NOSPACE;
+    r->fail_from = 1;
+    r->fail_to = 2;
+    assert_int_equal(qchain_snapshot_create(c, "s", NULL, err), QCHAIN_E_NOSPACE);
+    GOOD(qchain_resize(c, 2 << 20, 0, err));
+    GOOD(qchain_finish(c, err));
+    qchain_close(c);
+    assert_int_equal(r->bytes[79], 0);
+    rec_destroy(r);
+}
+
+struct looker {
+    qchain    *c;
+    atomic_bool over;
+    int         failed;
+};
+
+static void *look(void *data)
+{
+    struct looker *l = data;
+    qchain_image_info *info;
+
+    while (!atomic_load(&l->over)) {
+        if (qchain_layer_info(&info, l->c, 0, NULL) != 0)
+            l->failed++;
+        else
+            qchain_image_info_free(info);
+    }
+    return NULL;
+}
+
+/* Names and tables of the top change under who describes it, and he sees the old or the new. */
+static void the_top_is_described_while_it_changes(void **unused)
+{
+    qchain_create_opts o;
+    qchain_open_opts open;
+    struct looker l = {0};
+    pthread_t thread;
+
+    (void)unused;
+    qchain_create_opts_init(&o, sizeof(o));
+    o.size = 1 << 20;
+    GOOD(qchain_create(NULL, path, &o, err));
+    qchain_open_opts_init(&open, sizeof(open));
+    open.flags = QCHAIN_OPEN_WRITE | QCHAIN_OPEN_UNSAFE;
+    GOOD(qchain_open(&l.c, NULL, path, &open, err));
+    assert_int_equal(pthread_create(&thread, NULL, look, &l), 0);
+    o.backing_format = "raw";
+    for (int i = 0; i < 300; i++) {
+        o.backing_file = i % 2 ? "one" : "the other";
+        GOOD(qchain_amend(l.c, &o, QCHAIN_AMEND_BACKING_FILE | QCHAIN_AMEND_BACKING_FORMAT, NULL, err));
+        GOOD(qchain_snapshot_create(l.c, "s", NULL, err));
+        GOOD(qchain_write(l.c, "data", 4, (uint64_t)i * 512, 0, err));
+        GOOD(qchain_snapshot_delete(l.c, "s", err));
+    }
+    atomic_store(&l.over, true);
+    pthread_join(thread, NULL);
+    assert_int_equal(l.failed, 0);
+    qchain_close(l.c);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -189,6 +380,11 @@ int main(void)
         cmocka_unit_test_setup_teardown(what_raw_has_not_is_unsupported, setup, teardown),
         cmocka_unit_test_setup_teardown(wrong_arguments_are_refused, setup, teardown),
         cmocka_unit_test_setup_teardown(the_sidecar_goes, setup, teardown),
+        cmocka_unit_test_setup_teardown(what_is_dirty_is_not_mended_without_locks, setup, teardown),
+        cmocka_unit_test_setup_teardown(finishing_goes_on_when_there_is_room, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_data_file_holds_no_vm_state, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_snapshot_that_does_not_begin_leaves_no_mark, setup, teardown),
+        cmocka_unit_test_setup_teardown(the_top_is_described_while_it_changes, setup, teardown),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -126,6 +126,32 @@ static void while_drained_writes_wait_and_reads_go_on(void **unused)
     qchain_close(c);
 }
 
+/* Clusters stay locked until a queue is reaped. Who waits for them can be cancelled, and closed. */
+static void who_waits_for_clusters_can_be_cancelled(void **unused)
+{
+    qchain *c = open_tip(MIB, 16, 0, 0);
+    qchain_queue *q = make_queue(c, 8), *other = make_queue(c, 8);
+    char buf[4096] = "data";
+
+    (void)unused;
+    GOOD(qchain_queue_write(q, buf, 4096, 0, 0, buf, err)); /* learns the file */
+    reap_good(q);
+    GOOD(qchain_queue_write(other, buf, 4096, 65536, 0, buf, err));
+    reap_good(other);
+    GOOD(qchain_queue_write(q, buf, 4096, 128 * KIB, 0, buf, err));
+    GOOD(qchain_queue_write(other, buf, 4096, 132 * KIB, 0, buf, err));
+    if (has_ring(q)) {
+        assert_int_equal(qchain_queue_cancel(other, buf), 1);
+        reap_bad(other, QCHAIN_E_CANCELLED);
+        GOOD(qchain_queue_write(other, buf, 4096, 132 * KIB, 0, buf, err));
+    }
+    qchain_queue_close(other);
+    reap_good(q);
+    GOOD(qchain_write(c, buf, 4096, 132 * KIB, 0, err));
+    qchain_queue_close(q);
+    qchain_close(c);
+}
+
 /* What a read in the ring reads is not used anew before it has ended. */
 static bool sees_a_stranger(bool no_limbo)
 {
@@ -228,6 +254,7 @@ int main(void)
         ON(writes_in_place_and_to_new_places_go_to_the_ring),
         ON(held_requests_go_with_the_eighth),
         ON(while_drained_writes_wait_and_reads_go_on),
+        ON(who_waits_for_clusters_can_be_cancelled),
         ON(places_that_requests_use_are_not_used_anew),
         ON(failures_are_told_and_leave_nothing_behind),
         ON(wrong_calls_are_refused),

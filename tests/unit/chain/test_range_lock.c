@@ -185,10 +185,32 @@ static void nobody_is_inside_while_it_is_held(void **unused)
     qc_admission_finish(&c.admission);
 }
 
+static void who_waits_can_leave(void **unused)
+{
+    struct waiter a = make(0, 0, 10), b = make(1, 5, 15), c = make(2, 12, 20);
+    struct qc_range_locks r;
+
+    (void)unused;
+    n_granted = 0;
+    qc_range_locks_init(&r);
+    assert_true(qc_range_lock_try(&r, &a.lock));
+    assert_false(qc_range_lock_try(&r, &b.lock));
+    assert_false(qc_range_lock_try(&r, &c.lock)); /* behind b alone */
+    assert_false(qc_range_lock_withdraw(&r, &a.lock));
+    assert_true(qc_range_lock_withdraw(&r, &b.lock));
+    assert_true(n_granted == 1 && order[0] == 2);
+    assert_false(qc_range_lock_withdraw(&r, &c.lock)); /* it was told already */
+    qc_range_lock_give(&r, &a.lock);
+    qc_range_lock_give(&r, &c.lock);
+    assert_true(n_granted == 1 && !r.first && !r.last);
+    qc_range_locks_finish(&r);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(disjoint_ranges_are_held_at_once_others_in_order),
+        cmocka_unit_test(who_waits_can_leave),
         cmocka_unit_test(many_threads_never_meet_in_a_range),
         cmocka_unit_test(who_is_not_let_in_is_told),
         cmocka_unit_test(nobody_is_inside_while_it_is_held),

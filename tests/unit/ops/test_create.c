@@ -101,9 +101,16 @@ static void test_backing(void **state)
     assert_int_not_equal(access("sub/other", F_OK), 0);
     o.size = 512;
     assert_int_equal(qchain_create(NULL, "sub/other", &o, err), 0);
+    o.backing_file = "top"; /* whose backing file this is */
+    o.backing_format = "qcow2";
+    o.flags = 0;
+    assert_int_equal(qchain_create(NULL, "sub/base", &o, err), QCHAIN_E_INVAL);
+    assert_int_equal(size_of("sub/base"), 3 << 20);
+    o.data_file = "base";
+    assert_int_equal(qchain_create(NULL, "sub/over", &o, err), QCHAIN_E_INVAL);
+    o.data_file = NULL;
     o.backing_file = "base";
     o.backing_format = "qcow2"; /* it is not */
-    o.flags = 0;
     assert_int_not_equal(qchain_create(NULL, "sub/other", &o, err), 0);
 }
 

@@ -7,6 +7,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <cmocka.h>
 
 #include "image_tools.h"
@@ -223,6 +224,9 @@ static void test_unsafe(void **state)
     for (unsigned i = 0; i < 500; i++)
         assert_int_equal(map_cluster(&s, i % 200, NULL), 0);
     assert_int_equal(qc2_flush(s.w, NULL), 0);
+    image_check(r->bytes, r->size, &v); /* if the process died now */
+    assert_string_equal(v.damage, "");
+    assert_int_equal(v.mapped, 200);
     assert_int_equal(subject_close(&s, true, NULL), 0);
     assert_int_equal(r->n_flushes, 0);
     image_check(r->bytes, r->size, &v);
@@ -289,6 +293,24 @@ static void test_cluster_map(void **state)
     qc2_cmap_finish(&m);
 }
 
+/* Clusters chosen so that a fixed way of spreading them puts them all in one place. */
+static void test_cluster_map_chosen(void **state)
+{
+    uint64_t inverse = 1, n = 100000;
+    struct qc2_cmap m = {0};
+    clock_t start = clock();
+
+    (void)state;
+    for (unsigned i = 0; i < 6; i++)
+        inverse *= 2 - UINT64_C(0x9e3779b97f4a7c15) * inverse;
+    for (uint64_t i = 0; i < n; i++)
+        assert_int_equal(qc2_cmap_add(&m, i * inverse, 1), 0);
+    assert_int_equal(m.n, n);
+    assert_int_equal(qc2_cmap_get(&m, 77 * inverse), 1);
+    assert_true((double)(clock() - start) / CLOCKS_PER_SEC < 5);
+    qc2_cmap_finish(&m);
+}
+
 static void test_regions(void **state)
 {
     static const unsigned kinds[] = {QC2_REGION_SNAPSHOT_L1, QC2_REGION_L2, QC2_REGION_BITMAPS};
@@ -321,6 +343,44 @@ static void test_regions(void **state)
     assert_true(atomic_load(&s.w->stopped));
     assert_int_equal(r->bytes[79], QC2_INCOMPAT_CORRUPT);
     subject_close(&s, false, NULL);
+    rec_destroy(r);
+}
+
+struct listener {
+    struct qc2_writer *w;
+    unsigned           lines;
+};
+
+static void listen_to(void *data, int level, const char *tag, const char *message)
+{
+    struct listener *l = data;
+
+    (void)tag;
+    assert_int_equal(level, QCHAIN_LOG_ERROR);
+    assert_non_null(strstr(message, "damaged"));
+    assert_int_equal(pthread_mutex_trylock(&l->w->lock), 0); /* nobody holds it */
+    pthread_mutex_unlock(&l->w->lock);
+    l->lines++;
+}
+
+/* Who listens to the log may wait for somebody who waits for the lock. */
+static void test_log(void **state)
+{
+    struct subject s;
+    struct rec_store *r = open_new(&s, NULL);
+    struct listener l = {.w = s.w};
+    struct qc_log log = {listen_to, &l, QCHAIN_LOG_WARN};
+
+    (void)state;
+    s.q->log = &log;
+    pthread_mutex_lock(&s.w->lock);
+    for (unsigned i = 0; i < 3; i++)
+        assert_int_equal(qc2_overlap_check(s.w, 4096 * 3, 4096, 0, NULL), QCHAIN_E_CORRUPT);
+    pthread_mutex_unlock(&s.w->lock);
+    assert_int_equal(qc2_writer_ready(s.w, NULL), QCHAIN_E_READONLY);
+    assert_int_equal(l.lines, 1);
+    subject_close(&s, false, NULL);
+    assert_int_equal(l.lines, 1);
     rec_destroy(r);
 }
 
@@ -442,7 +502,9 @@ int main(void)
         cmocka_unit_test(test_unsafe),
         cmocka_unit_test(test_reach),
         cmocka_unit_test(test_cluster_map),
+        cmocka_unit_test(test_cluster_map_chosen),
         cmocka_unit_test(test_regions),
+        cmocka_unit_test(test_log),
         cmocka_unit_test(test_refused),
         cmocka_unit_test(test_autoclear),
         cmocka_unit_test(test_hostile),
