@@ -75,6 +75,7 @@ struct qc_file {
     bool                 known;    /* the stamp is set: opened before */
     bool                 locked;
     bool                 block_device;
+    bool                 writes_wait; /* buffered ones, in the kernel: none is done without waiting */
     uint32_t             align_memory; /* when direct */
     uint32_t             align_offset;
     struct qc_file_stamp stamp;
