@@ -158,9 +158,14 @@ int qc_queue_change(qchain_queue *q, enum qc_request_kind kind, const qchain_iov
 /* Where no thread can be had for what was accepted, it is done here. */
 static void do_here(qchain_queue *q, struct qc_request *r)
 {
+    enum qc_elsewhere where = r->elsewhere;
+
     qc_request_work(r);
     r->elsewhere = QC_NOTHING;
-    r->result = r->ret;
+    if (r->kind != QC_REQUEST_READ && where == QC_LEAF)
+        qc_request_leaf_wrote(q, r);
+    else
+        r->result = r->ret;
     qc_request_finish(q, r);
 }
 
@@ -245,7 +250,9 @@ static void came_back(qchain_queue *q, struct qc_request *r)
         start_again(q, r);
         return;
     }
-    if (r->ret != 0)
+    if (r->kind != QC_REQUEST_READ && from == QC_LEAF)
+        qc_request_leaf_wrote(q, r);
+    else if (r->ret != 0)
         r->result = r->ret;
     go_on(q, r);
 }

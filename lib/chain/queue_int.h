@@ -80,7 +80,7 @@ struct qc_request {
     unsigned               token;   /* of the epoch */
     uint32_t               flags;   /* of a write: QCHAIN_WRITE_* */
     struct qc_new_place   *new;     /* NULL: in place */
-    uint64_t               host;    /* what the ring writes, and where */
+    uint64_t               host;    /* what the ring or a leaf writes, and where */
     uint64_t               host_length;
     struct qc_admission_waiter admission;
 };
@@ -133,6 +133,8 @@ void qc_request_hand_back(struct qc_request *r);
 int  qc_request_start_write(qchain_queue *q, struct qc_request *r);
 /* A write came out of the ring. True: the request has ended; false: it is to be begun anew, by a walker. */
 bool qc_request_wrote(qchain_queue *q, struct qc_request *r, bool whole);
+/* A leaf has written to a request's place, or failed: r->ret. The request has ended. */
+void qc_request_leaf_wrote(qchain_queue *q, struct qc_request *r);
 /* The work of a leaf or a walker, if it is no read. */
 int  qc_request_work_write(struct qc_request *r, qchain_error *err);
 /* One that is parked waits no longer: a drain may last for ever, and clusters be locked until a queue is reaped.

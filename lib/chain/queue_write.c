@@ -33,9 +33,10 @@ int qc_request_work_write(struct qc_request *r, qchain_error *err)
     struct qc_cursor cur = {r->iov, 0};
     int ret;
 
-    if (r->elsewhere == QC_LEAF) { /* it is inside, and has a place of its own */
-        ret = qc_tip_write_range(c, &cur, r->offset, r->offset + r->length, 0, err);
-        qc_tip_note_write(c, r->offset, r->length);
+    if (r->elsewhere == QC_LEAF) { /* it is inside, and has a place */
+        if (r->new)
+            cur.iov = r->new->iov;
+        ret = qc_tip_write_at(c, &cur, r->host, r->host_length, err);
         if (ret != 0)
             qc_layer_prefix(c, 0, err);
         return ret;
@@ -225,7 +226,7 @@ static int start_new(qchain_queue *q, struct qc_request *r, struct qc_place *p)
     uint32_t n;
     int ret;
 
-    if (!q->ring || p->length < r->length)
+    if (p->length < r->length)
         return by_walker(q, r);
     ret = lock_clusters(q, r, p);
     if (ret <= 0)
@@ -243,9 +244,11 @@ static int start_new(qchain_queue *q, struct qc_request *r, struct qc_place *p)
         return by_walker(q, r); /* which can say why */
     r->holds |= QC_HOLDS_PLACE;
     n = r->new->place.length == r->length ? gather(r) : 0;
-    if (n == 0 || !into_ring(q, r, r->new->iov, n))
+    if (n == 0)
         return by_walker(q, r);
-    return 1;
+    if (into_ring(q, r, r->new->iov, n))
+        return 1;
+    return qc_request_send(q, r, QC_LEAF) ? 0 : QCHAIN_E_NOMEM;
 }
 
 /* -------------------------------------------------------------------- start --- */
@@ -271,11 +274,13 @@ int qc_request_start_write(qchain_queue *q, struct qc_request *r)
     return p.own ? start_in_place(q, r, &p) : start_new(q, r, &p);
 }
 
-bool qc_request_wrote(qchain_queue *q, struct qc_request *r, bool whole)
+/* What was written becomes the disk's. */
+static void enter_place(qchain_queue *q, struct qc_request *r)
 {
     struct qc_tip *t = q->c->tip;
     qchain_error why;
 
+<<<<<<< HEAD
     if (!whole) {
         qc_store_failed(t->data, r->host, r->host_length);
         qc_tip_note_write(q->c, r->offset, r->length); /* some of it may be there */
@@ -283,15 +288,35 @@ bool qc_request_wrote(qchain_queue *q, struct qc_request *r, bool whole)
         return false;
     }
     qc_store_wrote(t->data, r->host, r->host_length);
+=======
+    if (!(r->holds & QC_HOLDS_PLACE))
+        return;
+>>>>>>> w-perf
     qc_error_init(&why);
-    if (r->holds & QC_HOLDS_PLACE) {
-        r->holds &= (uint8_t)~QC_HOLDS_PLACE;
-        r->result = t->ops->finish_alloc(t->img, &r->new->place, &why);
-    }
+    r->holds &= (uint8_t)~QC_HOLDS_PLACE;
+    r->result = t->ops->finish_alloc(t->img, &r->new->place, &why);
     if (r->result != 0) {
         qc_layer_prefix(q->c, 0, &why);
         r->text = qc_text_of(&why);
     }
+}
+
+bool qc_request_wrote(qchain_queue *q, struct qc_request *r, bool whole)
+{
+    if (whole) {
+        qc_store_wrote(q->c->tip->data, r->host, r->host_length);
+        enter_place(q, r);
+    }
+    qc_tip_note_write(q->c, r->offset, r->length); /* some of it may be there */
+    if (!whole)
+        qc_request_let_go(q, r);
+    return whole;
+}
+
+void qc_request_leaf_wrote(qchain_queue *q, struct qc_request *r)
+{
+    r->result = r->ret;
+    if (r->ret == 0)
+        enter_place(q, r);
     qc_tip_note_write(q->c, r->offset, r->length);
-    return true;
 }

@@ -135,6 +135,8 @@ enum qc_tip_write {
 
 int qc_tip_write_range(qchain *c, struct qc_cursor *cur, uint64_t offset, uint64_t end, uint32_t flags,
                        qchain_error *err);
+/* Write `length` bytes of cur to where the tip's data is stored. */
+int qc_tip_write_at(qchain *c, struct qc_cursor *cur, uint64_t host, uint64_t length, qchain_error *err);
 /* Write zeros where the range does not read as zeros. */
 int qc_tip_write_zeros(qchain *c, uint64_t offset, uint64_t end, uint32_t flags, qchain_error *err);
 void qc_tip_lock_clusters(struct qc_tip *t, struct qc_range_lock *l, uint64_t offset, uint64_t end);

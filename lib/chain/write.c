@@ -3,9 +3,8 @@
 #include "chain/tip.h"
 #include "util/bytes.h"
 
-static int write_own(qchain *c, struct qc_cursor *cur, const struct qc_place *p, qchain_error *err)
+int qc_tip_write_at(qchain *c, struct qc_cursor *cur, uint64_t host, uint64_t left, qchain_error *err)
 {
-    uint64_t left = p->length, host = p->host;
     qchain_iov piece[QC_PIECES];
     size_t n, bytes;
     int ret = 0;
@@ -54,7 +53,7 @@ static int write_locked(qchain *c, struct qc_cursor *cur, struct qc_place *p, ui
     qc_tip_lock_clusters(t, &lock, offset, offset + length);
     ret = t->ops->place(t->img, offset, length, p, err);
     if (ret == 0)
-        ret = p->own ? write_own(c, cur, p, err) : write_new(c, cur, p, flags, err);
+        ret = p->own ? qc_tip_write_at(c, cur, p->host, p->length, err) : write_new(c, cur, p, flags, err);
     qc_range_lock_give(&t->ranges, &lock);
     return ret;
 }
@@ -71,7 +70,7 @@ int qc_tip_write_range(qchain *c, struct qc_cursor *cur, uint64_t offset, uint64
         if (ret != 0)
             break;
         if (p.own)
-            ret = write_own(c, cur, &p, err);
+            ret = qc_tip_write_at(c, cur, p.host, p.length, err);
         else if (flags & QC_TIP_LOCKED)
             ret = write_new(c, cur, &p, flags, err);
         else

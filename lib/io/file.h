@@ -60,4 +60,11 @@ bool qc_file_is_block_device(const struct qc_store *s);
 /* True if s was made by qc_file_open. */
 bool qc_file_is_local(const struct qc_store *s);
 
+/* A direct write that makes a file longer has it to itself, and asks for space each time. So, before the store is
+ * written up to `end`: the file is made longer, with space, some way ahead, which is no part of the store. A hint,
+ * for local files that are written directly; one thread at a time. */
+void qc_file_room(struct qc_store *s, uint64_t end);
+/* Cut off what was ahead. Nobody writes. Without it zeros remain behind the store's end. */
+void qc_file_trim(struct qc_store *s);
+
 #endif

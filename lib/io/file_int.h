@@ -57,7 +57,7 @@ struct qc_file_stamp {
     struct timespec mtime; /* zero for a block device */
 };
 
-/* All but the entry is fixed once the file was opened for the first time. */
+/* All but the entry and room is fixed once the file was opened for the first time. */
 struct qc_file {
     struct qc_fd_entry   entry;    /* what every read looks at comes first */
     struct qc_slots     *epochs;
@@ -75,6 +75,9 @@ struct qc_file {
     bool                 known;    /* the stamp is set: opened before */
     bool                 locked;
     bool                 block_device;
+    bool                 writes_wait; /* buffered ones, in the kernel: none is done without waiting */
+    bool                 room_made; /* file_write.c: the file may be longer than the store, up to room_end */
+    uint64_t             room_end;
     uint32_t             align_memory; /* when direct */
     uint32_t             align_offset;
     struct qc_file_stamp stamp;

@@ -12,10 +12,12 @@
 #include <inttypes.h>
 #include <limits.h>
 #include <linux/fs.h>
+#include <linux/magic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #include "util/alloc.h"
@@ -295,6 +297,16 @@ fail:
     return rc;
 }
 
+/* Buffered writes that need not wait (IOCB_NOWAIT): few file systems know them, and none tells. */
+static bool writes_wait(const struct qc_file *f, int fd)
+{
+    struct statfs fs;
+
+    if (f->direct || f->block_device || fstatfs(fd, &fs) != 0)
+        return false;
+    return fs.f_type != XFS_SUPER_MAGIC && fs.f_type != BTRFS_SUPER_MAGIC;
+}
+
 int qc_file_open_first(void *data, int *out, qchain_error *err)
 {
     struct qc_file_first *first = data;
@@ -312,6 +324,7 @@ int qc_file_open_first(void *data, int *out, qchain_error *err)
         rc = make_stamp(f, fd, &f->stamp, err);
     if (rc == 0 && f->direct)
         rc = qc_file_direct_setup(f, fd, err);
+    f->writes_wait = writes_wait(f, fd);
     if (rc != 0) {
         if (f->shared && f->locked)
             qc_file_unlock(f, fd);

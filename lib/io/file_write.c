@@ -188,3 +188,40 @@ int qc_file_discard(void *obj, uint64_t length, uint64_t offset, uint32_t flags,
         e = allocate(f, FALLOC_FL_PUNCH_HOLE, length, offset);
     return e == EIO ? failed("discard", e, offset, err) : 0;
 }
+
+/* -------------------------------------------------------------------- room --- */
+
+#define ROOM_LEAST (UINT64_C(1) << 20)
+#define ROOM_MOST (UINT64_C(64) << 20)
+
+void qc_file_room(struct qc_store *s, uint64_t end)
+{
+    struct qc_file *f = qc_file_is_local(s) ? s->obj : NULL;
+    uint64_t from, more;
+    int rc;
+
+    if (!f || !f->direct || f->block_device || f->shared || end <= f->room_end)
+        return;
+    from = qc_max64(f->room_end, qc_store_size(s));
+    more = qc_max64(ROOM_LEAST, qc_min64(end / 8, ROOM_MOST));
+    f->room_end = qc_align_up(end, ROOM_LEAST) + more;
+    f->room_made = true;
+    if (f->room_end <= from)
+        return;
+    do /* this changes no byte that is there, so nobody need be kept out */
+        rc = fallocate(fd_of(f), 0, (off_t)from, (off_t)(f->room_end - from));
+    while (rc != 0 && errno == EINTR);
+    if (rc != 0) /* as it would be without; not tried again */
+        f->room_end = UINT64_MAX;
+}
+
+void qc_file_trim(struct qc_store *s)
+{
+    struct qc_file *f = qc_file_is_local(s) ? s->obj : NULL;
+
+    if (!f || !f->room_made)
+        return;
+    f->room_end = 0;
+    f->room_made = false;
+    qc_store_resize(s, qc_store_size(s), NULL);
+}

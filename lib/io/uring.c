@@ -27,6 +27,7 @@
 struct known_file {
     uint16_t slot;
     uint8_t  memory_bits, offset_bits; /* log2 of the alignments */
+    bool     no_writes;                /* they would wait for each other */
 };
 
 enum { NOT_SEEN = 0xffff, REFUSED = 0xfffe };
@@ -240,6 +241,7 @@ static __attribute__((noinline)) bool learn_file(struct qc_uring *u, struct know
     }
     k->memory_bits = log2_of(store->limits.align_memory);
     k->offset_bits = log2_of(store->limits.align_offset);
+    k->no_writes = f->writes_wait;
     k->slot = (uint16_t)u->n_used++;
     return true;
 }
@@ -256,6 +258,18 @@ static bool is_aligned(const struct known_file *k, const qchain_iov *iov, unsign
         if (((uintptr_t)iov[i].base & memory) || (iov[i].len & block))
             return false;
     return true;
+}
+
+/* Where the kernel cannot do buffered writes without waiting, a ring has one worker do those of a file, one after
+ * the other, each with two switches of threads: our own are faster. */
+static bool takes_writes(struct qc_uring *u, unsigned file, const struct qc_store *store)
+{
+    struct known_file *k;
+
+    if (file >= u->n_files)
+        return false;
+    k = &u->file[file];
+    return (k->slot < REFUSED || learn_file(u, k, store)) && !k->no_writes;
 }
 
 /* The place for a read of a file that suits it, or NULL. */
@@ -322,7 +336,7 @@ bool qc_uring_prepare_write(struct qc_uring *u, struct qc_uring_read *r, struct 
     qchain_iov iov = {(void *)(uintptr_t)buf, length};
     struct io_uring_sqe *sqe;
 
-    if (!qc_store_takes_write(store, length, offset))
+    if (!takes_writes(u, file, store) || !qc_store_takes_write(store, length, offset))
         return false;
     sqe = place_of(u, r, store, file, &iov, 1, length, offset);
     if (!sqe)
@@ -338,7 +352,7 @@ bool qc_uring_prepare_writev(struct qc_uring *u, struct qc_uring_read *r, struct
 {
     struct io_uring_sqe *sqe;
 
-    if (!qc_store_takes_write(store, length, offset))
+    if (!takes_writes(u, file, store) || !qc_store_takes_write(store, length, offset))
         return false;
     sqe = place_of(u, r, store, file, iov, n_iov, length, offset);
     if (!sqe)

@@ -7,6 +7,7 @@
 #include <inttypes.h>
 #include <string.h>
 
+#include "io/file.h"
 #include "qcow2/writer_int.h"
 #include "util/bytes.h"
 #include "util/error.h"
@@ -174,6 +175,8 @@ int qc2_alloc(struct qc2_writer *w, uint64_t n, uint64_t *host, bool *zeroed, qc
     *host = first << bits;
     *zeroed = *host >= k->high;
     k->high = qc_max64(k->high, (first + n) << bits);
+    if (w->data == w->store)
+        qc_file_room(w->store, k->high);
     return QCHAIN_OK;
 }
 

@@ -24,8 +24,8 @@ MODES = (("none", 1), ("writeback", 0))
 
 
 def step_of(size, unit):
-    """A step that leads all over the disk, and comes to every place."""
-    return int(size * 0.381966) // unit * unit | unit
+    """A step that leads all over the disk, and comes to every place; qemu-img takes none of 2 GiB."""
+    return int(min(size, 1 << 31) * 0.381966) // unit * unit | unit
 
 
 def qemu_bench(m, path, fmt, writes, size, step, cache):
