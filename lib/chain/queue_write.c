@@ -280,18 +280,8 @@ static void enter_place(qchain_queue *q, struct qc_request *r)
     struct qc_tip *t = q->c->tip;
     qchain_error why;
 
-<<<<<<< HEAD
-    if (!whole) {
-        qc_store_failed(t->data, r->host, r->host_length);
-        qc_tip_note_write(q->c, r->offset, r->length); /* some of it may be there */
-        qc_request_let_go(q, r);
-        return false;
-    }
-    qc_store_wrote(t->data, r->host, r->host_length);
-=======
     if (!(r->holds & QC_HOLDS_PLACE))
         return;
->>>>>>> w-perf
     qc_error_init(&why);
     r->holds &= (uint8_t)~QC_HOLDS_PLACE;
     r->result = t->ops->finish_alloc(t->img, &r->new->place, &why);
@@ -306,6 +296,8 @@ bool qc_request_wrote(qchain_queue *q, struct qc_request *r, bool whole)
     if (whole) {
         qc_store_wrote(q->c->tip->data, r->host, r->host_length);
         enter_place(q, r);
+    } else {
+        qc_store_failed(q->c->tip->data, r->host, r->host_length);
     }
     qc_tip_note_write(q->c, r->offset, r->length); /* some of it may be there */
     if (!whole)

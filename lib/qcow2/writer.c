@@ -237,14 +237,10 @@ int qc2_writer_end(struct qc2_writer *w, qchain_error *err)
     /* Nobody is inside, so all that was freed can be given back; then counts are exact. */
     qc_epoch_drain(w->requests);
     qc2_freed_work(w);
-<<<<<<< HEAD
-    return qc2_flush(w, err);
-=======
-    rc = qc2_flush_now(w, err);
+    rc = qc2_flush(w, err);
     if (rc == 0)
         qc_file_trim(w->store);
     return rc;
->>>>>>> w-perf
 }
 
 /* ---------------------------------------------------------------- the seam --- */
