@@ -179,10 +179,12 @@ static uint64_t better_copied(const struct qc2_check *c, uint64_t e)
 {
     uint64_t at = e & QC2_OFFSET_MASK;
 
-    if (e & QC2_COMPRESSED || at == 0 || at % c->cluster != 0 || at >= c->size)
+    if (e & QC2_COMPRESSED || at == 0 || at % c->cluster != 0)
         return e;
-    if (c->h->incompatible & QC2_INCOMPAT_DATA_FILE)
+    if (c->h->incompatible & QC2_INCOMPAT_DATA_FILE) /* at is a place in that, however short this one is */
         return e | QC2_COPIED;
+    if (at >= c->size)
+        return e;
     if (qc2_is_single(c, at) && qc2_tally_get(&c->tally, at >> c->bits) == 1)
         return e | QC2_COPIED;
     return qc2_is_single(c, at) ? e : e & ~QC2_COPIED;

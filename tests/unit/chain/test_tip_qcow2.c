@@ -458,7 +458,7 @@ static void reads_never_see_another_address(void **unused)
 
 /* A read that was looked up, but has not gone to the kernel yet, while its place is given up, and others are
  * written once that is on the medium. */
-static bool sees_a_stranger(int broken)
+static bool sees_a_stranger(int broken, bool *held)
 {
     static const struct shape shape = {"cluster_size=4096", MIB, 4096, 0, "", 0};
     unsigned char got[4096], buf[4096];
@@ -473,6 +473,7 @@ static bool sees_a_stranger(int broken)
     GOOD(qchain_queue_read(q, got, 4096, 0, 0, got, err)); /* learns the file */
     reap_good(q);
     GOOD(qchain_queue_read(q, got, 4096, 0, QCHAIN_REQUEST_MORE, got, err));
+    *held = strcmp(qchain_queue_engine(q), "io_uring") == 0;
     atomic_store(&qc2_test_break, broken);
     memset(buf, 2, sizeof(buf));
     GOOD(qchain_discard(d.c, 4096, 0, 0, err));
@@ -492,9 +493,12 @@ static bool sees_a_stranger(int broken)
 
 static void places_that_requests_use_are_not_used_anew(void **unused)
 {
+    bool held;
+
     (void)unused;
-    assert_false(sees_a_stranger(0));
-    assert_true(sees_a_stranger(4)); /* the test would see it */
+    assert_false(sees_a_stranger(0, &held));
+    /* The test would see it; but threads do not hold a read back, and may have done it before. */
+    assert_true(sees_a_stranger(4, &held) || !held);
 }
 
 static void requests_of_a_queue_follow_the_model(void **unused)

@@ -418,39 +418,44 @@ static void locks_end_with_the_ring(void **state)
     qc_free(path);
 }
 
-/* Also past the end; the store is told by who reaps. */
+/* The store is told by who reaps. Written directly: what goes through the page cache is not for the
+ * ring on most file systems. */
 static void writes_are_what_the_file_holds(void **state)
 {
     struct fixture *x = need_ring(state);
-    static uint8_t buf[5000], back[5000];
+    static _Alignas(4096) uint8_t buf[8192], back[8192];
+    const uint64_t far = 65536;
     struct qc_uring_read r[3];
-    qchain_iov iov[2] = {{buf, 2000}, {buf + 2000, 3000}};
+    qchain_iov iov[2] = {{buf, 4096}, {buf + 4096, 4096}};
     qchain_error err;
 
     for (size_t i = 0; i < sizeof(buf); i++)
         buf[i] = (uint8_t)(i * 7 + 1);
     open_files(x, 2, QC_FILE_NO_LOCK);
-    assert_false(qc_uring_prepare_write(x->u, &r[0], x->store[0], 0, buf, 512, 0)); /* read only */
+    assert_false(qc_uring_prepare_write(x->u, &r[0], x->store[0], 0, buf, 4096, 0)); /* read only */
     close_files(x);
     qc_uring_destroy(x->u);
     x->u = qc_uring_create(64, FILES);
-    open_files(x, 2, QC_FILE_NO_LOCK | QC_FILE_WRITE);
-    assert_true(qc_uring_prepare_write(x->u, &r[0], x->store[0], 0, buf, 5000, 100));
-    assert_true(qc_uring_prepare_writev(x->u, &r[1], x->store[1], 1, iov, 2, 5000, SIZE + 77));
+    open_files(x, 2, QC_FILE_NO_LOCK | QC_FILE_WRITE | QC_FILE_DIRECT);
+    if (x->store[0]->limits.align_offset > 4096 || x->store[0]->limits.align_offset == 0) {
+        close_files(x);
+        skip();
+    }
+    assert_true(qc_uring_prepare_write(x->u, &r[0], x->store[0], 0, buf, 8192, 4096));
+    assert_true(qc_uring_prepare_writev(x->u, &r[1], x->store[1], 1, iov, 2, 8192, far));
     for (int i = 0; i < 2; i++)
-        assert_int_equal(reap_one(x->u)->result, 5000);
+        assert_int_equal(reap_one(x->u)->result, 8192);
     assert_false(qc_store_is_dirty(x->store[0]));
-    qc_store_wrote(x->store[0], 100, 5000);
-    qc_store_wrote(x->store[1], SIZE + 77, 5000);
+    qc_store_wrote(x->store[0], 4096, 8192);
+    qc_store_wrote(x->store[1], far, 8192);
     assert_true(qc_store_is_dirty(x->store[0]));
     assert_int_equal(qc_store_size(x->store[0]), SIZE);
-    assert_int_equal(qc_store_size(x->store[1]), SIZE + 5077);
-    assert_int_equal(qc_store_read(x->store[0], back, 5000, 100, 0, &err), 0);
-    assert_memory_equal(back, buf, 5000);
+    assert_int_equal(qc_store_read(x->store[0], back, 8192, 4096, 0, &err), 0);
+    assert_memory_equal(back, buf, 8192);
     /* And a read by the ring of what a call wrote. */
-    assert_true(qc_uring_prepare(x->u, &r[2], x->store[1], 1, back, 5000, SIZE + 77));
-    assert_int_equal(reap_one(x->u)->result, 5000);
-    assert_memory_equal(back, buf, 5000);
+    assert_true(qc_uring_prepare(x->u, &r[2], x->store[1], 1, back, 8192, far));
+    assert_int_equal(reap_one(x->u)->result, 8192);
+    assert_memory_equal(back, buf, 8192);
     assert_int_equal(qc_store_flush(x->store[1], &err), 0);
     assert_false(qc_store_is_dirty(x->store[1]));
 }
