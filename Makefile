@@ -192,7 +192,7 @@ T_FILES   = $(call scripts,files)
 T_INTEROP = $(call progs,interop) $(foreach s,$(call scripts,interop),'$(s) $(INTEROP_ARGS)') \
 	'$(RANDOM_CHAINS) $(INTEROP_ARGS) --count $(CHAINS)' \
 	'$(RANDOM_CHAINS) $(INTEROP_ARGS) --count $(if $(SAN),5,15) --sidecars' \
-	'tests/interop/random_writes.py --count $(if $(SAN),8,40)'
+	'tests/interop/random_writes.py --count $(if $(SAN),8,30)'
 INTEROP_ARGS  = --bin $(BUILD)/bin --hammer $(BUILD)/tests/interop/hammer
 RANDOM_CHAINS = tests/interop/random_chains.py
 T_FAULT   = $(call progs,fault) $(call progs,crash) $(call scripts,fault crash)

@@ -285,7 +285,7 @@ static bool has(int argc, char **argv, const char *option)
 int main(int argc, char **argv)
 {
     bool some = !has(argc, argv, "--lists") && !has(argc, argv, "--small") && !has(argc, argv, "--break");
-    uint64_t seed = number(argc, argv, "--seed", 1), lists = number(argc, argv, "--lists", some ? 30 : 0);
+    uint64_t seed = number(argc, argv, "--seed", 1), lists = number(argc, argv, "--lists", some ? 20 : 0);
     uint64_t small = number(argc, argv, "--small", some ? 3 : 0);
     qchain_env_opts eo;
     struct run r = {.most = (unsigned)number(argc, argv, "--states", 60), .every_qemu = 400};
@@ -310,7 +310,7 @@ int main(int argc, char **argv)
     if (qchain_env_create(&r.env, &eo, NULL) != 0)
         return 1;
     for (uint32_t k = 1; ret == 0 && k <= small; k++)
-        ret = small_lists(&r, k, some && k == 3 ? 24 : 1);
+        ret = small_lists(&r, k, some && k == 3 ? 48 : 1);
     if (ret == 0 && lists)
         ret = random_lists(&r, seed, (unsigned)lists, some ? 60 : 300);
     printf("seed %llu: %llu states after crashes, %llu with leaks, %llu mended first, %llu checked by qemu-img, too\n",
