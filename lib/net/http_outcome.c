@@ -417,6 +417,7 @@ static void cut_off(struct http_attempt *a)
         broken_rules(a, QCHAIN_E_UNSUPPORTED, a->why);
         return;
     case CUT_STALL:
+    case CUT_LOST: /* and then there is nobody to have lost against */
         qc_op_fail(op, QCHAIN_E_TIMEOUT, "%s", a->why);
         try_again(a, true, -1);
         return;
@@ -455,11 +456,13 @@ static void account(struct http_attempt *a)
 static bool is_spare(const struct http_attempt *a, CURLcode code)
 {
     const struct qc_http_private *op = a->op;
+    const struct http_attempt *other = op->attempt == a ? op->hedge : op->attempt;
 
+    /* One that has lost brings nothing any more, and waits only for its end. */
+    if (!other || other->cut == CUT_LOST)
+        return false;
     if (a->cut == CUT_LOST)
         return true;
-    if (!op->attempt || !op->hedge)
-        return false;
     /* Neither has delivered. An end without bytes may still be a success. */
     return code != CURLE_OK || a->cut != CUT_NONE ||
            !(a->in_buffer || (a->answer.status == 416 && !op->r->pin));

@@ -477,6 +477,26 @@ static void a_hedge(void **unused)
     assert_int_equal(counted(QC_CNT_HTTP_RETRIES), 0);
 }
 
+/* The first of two delivers, so that the other one has lost; then it breaks off before that is ended. */
+static void the_faster_one_breaks_off(void **unused)
+{
+    int64_t begun;
+
+    (void)unused;
+    conf->hedge = true;
+    for (int round = 0; round < 4; round++) {
+        reopen();
+        for (int i = 0; i < 5; i++)
+            get_is(true, 0, 5000, 0);
+        srv_add(srv, (struct srv_step){.delay_ms = 500, .end = round % 2 ? SRV_RESET : SRV_CLOSE, .at = 1000});
+        srv_add(srv, (struct srv_step){.end = SRV_STALL, .at = -1});
+        begun = srv_now_ms();
+        get_is(true, 0, 5000, 0);
+        assert_true(srv_now_ms() - begun < 8000); /* the deadline is 10 s, a stall 5 s */
+        assert_true(counted(QC_CNT_HTTP_HEDGES) >= 1);
+    }
+}
+
 static void hedges_have_a_budget(void **unused)
 {
     (void)unused;
@@ -731,7 +751,7 @@ int main(void)
         T(not_found), T(no_credentials), T(wrong_ranges), T(whole_object_instead_of_a_range),
         T(several_parts), T(beyond_the_end), T(less_than_asked_for), T(replaced),
         T(replaced_by_its_date_or_version), T(replaced_while_it_is_read), T(captive_portal),
-        T(a_stall_while_others_proceed), T(no_answer_at_all), T(a_byte_now_and_then), T(a_hedge),
+        T(a_stall_while_others_proceed), T(no_answer_at_all), T(a_byte_now_and_then), T(a_hedge), T(the_faster_one_breaks_off),
         T(hedges_have_a_budget), T(retries_have_a_budget), T(redirects_are_remembered),
         T(too_many_redirects), T(redirects_to_other_schemes), T(credentials_stay_at_home),
         T(public_to_private), T(a_huge_answer), T(a_huge_header), T(an_endless_header), T(encoded),
