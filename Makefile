@@ -254,9 +254,9 @@ check-ubsan: deps-check
 check-tsan: deps-check
 	+$(Q)$(MAKE) BUILD=$(BUILD)/tsan FILES=$(FILES) SAN=thread check-san
 check-san: all $(UNIT) $(PROGS) $(ABI) $(REPLAY) $(FILES_OK)
-	@QC_SHORT=4 $(RUN) $(T_UNIT) $(ABI) $(T_FILES) $(T_QUEUE) tests/house/replay.sh $(T_INTEROP)
+	@QC_SHORT=8 $(RUN) $(T_UNIT) $(ABI) $(T_FILES) $(T_QUEUE) tests/house/replay.sh $(T_INTEROP)
 check-valgrind: deps-valgrind $(UNIT) $(FILES_OK)
-	@QC_SHORT=20 $(RUN) --wrap 'valgrind -q --error-exitcode=99 --leak-check=full --errors-for-leak-kinds=definite,indirect' $(T_UNIT)
+	@QC_SHORT=40 $(RUN) --wrap 'valgrind -q --error-exitcode=99 --leak-check=full --errors-for-leak-kinds=definite,indirect' $(T_UNIT)
 check-fuzz: deps-fuzz
 	+$(Q)$(MAKE) BUILD=$(BUILD)/libfuzzer FILES=$(FILES) CC=clang SAN=fuzzer-no-link,address,undefined run-fuzz
 run-fuzz: $(FUZZ) $(FILES_OK)

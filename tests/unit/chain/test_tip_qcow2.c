@@ -330,7 +330,7 @@ static void *write_stamps(void *arg)
     struct crowd *w = m->crowd;
     struct stamp *buf = malloc(40 * sizeof(*buf));
 
-    for (uint64_t turn = 1; turn < share(1000); turn++) {
+    for (uint64_t turn = 1; turn < 300 + share(700); turn++) {
         uint64_t first = random_next(&m->seed) % SECTORS, n = 1 + random_next(&m->seed) % 40;
 
         n = qc_min64(n, SECTORS - first);

@@ -487,7 +487,7 @@ static void test_hostile(void **state)
         subject_close(&s, !atomic_load(&s.w->stopped), NULL);
         rec_destroy(r);
     }
-    assert_true(opened > share(100) && marked > share(10));
+    assert_true(short_by() > 1 || (opened > 100 && marked > 10));
 }
 
 int main(void)
