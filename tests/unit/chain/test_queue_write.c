@@ -99,7 +99,7 @@ static void held_requests_go_with_the_eighth(void **unused)
     qchain *c = open_tip(MIB, 16, 0, 0);
     qchain_queue *q = make_queue(c, 64);
     qchain_completion done[16];
-    char buf[8][512];
+    char buf[8][512] = {{0}};
     int n = 0;
 
     (void)unused;
