@@ -172,9 +172,13 @@ def region(place, made):
         time.sleep(0.1)
     if not kept or not first["region-stores"]:
         raise Mismatch(f"nothing is kept: {first}")
-    before = origin.stats()["bytes_down"]
-    second = made.right(url, rules).stats
-    moved = origin.stats()["bytes_down"] - before
+    # When the second bucket is slow to answer the origin is asked, too: so on a busy machine again.
+    for _ in range(5):
+        before = origin.stats()["bytes_down"]
+        second = made.right(url, rules).stats
+        moved = origin.stats()["bytes_down"] - before
+        if second["region-hits"] and moved <= os.path.getsize(made.raw) // 2:
+            break
     if not second["region-hits"] or moved > os.path.getsize(made.raw) // 2:
         raise Mismatch(f"read again: {moved} bytes of the origin, {second}")
     if second["region-stores"]:
