@@ -6,8 +6,7 @@
 #include "util/alloc.h"
 #include "util/bytes.h"
 
-#define BATCH_BYTES (UINT64_C(4) << 20)
-#define BATCH_MAX 256
+#define RING_BYTES (UINT64_C(2) << 20)
 
 struct qc_tip_encoder {
     struct qc_tip_encoder *next;
@@ -64,95 +63,153 @@ static void put_encoder(struct qc_tip *t, struct qc_tip_encoder *e)
     pthread_mutex_unlock(&t->encoder_lock);
 }
 
-/* Some clusters that follow each other. */
-struct batch {
-    qchain     *c;
-    const char *buf;
-    uint64_t    offset, end;
-    char       *stream;           /* room of a cluster each */
-    size_t      length[BATCH_MAX]; /* of each stream; 0: it would not be smaller */
-    qchain_error *errs;           /* one each */
+/* One call: every thread encodes the next cluster, and then, if nobody else does and it is its turn, stores what
+ * is ready, in order. Streams wait in a ring. */
+struct press {
+    qchain         *c;
+    const char     *buf;
+    uint64_t        offset, end;
+    uint64_t        slots;   /* of the ring */
+    char           *stream;  /* room of a cluster each */
+    size_t         *length;  /* of each stream; 0: it would not be smaller */
+    bool           *ready;
+    pthread_mutex_t lock;    /* guards ready and all below */
+    pthread_cond_t  moved;
+    uint64_t        stored;  /* so many clusters */
+    bool            storing; /* somebody is at it */
+    int             ret;     /* the first failure ends it all */
+    qchain_error   *err;
 };
 
-static int encode_cluster(void *ctx, uint64_t i)
+static void fail(struct press *p, int ret, const qchain_error *err)
 {
-    struct batch *b = ctx;
-    struct qc_tip *t = b->c->tip;
-    size_t cluster = t->unit, n = (size_t)qc_min64(cluster, b->end - b->offset - i * cluster);
+    pthread_mutex_lock(&p->lock);
+    if (p->ret == 0) {
+        p->ret = ret;
+        qc_error_copy(p->err, err);
+    }
+    pthread_cond_broadcast(&p->moved);
+    pthread_mutex_unlock(&p->lock);
+}
+
+/* Wait until the slot of cluster i is free; whoever is to empty it is at work already. */
+static bool wait_for_slot(struct press *p, uint64_t i)
+{
+    bool go;
+
+    pthread_mutex_lock(&p->lock);
+    while (p->ret == 0 && i >= p->stored + p->slots)
+        pthread_cond_wait(&p->moved, &p->lock);
+    go = p->ret == 0;
+    pthread_mutex_unlock(&p->lock);
+    return go;
+}
+
+static int encode_cluster(struct press *p, uint64_t i, qchain_error *err)
+{
+    struct qc_tip *t = p->c->tip;
+    size_t cluster = t->unit, n = (size_t)qc_min64(cluster, p->end - p->offset - i * cluster);
     struct qc_tip_encoder *e = get_encoder(t);
-    const char *in = b->buf + i * cluster;
+    const char *in = p->buf + i * cluster;
+    uint64_t slot = i % p->slots;
     int ret;
 
-    qc_error_init(&b->errs[i]);
     if (!e)
-        return qc_fail_nomem(&b->errs[i]);
+        return qc_fail_nomem(err);
     if (n < cluster) {
         memcpy(e->last, in, n);
         memset(e->last + n, 0, cluster - n);
         in = e->last;
     }
-    b->length[i] = cluster;
-    ret = t->ops->encode(e->encoder, b->stream + i * cluster, &b->length[i], in, cluster, &b->errs[i]);
+    p->length[slot] = cluster;
+    ret = t->ops->encode(e->encoder, p->stream + slot * cluster, &p->length[slot], in, cluster, err);
     put_encoder(t, e);
     if (ret > 0)
-        b->length[i] = 0;
+        p->length[slot] = 0;
     return ret < 0 ? ret : 0;
 }
 
-static int store_cluster(struct batch *b, uint64_t i, qchain_error *err)
+static int store_cluster(struct press *p, uint64_t i, qchain_error *err)
 {
-    struct qc_tip *t = b->c->tip;
-    uint64_t offset = b->offset + i * t->unit, end = qc_min64(offset + t->unit, b->end);
-    qchain_iov iov = {(char *)(uintptr_t)b->buf + i * t->unit, end - offset};
+    struct qc_tip *t = p->c->tip;
+    uint64_t slot = i % p->slots, offset = p->offset + i * t->unit, end = qc_min64(offset + t->unit, p->end);
+    qchain_iov iov = {(char *)(uintptr_t)p->buf + i * t->unit, end - offset};
     struct qc_cursor cur = {&iov, 0};
     struct qc_range_lock lock;
     int ret;
 
-    if (b->length[i] == 0)
-        return qc_tip_write_range(b->c, &cur, offset, end, 0, err);
+    if (p->length[slot] == 0)
+        return qc_tip_write_range(p->c, &cur, offset, end, 0, err);
     qc_tip_lock_clusters(t, &lock, offset, end);
-    ret = t->ops->write_compressed(t->img, offset, b->stream + i * t->unit, b->length[i], err);
+    ret = t->ops->write_compressed(t->img, offset, p->stream + slot * t->unit, p->length[slot], err);
     qc_range_lock_give(&t->ranges, &lock);
     return ret;
 }
 
-static int write_batch(struct batch *b, qchain_error *err)
+/* Store what is ready, unless somebody is at it, who will find it. */
+static int store_ready(struct press *p, qchain_error *err)
 {
-    struct qc_pool *pool = b->c->env->pool;
-    uint64_t n = qc_div_up(b->end - b->offset, b->c->tip->unit);
-    int ret = qc_pool_run(pool, qc_pool_threads(pool), n, encode_cluster, b);
+    int ret = 0;
 
-    for (uint64_t i = 0; ret != 0 && i < n; i++) {
-        if (b->errs[i].code) {
-            qc_error_copy(err, &b->errs[i]);
-            break;
-        }
+    pthread_mutex_lock(&p->lock);
+    while (ret == 0 && p->ret == 0 && !p->storing && p->ready[p->stored % p->slots]) {
+        p->storing = true;
+        pthread_mutex_unlock(&p->lock);
+        ret = store_cluster(p, p->stored, err);
+        pthread_mutex_lock(&p->lock);
+        p->storing = false;
+        p->ready[p->stored % p->slots] = false;
+        p->stored++;
+        pthread_cond_broadcast(&p->moved);
     }
-    for (uint64_t i = 0; ret == 0 && i < n; i++)
-        ret = store_cluster(b, i, err);
+    pthread_mutex_unlock(&p->lock);
+    return ret;
+}
+
+static int press_cluster(void *ctx, uint64_t i)
+{
+    struct press *p = ctx;
+    qchain_error err;
+    int ret;
+
+    if (!wait_for_slot(p, i))
+        return 0;
+    qc_error_init(&err);
+    ret = encode_cluster(p, i, &err);
+    if (ret == 0) {
+        pthread_mutex_lock(&p->lock);
+        p->ready[i % p->slots] = true;
+        pthread_mutex_unlock(&p->lock);
+        ret = store_ready(p, &err);
+    }
+    if (ret != 0)
+        fail(p, ret, &err);
     return ret;
 }
 
 static int write_clusters(qchain *c, const char *buf, uint64_t offset, uint64_t end, qchain_error *err)
 {
-    uint64_t cluster = c->tip->unit, most = qc_max64(BATCH_BYTES / cluster, 1);
-    struct batch b = {.c = c};
-    int ret = 0;
+    struct qc_pool *pool = c->env->pool;
+    unsigned threads = qc_pool_threads(pool);
+    uint64_t cluster = c->tip->unit, n = qc_div_up(end - offset, cluster);
+    struct press p = {.c = c, .buf = buf, .offset = offset, .end = end, .err = err};
 
-    most = qc_min64(qc_min64(most, BATCH_MAX), qc_div_up(end - offset, cluster));
-    b.stream = qc_malloc(most * cluster);
-    b.errs = qc_calloc(most, sizeof(*b.errs));
-    if (!b.stream || !b.errs)
-        ret = qc_fail_nomem(err);
-    for (b.offset = offset; ret == 0 && b.offset < end; b.offset = b.end) {
-        b.buf = buf + (b.offset - offset);
-        b.end = qc_min64(end, b.offset + most * cluster);
-        memset(b.errs, 0, most * sizeof(*b.errs));
-        ret = write_batch(&b, err);
-    }
-    qc_free(b.stream);
-    qc_free(b.errs);
-    return ret;
+    p.slots = qc_min64(qc_max64(RING_BYTES / cluster, 2 * threads), n);
+    p.stream = qc_malloc(p.slots * cluster);
+    p.length = qc_calloc(p.slots, sizeof(*p.length));
+    p.ready = qc_calloc(p.slots, sizeof(*p.ready));
+    pthread_mutex_init(&p.lock, NULL);
+    pthread_cond_init(&p.moved, NULL);
+    if (p.stream && p.length && p.ready)
+        qc_pool_run(pool, threads, n, press_cluster, &p);
+    else
+        p.ret = qc_fail_nomem(err);
+    pthread_cond_destroy(&p.moved);
+    pthread_mutex_destroy(&p.lock);
+    qc_free(p.stream);
+    qc_free(p.length);
+    qc_free(p.ready);
+    return p.ret;
 }
 
 static int check_compressed(const qchain *c, uint64_t length, uint64_t offset, qchain_error *err)

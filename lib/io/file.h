@@ -66,5 +66,8 @@ bool qc_file_is_local(const struct qc_store *s);
 void qc_file_room(struct qc_store *s, uint64_t end);
 /* Cut off what was ahead. Nobody writes. Without it zeros remain behind the store's end. */
 void qc_file_trim(struct qc_store *s);
+/* Begin to bring to the medium what was written here through the page cache, so that a flush has less to wait for.
+ * Waits for nothing, and promises nothing. */
+void qc_file_write_out(struct qc_store *s, uint64_t length, uint64_t offset);
 
 #endif

@@ -215,6 +215,14 @@ void qc_file_room(struct qc_store *s, uint64_t end)
         f->room_end = UINT64_MAX;
 }
 
+void qc_file_write_out(struct qc_store *s, uint64_t length, uint64_t offset)
+{
+    struct qc_file *f = qc_file_is_local(s) ? s->obj : NULL;
+
+    if (f && !f->direct)
+        (void)sync_file_range(fd_of(f), (off_t)offset, (off_t)length, SYNC_FILE_RANGE_WRITE);
+}
+
 void qc_file_trim(struct qc_store *s)
 {
     struct qc_file *f = qc_file_is_local(s) ? s->obj : NULL;

@@ -7,17 +7,19 @@
 
 #define COUNT_MAX 0xffffu
 
-/* Can n counts of 16 bits all be changed, with none of them becoming 0? */
-static bool is_simple(const uint8_t *p, uint64_t n, int delta)
+/* Can n counts of 16 bits all be changed, with none of them becoming 0? *one: do all become 1? */
+static bool is_simple(const uint8_t *p, uint64_t n, int delta, bool *one)
 {
     uint16_t least = delta > 0 ? 1 : 2, most = delta > 0 ? COUNT_MAX - 1 : COUNT_MAX;
-    unsigned odd = 0;
+    unsigned odd = 0, above = 0;
 
     for (uint64_t i = 0; i < n; i++) {
         uint16_t v = qc_be16(p + 2 * i);
 
         odd |= (unsigned)(v < least) | (unsigned)(v > most);
+        above |= (unsigned)(v != 2);
     }
+    *one = delta < 0 && above == 0;
     return odd == 0;
 }
 
@@ -31,7 +33,7 @@ static void add(uint8_t *p, uint64_t n, int delta)
 }
 
 /* Those of n counts from the cluster on that lie in one slice, *some; false if it takes more care. */
-static bool add_simply(struct qc2_writer *w, uint64_t cluster, uint64_t n, int delta, uint64_t *some)
+static bool add_simply(struct qc2_writer *w, uint64_t cluster, uint64_t n, int delta, uint64_t *some, bool *one)
 {
     uint64_t per_slice = w->slice_bytes / 2;
     struct qc2_slice *s;
@@ -43,7 +45,7 @@ static bool add_simply(struct qc2_writer *w, uint64_t cluster, uint64_t n, int d
     if (qc2_count_slice(w, cluster, &s, &number, NULL) < 0 || !s)
         return false;
     *some = qc_min64(n, per_slice - number);
-    ok = is_simple(s->data + 2 * number, *some, delta);
+    ok = is_simple(s->data + 2 * number, *some, delta, one);
     if (ok) {
         add(s->data + 2 * number, *some, delta);
         qc2_slice_dirty(w, s, QC2_COUNTS);
@@ -52,21 +54,27 @@ static bool add_simply(struct qc2_writer *w, uint64_t cluster, uint64_t n, int d
     return ok;
 }
 
-int qc2_refcount_add_many(struct qc2_writer *w, uint64_t host, uint64_t length, int delta, qchain_error *err)
+int qc2_refcount_add_many(struct qc2_writer *w, uint64_t host, uint64_t length, int delta, bool *one,
+                          qchain_error *err)
 {
     unsigned bits = w->q->header.cluster_bits;
     uint64_t first = host >> bits, n = length >> bits, done = 0, some = 0;
     int rc = QCHAIN_OK;
 
+    *one = true;
     while (done < n && rc == 0) {
-        if (!add_simply(w, first + done, n - done, delta, &some)) {
+        bool become_one = false;
+
+        if (!add_simply(w, first + done, n - done, delta, &some, &become_one)) {
             some = qc_min64(n - done, 256);
+            become_one = false;
             rc = qc2_refcount_add(w, (first + done) << bits, some << bits, delta, err);
         }
+        *one &= become_one;
         if (rc == 0)
             done += some;
     }
     if (rc < 0 && done > 0)
-        qc2_refcount_add_many(w, host, done << bits, -delta, NULL);
+        qc2_refcount_add_many(w, host, done << bits, -delta, &(bool){false}, NULL);
     return rc;
 }

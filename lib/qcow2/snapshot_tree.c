@@ -4,6 +4,7 @@
 #include <inttypes.h>
 #include <stdlib.h>
 
+#include "io/file.h"
 #include "qcow2/l2_spot.h"
 #include "qcow2/refcount_bulk.h"
 #include "qcow2/refcount_peek.h"
@@ -30,6 +31,8 @@ struct walk {
     uint64_t           calls, max_calls;
     uint64_t           any;     /* all words of a table, or'ed */
     uint64_t          *marked;
+    uint64_t          *settled; /* counting down: see qc2_tree_leave */
+    bool               mine;    /* the table at hand is the disk's alone now, and so far all in it */
     /* regaining */
     struct qc2_peek   *peek;
 };
@@ -87,26 +90,38 @@ static uint32_t side_by_side(const struct walk *k, const struct qc2_tree *t, uin
     return n;
 }
 
+/* Write n tables of the piece back, from number i on, and let it reach the medium while the walk goes on. */
+static int write_back(struct walk *k, uint64_t table, uint32_t i, uint32_t n, qchain_error *err)
+{
+    uint64_t cluster = UINT64_C(1) << k->g.cluster_bits, at = table + i * cluster;
+    int rc = n > 0 ? qc2_overlap_check(k->w, at, n * cluster, QC2_REGION_L2, err) : QCHAIN_OK;
+
+    if (n == 0 || rc < 0)
+        return rc;
+    rc = qc_store_write(k->w->store, k->buf + i * (cluster / 8), n * cluster, at, err);
+    qc2_table_drop(k->w, at, n * cluster);
+    qc_file_write_out(k->w->store, n * cluster, at);
+    return rc;
+}
+
 /* Go through n tables that lie side by side. */
 static int walk_piece(struct walk *k, uint64_t table, uint32_t n, qchain_error *err)
 {
     uint64_t cluster = UINT64_C(1) << k->g.cluster_bits;
     int rc = qc_store_read(k->w->store, k->buf, n * cluster, table, QC_READ_META | QC_READ_PAST_END, err);
+    int wrote = QCHAIN_OK;
+    uint32_t first = 0; /* changed and not written yet: from here to i */
 
-    for (uint32_t i = 0; i < n && rc == 0; i++) {
-        uint64_t *raw = k->buf + i * (cluster / 8);
-
+    for (uint32_t i = 0; i < n && rc == 0 && wrote == 0; i++) {
         k->changed = false;
-        rc = k->fn(k, raw, table + i * cluster, err);
+        rc = k->fn(k, k->buf + i * (cluster / 8), table + i * cluster, err);
         k->slot++;
-        if (rc < 0 || !k->changed)
+        if (rc == 0 && k->changed && i + 1 < n)
             continue;
-        rc = qc2_overlap_check(k->w, table + i * cluster, cluster, QC2_REGION_L2, err);
-        if (rc == 0)
-            rc = qc_store_write(k->w->store, raw, cluster, table + i * cluster, err);
-        qc2_table_drop(k->w, table + i * cluster, cluster);
+        wrote = write_back(k, table, first, i + (rc == 0 && k->changed) - first, rc == 0 ? err : NULL);
+        first = i + 1;
     }
-    return rc;
+    return rc != 0 ? rc : wrote;
 }
 
 static int walk_tree(struct walk *k, const struct qc2_tree *t, qchain_error *err)
@@ -135,14 +150,14 @@ static int walk_tree(struct walk *k, const struct qc2_tree *t, qchain_error *err
 
 /* ---- counting ---- */
 
-/* Count a stretch; a walk that undoes another ends where that one did. */
-static int count_range(struct walk *k, uint64_t host, uint64_t length, bool whole, qchain_error *err)
+/* Count a stretch; a walk that undoes another ends where that one did. *one as in qc2_refcount_add_many. */
+static int count_range(struct walk *k, uint64_t host, uint64_t length, bool whole, bool *one, qchain_error *err)
 {
     int rc;
 
     if (k->calls == k->max_calls)
         return 1;
-    rc = whole ? qc2_refcount_add_many(k->w, host, length, k->delta, err)
+    rc = whole ? qc2_refcount_add_many(k->w, host, length, k->delta, one, err)
                : qc2_refcount_add(k->w, host, length, k->delta, err);
     if (rc == 0)
         k->calls++;
@@ -161,32 +176,57 @@ static int count_stream(struct walk *k, uint64_t word, qchain_error *err)
 {
     uint64_t host, length;
 
-    qc2_entry_stream(&k->g, word, &host, &length);
-    return count_range(k, host, length, false, err);
+    qc2_entry_stream(&k->g, word, &host, &length); /* streams carry no COPIED */
+    return count_range(k, host, length, false, NULL, err);
 }
 
 /* Count the clusters that entries from raw[i] on refer to, as far as they lie side by side; *i: behind them. */
-static int count_side_by_side(struct walk *k, const uint64_t *raw, uint64_t n, uint64_t *i, uint64_t table,
+static int count_side_by_side(struct walk *k, uint64_t *raw, uint64_t n, uint64_t *i, uint64_t table,
                               qchain_error *err)
 {
-    uint64_t cluster = UINT64_C(1) << k->g.cluster_bits, at = *i;
+    uint64_t cluster = UINT64_C(1) << k->g.cluster_bits, at = *i, first = at;
     uint64_t host = __builtin_bswap64(raw[at]) & QC2_OFFSET_MASK, next = host;
     int rc = check_host(k, host, table, err);
+    bool one = false;
 
     for (; at < n && (__builtin_bswap64(raw[at]) & (QC2_OFFSET_MASK | QC2_COMPRESSED)) == next; at += k->stride) {
         next += cluster;
         k->any |= raw[at];
     }
     *i = at;
-    return rc != 0 ? rc : count_range(k, host, next - host, true, err);
+    if (rc == 0)
+        rc = count_range(k, host, next - host, true, &one, err);
+    k->mine &= one;
+    for (at = first; k->mine && at < *i; at += k->stride)
+        raw[at] |= RAW_COPIED;
+    return rc;
+}
+
+/* Is the table at hand the disk's, too, in the same place? */
+static bool is_active(const struct walk *k, uint64_t table)
+{
+    return k->slot < k->w->l1_size && (k->w->l1[k->slot] & QC2_OFFSET_MASK) == table;
+}
+
+/* All that the table refers to is the disk's alone, and marked so in memory. */
+static int settle_table(struct walk *k, uint64_t table, qchain_error *err)
+{
+    int rc = qc2_l1_set(k->w, k->slot, table | QC2_COPIED, err);
+
+    if (rc == 0)
+        k->settled[k->slot] = table;
+    k->changed = rc == 0;
+    return rc;
 }
 
 static int count_table(struct walk *k, uint64_t *raw, uint64_t table, qchain_error *err)
 {
     uint64_t n = (UINT64_C(1) << k->g.cluster_bits) / 8, i = 0;
-    int rc = count_range(k, table, n * 8, true, err);
+    bool one = false;
+    int rc = count_range(k, table, n * 8, true, &one, err);
 
     k->any = 0;
+    k->mine = one && k->settled && is_active(k, table);
     while (i < n && rc == 0) {
         uint64_t word = __builtin_bswap64(raw[i]);
 
@@ -202,7 +242,7 @@ static int count_table(struct walk *k, uint64_t *raw, uint64_t table, qchain_err
     }
     if (k->marked && (k->any & RAW_COPIED))
         k->marked[k->slot] = table;
-    return rc;
+    return rc == 0 && k->mine ? settle_table(k, table, err) : rc;
 }
 
 int qc2_tree_count(struct qc2_writer *w, const struct qc2_tree *t, int delta, uint64_t *marked,
@@ -220,6 +260,16 @@ int qc2_tree_count(struct qc2_writer *w, const struct qc2_tree *t, int delta, ui
         walk_tree(&undo, t, NULL);
     }
     return rc;
+}
+
+int qc2_tree_leave(struct qc2_writer *w, const struct qc2_tree *t, uint64_t *settled, qchain_error *err)
+{
+    struct walk k = {.w = w, .fn = count_table, .delta = -1, .max_calls = UINT64_MAX, .settled = settled};
+    int rc = check_tree(w, t, err);
+
+    if (!(w->q->header.incompatible & QC2_INCOMPAT_DIRTY))
+        k.settled = NULL; /* counts must be on the medium before COPIED says so */
+    return rc == 0 ? walk_tree(&k, t, err) : rc;
 }
 
 /* ---- COPIED ---- */

@@ -21,6 +21,11 @@ struct qc2_tree {
 int qc2_tree_count(struct qc2_writer *w, const struct qc2_tree *t, int delta, uint64_t *marked,
                    qchain_error *err);
 
+/* Count all down, as above with -1, and set COPIED at once in tables that are the active tree's as well and are, with
+ * all they refer to, the disk's alone now; of the others qc2_tree_regain sees to it. settled: t->n zeros; receives
+ * the tables that are done. */
+int qc2_tree_leave(struct qc2_writer *w, const struct qc2_tree *t, uint64_t *settled, qchain_error *err);
+
 /* Nothing in the tables is the image's alone any more: clear COPIED in them. */
 int qc2_tree_share(struct qc2_writer *w, const struct qc2_tree *t, qchain_error *err);
 

@@ -5,7 +5,7 @@
  *   create  counts of all that the disk has +1 | COPIED cleared, the copy of the L1 table, the new snapshot table |
  *           the header | the old snapshot table is freed
  *   apply   counts of all that the snapshot has +1, a new L1 table | the header: table and size by one write |
- *           counts of all that the disk had -1
+ *           counts of all that the disk had -1; but for L2 tables that are both's, whose counts stay
  *   delete  the new snapshot table | the header | counts of all that the snapshot had -1 | COPIED set where
  *           something is the disk's alone again
  *
@@ -273,45 +273,76 @@ static int note_tables(struct qc2_writer *w, const uint64_t *l1, uint32_t n, boo
     return rc;
 }
 
-/* l1, n entries that lie at host, and what they refer to are durable: they become the disk. Takes l1 and dirty. */
-static int switch_disk(struct qc2_writer *w, uint64_t *l1, uint64_t *dirty, uint32_t n, uint64_t host,
-                       uint64_t disk_size, qchain_error *err)
+/* What going back changes: entries are the numbers of L2 tables, or 0 where both have the same. */
+struct change {
+    uint64_t *l1;     /* the disk's new table, and which sectors of it are to be written: none */
+    uint64_t *dirty;
+    uint64_t *fresh;  /* tables that only the snapshot has, */
+    uint64_t *gone;   /* and those that only the disk has */
+    uint32_t  n, n_gone;
+};
+
+static void change_finish(struct change *c)
+{
+    qc_free(c->l1);
+    qc_free(c->dirty);
+    qc_free(c->fresh);
+    qc_free(c->gone);
+}
+
+static int change_init(struct change *c, const struct qc2_writer *w, qchain_error *err)
+{
+    c->dirty = qc2_dirty_create(c->n);
+    c->fresh = qc_calloc(c->n, sizeof(*c->fresh));
+    c->n_gone = w->l1_size;
+    c->gone = qc_calloc(c->n_gone + 1, sizeof(*c->gone));
+    if (!c->dirty || !c->fresh || !c->gone)
+        return qc_fail_nomem(err);
+    for (uint32_t i = 0; i < c->n; i++)
+        if (i >= w->l1_size || c->l1[i] != (w->l1[i] & QC2_OFFSET_MASK))
+            c->fresh[i] = c->l1[i];
+    for (uint32_t i = 0; i < c->n_gone; i++)
+        if (i >= c->n || c->l1[i] != (w->l1[i] & QC2_OFFSET_MASK))
+            c->gone[i] = w->l1[i] & QC2_OFFSET_MASK;
+    return QCHAIN_OK;
+}
+
+/* The new L1 table lies at host, and it and what it refers to are durable: it becomes the disk's. */
+static int switch_disk(struct qc2_writer *w, struct change *c, uint64_t host, uint64_t disk_size,
+                       qchain_error *err)
 {
     struct qc2_image *q = w->q;
-    uint64_t *old = w->l1, old_host = w->l1_offset;
-    struct qc2_tree old_tree = {w->l1, w->l1_size};
+    uint64_t *old = w->l1, *old_dirty = w->l1_dirty, old_host = w->l1_offset;
+    uint32_t old_n = w->l1_size;
     int rc;
 
     q->header.l1_offset = host;
-    q->header.l1_size = n;
+    q->header.l1_size = c->n;
     q->header.size = disk_size;
     rc = qc2_header_store(w, err);
     if (rc < 0) { /* which of both the disk is, nobody knows */
         atomic_store(&w->stopped, true);
-        qc_free(l1);
-        qc_free(dirty);
         return rc;
     }
-    note_tables(w, w->l1, w->l1_size, false, NULL);
-    qc_free(w->l1_dirty);
-    w->l1 = l1;
-    w->l1_dirty = dirty;
-    w->l1_size = q->l1_size = n;
+    note_tables(w, old, old_n, false, NULL);
+    w->l1 = c->l1;
+    w->l1_dirty = c->dirty;
+    w->l1_size = q->l1_size = c->n;
     w->l1_offset = q->l1_offset = host;
     q->base.virtual_size = qc_align_down(disk_size, 512);
-    drop_l1(w, old_host, old_tree.n, QC2_REGION_L1);
-    rc = note_tables(w, l1, n, true, err);
-    if (rc == 0)
-        rc = qc2_tree_count(w, &old_tree, -1, NULL, err);
-    qc_free(old);
-    return rc;
+    c->l1 = old;
+    c->dirty = old_dirty;
+    drop_l1(w, old_host, old_n, QC2_REGION_L1);
+    rc = note_tables(w, w->l1, w->l1_size, true, err);
+    return rc == 0 ? qc2_tree_count(w, &(struct qc2_tree){c->gone, c->n_gone}, -1, NULL, err) : rc;
 }
 
 /* The snapshot's tables belong to the disk as well, from now on; a copy of its L1 table lies at *host. */
-static int take_over(struct qc2_writer *w, const struct qc2_tree *t, uint64_t *host, qchain_error *err)
+static int take_over(struct qc2_writer *w, const struct change *c, uint64_t *host, qchain_error *err)
 {
-    uint64_t *marked = qc_calloc(t->n + 1, sizeof(*marked));
-    int rc = marked ? qc2_tree_count(w, t, 1, marked, err) : qc_fail_nomem(err);
+    struct qc2_tree fresh = {c->fresh, c->n};
+    uint64_t *marked = qc_calloc(c->n, sizeof(*marked));
+    int rc = marked ? qc2_tree_count(w, &fresh, 1, marked, err) : qc_fail_nomem(err);
 
     if (rc < 0) {
         qc_free(marked);
@@ -319,11 +350,11 @@ static int take_over(struct qc2_writer *w, const struct qc2_tree *t, uint64_t *h
     }
     rc = qc2_flush_locked(w, err);
     if (rc == 0) /* there should be none */
-        rc = qc2_tree_share(w, &(struct qc2_tree){marked, t->n}, err);
+        rc = qc2_tree_share(w, &(struct qc2_tree){marked, c->n}, err);
     if (rc == 0)
-        rc = write_l1(w, t->l1, t->n, QC2_REGION_L1, host, err);
+        rc = write_l1(w, c->l1, c->n, QC2_REGION_L1, host, err);
     if (rc < 0 && !atomic_load(&w->stopped))
-        qc2_tree_count(w, t, -1, NULL, NULL);
+        qc2_tree_count(w, &fresh, -1, NULL, NULL);
     qc_free(marked);
     if (rc < 0)
         return rc;
@@ -336,9 +367,9 @@ static int take_over(struct qc2_writer *w, const struct qc2_tree *t, uint64_t *h
 static int apply(struct qc2_writer *w, const struct qc2_snapshots *table, const char *key, qchain_error *err)
 {
     unsigned cover_bits = qc2_l2_cover_bits(&w->q->header);
-    uint64_t disk_size, need, host, *l1 = NULL, *dirty = NULL;
+    struct change c = {.l1 = NULL};
+    uint64_t disk_size, need, host;
     struct qc2_snapshot s;
-    struct qc2_tree t;
     size_t at;
     int rc = qc2_snapshots_find(w, table, key, &s, &at, err);
 
@@ -352,18 +383,16 @@ static int apply(struct qc2_writer *w, const struct qc2_snapshots *table, const 
     if (need > QC2_MAX_L1_ENTRIES)
         return qc_fail(err, QCHAIN_E_LIMIT, "snapshot disk_size=%" PRIu64 ": its L1 table is too long",
                        disk_size);
-    rc = load_l1(w, &s, (uint32_t)need, &l1, err);
-    if (rc < 0)
-        return rc;
-    dirty = qc2_dirty_create(need);
-    t = (struct qc2_tree){l1, (uint32_t)need};
-    rc = dirty ? take_over(w, &t, &host, err) : qc_fail_nomem(err);
-    if (rc < 0) {
-        qc_free(l1);
-        qc_free(dirty);
-        return rc;
-    }
-    return switch_disk(w, l1, dirty, t.n, host, disk_size, err);
+    c.n = (uint32_t)need;
+    rc = load_l1(w, &s, c.n, &c.l1, err);
+    if (rc == 0)
+        rc = change_init(&c, w, err);
+    if (rc == 0)
+        rc = take_over(w, &c, &host, err);
+    if (rc == 0)
+        rc = switch_disk(w, &c, host, disk_size, err);
+    change_finish(&c);
+    return rc;
 }
 
 int qc2_snapshot_apply(struct qc_image *img, const char *key, qchain_error *err)
@@ -397,22 +426,33 @@ static int switch_without(struct qc2_writer *w, struct qc2_snapshots *t, qchain_
     return qc2_snapshots_switch(w, t, host, err);
 }
 
-/* The snapshot is gone, whether or not all of it was counted down (rc): what is the disk's alone becomes known. */
-static int regain_after(struct qc2_writer *w, const struct qc2_tree *gone, int rc, qchain_error *err)
+/* The snapshot is gone, whether or not all of it can be counted down: what is the disk's alone becomes known. l1, n
+ * entries, is changed. */
+static int leave(struct qc2_writer *w, uint64_t *l1, uint32_t n, qchain_error *err)
 {
+    uint64_t *settled = qc_calloc(n + UINT64_C(1), sizeof(*settled));
+    struct qc2_tree t = {l1, n};
+    int rc = settled ? qc2_tree_leave(w, &t, settled, err) : qc_fail_nomem(err), then = 0;
     qchain_error *later = rc < 0 ? NULL : err;
-    int then = qc2_flush_locked(w, later);
+    bool more = false;
 
-    if (then == 0)
-        then = qc2_tree_regain(w, gone, later);
+    for (uint32_t i = 0; i < n && settled; i++) {
+        l1[i] = settled[i] ? 0 : l1[i];
+        more |= l1[i] != 0;
+    }
+    if (more)
+        then = qc2_flush_locked(w, later);
+    if (more && then == 0)
+        then = qc2_tree_regain(w, &t, later);
+    qc_free(settled);
     return rc < 0 ? rc : then;
 }
 
 static int delete(struct qc2_writer *w, struct qc2_snapshots *table, const char *key, qchain_error *err)
 {
     uint64_t *l1 = NULL, l1_offset;
+    uint32_t l1_size;
     struct qc2_snapshot s;
-    struct qc2_tree t;
     size_t at;
     int rc = qc2_snapshots_find(w, table, key, &s, &at, err);
 
@@ -421,12 +461,12 @@ static int delete(struct qc2_writer *w, struct qc2_snapshots *table, const char 
     if (rc < 0)
         return rc;
     l1_offset = s.l1_offset;
-    t = (struct qc2_tree){l1, s.l1_size};
+    l1_size = s.l1_size;
     qc2_snapshots_remove(table, at, s.bytes);
     rc = switch_without(w, table, err);
     if (rc == 0) {
-        drop_l1(w, l1_offset, t.n, QC2_REGION_SNAPSHOT_L1);
-        rc = regain_after(w, &t, qc2_tree_count(w, &t, -1, NULL, err), err);
+        drop_l1(w, l1_offset, l1_size, QC2_REGION_SNAPSHOT_L1);
+        rc = leave(w, l1, l1_size, err);
     }
     qc_free(l1);
     return rc;
