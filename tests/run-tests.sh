@@ -9,8 +9,8 @@
 # with 77 (its last line says why) and fails with anything else, or when it
 # takes longer than QC_TIMEOUT seconds. The output of a test is shown when it
 # fails; QC_VERBOSE=1 shows it always. --wrap is put before programs, not
-# before scripts. With QC_JOBS=N so many unit tests run at a time, before the
-# others. The last line is: N passed, N failed, N skipped.
+# before scripts. With QC_JOBS=N so many of those tests that keep to themselves
+# run at a time, before the others. The last line is: N passed, N failed, N skipped.
 
 # ThreadSanitizer wants the address space as older kernels laid it out.
 case "$QC_SAN:$QC_NOASLR" in
@@ -40,23 +40,23 @@ trap 'rm -rf "$log" "$log.d"' EXIT
 trap 'exit 130' INT TERM
 passed=0 failed=0 skipped=0
 
-# Unit tests mostly wait, for threads and timeouts: several at once, each by a runner of its own.
+# Tests mostly wait, for threads, timeouts and processes: several at once, each by a runner of its own.
 if [ "${QC_JOBS:-1}" -gt 1 ] && [ $# -gt 1 ]; then
     mkdir "$log.d" || exit 1
     for t in "$@"; do
-        case $t in
-        */tests/unit/*) printf '%s\0' "$t" >>"$log.d/list" ;;
+        case ${t%% *} in
+        */tests/unit/*|*tests/interop/*|*tests/crash/*) printf '%s\0' "$t" >>"$log.d/list" ;;
         esac
     done
     if [ -s "$log.d/list" ]; then
         # shellcheck disable=SC2016 # $1 and the like are the inner shell's
         QC_WRAP=$wrap xargs -0 -n 1 -P "$QC_JOBS" sh -c '
-            out=$1/$(basename "$2").$$
+            out=$1/$$.out
             if [ -n "$QC_WRAP" ]; then set -- "$1" "$2" --wrap "$QC_WRAP"; else set -- "$1" "$2"; fi
             t=$2; shift 2
             QC_JOBS=1 sh "$0" "$@" "$t" >"$out" 2>&1
             sed "\$d" "$out"' "$0" "$log.d" <"$log.d/list"
-        for f in "$log.d"/*.*; do
+        for f in "$log.d"/*.out; do
             case $(tail -n 1 "$f") in
             1\ passed*) passed=$((passed + 1)) ;;
             *1\ skipped) skipped=$((skipped + 1)) ;;
@@ -67,8 +67,8 @@ if [ "${QC_JOBS:-1}" -gt 1 ] && [ $# -gt 1 ]; then
         while [ "$n" -gt 0 ]; do
             t=$1 n=$((n - 1))
             shift
-            case $t in
-            */tests/unit/*) ;;
+            case ${t%% *} in
+            */tests/unit/*|*tests/interop/*|*tests/crash/*) ;;
             *) set -- "$@" "$t" ;;
             esac
         done
