@@ -129,15 +129,16 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     struct disk d;
     int sound;
 
-    if (!env && qchain_env_create(&env, NULL, NULL) != 0)
-        return 0;
     for (size_t i = size > 16 ? size - 16 : 0; i < size; i++)
         seed = (seed ^ data[i]) * UINT64_C(0x100000001b3);
     d = disk_of(data, size);
     if (!d.p)
         return 0;
+    if (qchain_env_create(&env, NULL, NULL) != 0)
+        abort();
     sound = look(&d, &before) == 0 && before.corruptions == 0 && before.check_errors == 0;
     work(&d, seed | 1, sound);
+    qchain_env_destroy(env); /* with its threads */
     free(d.p);
     return 0;
 }
