@@ -217,8 +217,10 @@ WRITES = [
     ((), ["open -o driver=qcow2 a.qcow2", "write 0 1k", "close"]),
     (("--image-opts", "driver=qcow2,read-only=on,file.filename=a.qcow2"), ["write 0 1k", "read 0 512"]),
     (A, ["write -P 1 0 64k", "sigraise 9", "length"]), (A, ["write -P 1 0 64k", "sigraise 15"]),
-    (A, ["sigraise x", "sigraise"]), (A, ["write -P 1 64k 64k", "abort"]),
+    (A, ["sigraise x", "sigraise"]),
 ]
+if "thread" not in os.environ.get("QC_SAN", ""):   # ThreadSanitizer prints what is in stdio's memory before it ends
+    WRITES.append((A, ["write -P 1 64k 64k", "abort"]))
 
 
 def random_range(rng, size):
