@@ -25,6 +25,7 @@ static const struct {
     {&tool_verb_checksum, "print a digest of a disk's bytes"},
     {&tool_verb_convert, "copy a disk to a raw image"},
     {&tool_verb_create, "make an image"},
+    {&tool_verb_commit, "write what layers hold into the layer below them"},
     {&tool_verb_resize, "make a disk larger or smaller"},
     {&tool_verb_amend, "change options of an image"},
     {&tool_verb_measure, "tell how large the file of a new image would be"},

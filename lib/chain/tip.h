@@ -191,6 +191,8 @@ int  qc_chain_finish(qchain *c, qchain_error *err);
 int  qc_chain_drain(qchain *c, qchain_error *err);
 void qc_chain_resume(qchain *c);
 int  qc_chain_resize(qchain *c, uint64_t size, bool shrink, qchain_error *err);
+/* Let nothing be the tip's own any more: what lies below holds the same bytes, durably. */
+int  qc_chain_make_empty(qchain *c, qchain_error *err);
 int  qc_chain_snapshot_create(qchain *c, const struct qc_snapshot_new *s, qchain_error *err);
 int  qc_chain_snapshot_apply(qchain *c, const char *key, qchain_error *err);
 int  qc_chain_snapshot_delete(qchain *c, const char *key, qchain_error *err);

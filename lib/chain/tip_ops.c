@@ -210,6 +210,25 @@ int qc_chain_resize(qchain *c, uint64_t size, bool shrink, qchain_error *err)
     return ret;
 }
 
+/* ----------------------------------------------------------------- emptying --- */
+
+int qc_chain_make_empty(qchain *c, qchain_error *err)
+{
+    int ret = qc_tip_check(c, err);
+
+    if (ret == 0 && !c->tip->ops->make_empty)
+        ret = qc_fail(err, QCHAIN_E_UNSUPPORTED, "%s images cannot be emptied", c->tip->img->format->name);
+    if (ret == 0)
+        ret = qc_tip_alone(c, err);
+    if (ret != 0)
+        return ret;
+    ret = c->tip->ops->make_empty(c->tip->img, err);
+    if (ret != 0)
+        qc_layer_prefix(c, 0, err);
+    qc_tip_not_alone(c);
+    return ret;
+}
+
 /* ---------------------------------------------------------------- snapshots --- */
 
 /* True if the format has what a call needs. */

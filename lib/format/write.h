@@ -105,6 +105,11 @@ struct qc_write_ops {
      * added beyond that is absent, and nothing is below. */
     int (*resize)(struct qc_image *img, uint64_t size, uint64_t hidden, qchain_error *err);
 
+    /* Let the disk be what lies below, which holds the same bytes, durably: nothing is this image's own any more
+     * but internal snapshots, VM state and bitmaps. The file becomes small if it can. At every instant each byte is
+     * there. Nobody else is inside. NULL: no such image can have anything below. */
+    int (*make_empty)(struct qc_image *img, qchain_error *err);
+
     /* Internal snapshots; nobody else is inside. key: an id, or else a name. */
     int (*snapshot_create)(struct qc_image *img, const struct qc_snapshot_new *s, qchain_error *err);
     int (*snapshot_apply)(struct qc_image *img, const char *key, qchain_error *err);

@@ -113,7 +113,7 @@ static uint64_t target_unit(const struct qc_move *m)
     uint64_t unit = m->flags & QC_MOVE_COMPRESS ? t->unit : t->img->run_unit;
 
     /* The rest of a unit is what the source's whole chain shows, unless that hides what is moved. */
-    return unit == 0 || (m->upto > 0 && m->from != m->to) ? 512 : unit;
+    return unit == 0 || m->flags & QC_MOVE_EXACT || (m->upto > 0 && m->from != m->to) ? 512 : unit;
 }
 
 int qc_move_run(struct qc_move *m, qchain_error *err)

@@ -210,6 +210,7 @@ int qc2_encode(struct qc_encoder *e, void *out, size_t *out_len, const void *in,
 int qc2_write_compressed(struct qc_image *img, uint64_t offset, const void *stream, size_t length,
                          qchain_error *err);
 int qc2_resize(struct qc_image *img, uint64_t size, uint64_t hidden, qchain_error *err);
+int qc2_make_empty(struct qc_image *img, qchain_error *err);
 int qc2_snapshot_create(struct qc_image *img, const struct qc_snapshot_new *s, qchain_error *err);
 int qc2_snapshot_apply(struct qc_image *img, const char *key, qchain_error *err);
 int qc2_snapshot_delete(struct qc_image *img, const char *key, qchain_error *err);

@@ -430,6 +430,16 @@ AT(qchain_check_opts, found, 24);
 AT(qchain_check_opts, found_data, 32);
 AT(qchain_check_opts, open_opts, 40);
 
+/* qchain_commit_opts */
+SIZE(qchain_commit_opts, 72);
+AT(qchain_commit_opts, struct_size, 0);
+AT(qchain_commit_opts, flags, 8);
+AT(qchain_commit_opts, threads, 12);
+AT(qchain_commit_opts, base, 16);
+AT(qchain_commit_opts, open, 24);
+AT(qchain_commit_opts, job, 32);
+AT(qchain_commit_opts, reserved, 40);
+
 #endif /* __LP64__ */
 
 int main(void)
