@@ -188,6 +188,9 @@ int qc_chain_write_streams(qchain *c, const struct qc_stream *s, size_t n, qchai
 
 int  qc_chain_flush(qchain *c, qchain_error *err);
 int  qc_chain_finish(qchain *c, qchain_error *err);
+/* For tests of the order: not 0, and these two do nothing, nor does qc_tip_alone flush. Closing still writes what there
+ * is. Nothing in the library sets it. */
+extern atomic_int qc_tip_test_break;
 int  qc_chain_drain(qchain *c, qchain_error *err);
 void qc_chain_resume(qchain *c);
 int  qc_chain_resize(qchain *c, uint64_t size, bool shrink, qchain_error *err);
