@@ -426,7 +426,7 @@ static int open_base(struct opener *o)
     return open_layer(o, &o->split->target);
 }
 
-static int open_chain(struct opener *o, const char *name)
+static int make_chain(struct opener *o)
 {
     int ret = qc_env_enter(o->env, o->err);
 
@@ -449,7 +449,15 @@ static int open_chain(struct opener *o, const char *name)
     o->c->has_snapshot = o->opts->snapshot != NULL;
     o->c->by_caller = o->opts->store || o->opts->resolver || o->opts->data_file ||
                       o->opts->flags & QCHAIN_OPEN_FD;
-    ret = o->lower ? open_base(o) : open_top(o, name);
+    return 0;
+}
+
+static int open_chain(struct opener *o, const char *name)
+{
+    int ret = make_chain(o);
+
+    if (ret == 0)
+        ret = o->lower ? open_base(o) : open_top(o, name);
     if (ret == 0 && !o->no_backing)
         ret = open_below(o);
     qc_remote_abandon(o->side);
@@ -460,10 +468,9 @@ static int open_chain(struct opener *o, const char *name)
     return ret;
 }
 
-static int open_whole(struct opener *o, qchain **out, const char *name)
+/* All layers are open, unless ret says otherwise. */
+static int finish_chain(struct opener *o, int ret, qchain **out)
 {
-    int ret = open_chain(o, name);
-
     if (ret == 0) {
         o->c->size = o->c->layer[0].virtual_size;
         ret = qc_index_init(o->c, o->err);
@@ -487,7 +494,7 @@ int qc_chain_open(qchain **out, qchain_env *env, const char *name, const qchain_
 {
     struct opener o = {.env = env, .opts = opts, .err = err};
 
-    return open_whole(&o, out, name);
+    return finish_chain(&o, open_chain(&o, name), out);
 }
 
 int qc_chain_open_upper(qchain **out, qchain_env *env, const char *name, const qchain_open_opts *opts,
@@ -500,7 +507,7 @@ int qc_chain_open_upper(qchain **out, qchain_env *env, const char *name, const q
     qc_target_init(&split->target);
     open.flags |= QCHAIN_OPEN_NO_INDEX; /* a sidecar tells of what is below as well */
     open.index = NULL;
-    ret = open_whole(&o, out, name);
+    ret = finish_chain(&o, open_chain(&o, name), out);
     if (ret != 0)
         qc_split_finish(split);
     return ret;
@@ -517,7 +524,41 @@ int qc_chain_open_lower(qchain **out, qchain *upper, const qchain_open_opts *opt
     open.format = open.snapshot = open.data_file = open.index = NULL;
     open.store = NULL;
     split->gate.above = upper->n_layers;
-    return open_whole(&o, out, NULL);
+    return finish_chain(&o, open_chain(&o, NULL), out);
+}
+
+/* The layers that the top of a chain would stand on. */
+static int open_instead(struct opener *o, const qchain *top, const char *backing, const char *format)
+{
+    const struct qc_layer *l = &top->layer[0];
+    struct qc_target t;
+    int ret = qc_gate_init(&o->gate, o->env, o->opts, o->err);
+
+    if (ret == 0 && (!top->by_caller || strchr(l->name, '/')))
+        ret = qc_gate_add_name(&o->gate, l->name, o->err);
+    if (ret == 0 && l->real_path)
+        ret = qc_gate_add_real_path(&o->gate, l->real_path,
+                                    &qc_source_opened(top, l->source)->identity, o->err);
+    if (ret == 0)
+        ret = qc_gate_decide(&o->gate, l, 0, QCHAIN_REF_BACKING, backing, format, &t, o->err);
+    if (ret != 0)
+        return ret;
+    ret = open_layer(o, &t);
+    qc_target_finish(&t);
+    return ret == 0 ? open_below(o) : ret;
+}
+
+int qc_chain_open_backing(qchain **out, qchain *top, const char *backing, const char *format,
+                          const qchain_open_opts *opts, qchain_error *err)
+{
+    struct opener o = {.env = top->env, .opts = opts, .err = err};
+    int ret = make_chain(&o);
+
+    if (ret == 0)
+        ret = open_instead(&o, top, backing, format);
+    qc_remote_abandon(o.side);
+    qc_gate_finish(&o.gate);
+    return finish_chain(&o, ret, out);
 }
 
 int qc_chain_inspect(qchain_image_info *info, qchain_env *env, const char *name,

@@ -96,7 +96,9 @@ static int put_task(void *ctx, struct qc_copy_task *t, qchain_error *err)
     for (unsigned i = 0; ret == 0 && i < t->n; i++) {
         const struct qc_segment *s = &t->segment[i];
 
-        if (s->buf)
+        if (v->m->flags & QC_MOVE_COMPARE)
+            ret = qc_move_compare(v, s->buf, s->offset, s->length, t->local, err);
+        else if (s->buf)
             ret = qc_move_put_data(v, s->buf, s->offset, s->length, err);
         else
             ret = qc_move_put_zeros(v, s->offset, s->length, err);
@@ -125,6 +127,9 @@ int qc_move_run(struct qc_move *m, qchain_error *err)
     int ret;
 
     job.align = target_unit(m);
+    v.unit = job.align;
+    if (m->flags & QC_MOVE_COMPARE)
+        job.local_size = v.room = CHUNK;
     job.chunk = qc_max64(m->from->far ? FAR_CHUNK : CHUNK, job.align);
     v.zero_unit = qc_align_up(qc_max64(m->sparse_bytes, ZERO_UNIT), qc_max64(job.align, ZERO_UNIT));
     ret = qc_copy_run(&job, err);
