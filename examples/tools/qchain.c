@@ -27,6 +27,7 @@ static const struct {
     {&tool_verb_create, "make an image"},
     {&tool_verb_commit, "write what layers hold into the layer below them"},
     {&tool_verb_resize, "make a disk larger or smaller"},
+    {&tool_verb_rebase, "let an image stand on another backing file"},
     {&tool_verb_amend, "change options of an image"},
     {&tool_verb_measure, "tell how large the file of a new image would be"},
     {&tool_verb_index, "keep the map of a chain in a file, so that it opens at once"},

@@ -55,7 +55,7 @@ extern const struct tool_verb tool_verb_map, tool_verb_info, tool_verb_inspect, 
     tool_verb_compare, tool_verb_diff, tool_verb_checksum, tool_verb_convert, tool_verb_index,
     tool_verb_cache, tool_verb_bench, tool_verb_check, tool_verb_create, tool_verb_measure,
     tool_verb_amend, tool_verb_resize, tool_verb_io, tool_verb_write, tool_verb_snapshot, tool_verb_bitmap,
-    tool_verb_dd, tool_verb_commit;
+    tool_verb_dd, tool_verb_rebase, tool_verb_commit;
 
 /* ---- command line (tool_opts.c) ---- */
 

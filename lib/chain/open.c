@@ -468,10 +468,9 @@ static int open_chain(struct opener *o, const char *name)
     return ret;
 }
 
-static int open_whole(struct opener *o, qchain **out, const char *name)
+/* All layers are open, unless ret says otherwise. */
+static int finish_chain(struct opener *o, int ret, qchain **out)
 {
-    int ret = open_chain(o, name);
-
     if (ret == 0) {
         o->c->size = o->c->layer[0].virtual_size;
         ret = qc_index_init(o->c, o->err);
@@ -495,7 +494,7 @@ int qc_chain_open(qchain **out, qchain_env *env, const char *name, const qchain_
 {
     struct opener o = {.env = env, .opts = opts, .err = err};
 
-    return open_whole(&o, out, name);
+    return finish_chain(&o, open_chain(&o, name), out);
 }
 
 int qc_chain_open_upper(qchain **out, qchain_env *env, const char *name, const qchain_open_opts *opts,
@@ -508,7 +507,7 @@ int qc_chain_open_upper(qchain **out, qchain_env *env, const char *name, const q
     qc_target_init(&split->target);
     open.flags |= QCHAIN_OPEN_NO_INDEX; /* a sidecar tells of what is below as well */
     open.index = NULL;
-    ret = open_whole(&o, out, name);
+    ret = finish_chain(&o, open_chain(&o, name), out);
     if (ret != 0)
         qc_split_finish(split);
     return ret;
@@ -525,7 +524,7 @@ int qc_chain_open_lower(qchain **out, qchain *upper, const qchain_open_opts *opt
     open.format = open.snapshot = open.data_file = open.index = NULL;
     open.store = NULL;
     split->gate.above = upper->n_layers;
-    return open_whole(&o, out, NULL);
+    return finish_chain(&o, open_chain(&o, NULL), out);
 }
 
 /* The layers that the top of a chain would stand on. */
@@ -559,18 +558,7 @@ int qc_chain_open_backing(qchain **out, qchain *top, const char *backing, const 
         ret = open_instead(&o, top, backing, format);
     qc_remote_abandon(o.side);
     qc_gate_finish(&o.gate);
-    if (ret == 0) {
-        o.c->size = o.c->layer[0].virtual_size;
-        ret = qc_index_init(o.c, err);
-    }
-    if (ret == 0)
-        ret = qc_verify_begin(o.c, err);
-    if (ret != 0) {
-        qc_chain_close(o.c);
-        return ret;
-    }
-    *out = o.c;
-    return 0;
+    return finish_chain(&o, ret, out);
 }
 
 int qc_chain_inspect(qchain_image_info *info, qchain_env *env, const char *name,

@@ -21,7 +21,6 @@
 #include "qcow2/check_int.h"
 #include "qcow2/l2_spot.h"
 #include "qcow2/writer_int.h"
-#include "qcow2/zero_write.h"
 #include "util/alloc.h"
 #include "util/bytes.h"
 #include "util/error.h"
@@ -134,11 +133,11 @@ static int write_plan(struct qc2_writer *w, const struct plan *p, qchain_error *
 {
     int rc = clear_l1(w, w->l1_offset, err);
 
-    if (rc == 0)
+    if (rc == 0 && !qc2_breaks(9))
         rc = qc2_sync(w, w->store, err);
     if (rc == 0)
         rc = write_reftable(w, p, err);
-    if (rc == 0 && !p->moved)
+    if (rc == 0 && !p->moved && !qc2_breaks(10))
         rc = qc2_sync(w, w->store, err);
     if (rc == 0)
         rc = write_block(w, p, err);
@@ -147,7 +146,7 @@ static int write_plan(struct qc2_writer *w, const struct plan *p, qchain_error *
     /* The last table may be short of a cluster, which is none of the file's yet. */
     if (rc == 0)
         rc = qc2_reach_end(w, p->end, err);
-    if (rc == 0)
+    if (rc == 0 && !qc2_breaks(11))
         rc = qc2_sync(w, w->store, err);
     return rc == 0 && p->moved ? switch_header(w, p, err) : rc;
 }
@@ -240,33 +239,13 @@ static int give_up_entries(struct qc2_writer *w, uint64_t guest, uint64_t end, q
     return rc;
 }
 
-/* Does a table hold nothing in [guest, end)? Lock held. */
-static int is_clear(struct qc2_writer *w, uint64_t guest, uint64_t end, bool *clear, qchain_error *err)
-{
-    struct qc2_spot s;
-    int rc = QCHAIN_OK;
-
-    for (*clear = true; *clear && guest < end && rc == 0; guest = s.end) {
-        rc = qc2_spot_find(w, guest, &s, err);
-        if (rc < 0)
-            break;
-        *clear = qc_is_zero(s.raw, s.slice->host + w->slice_bytes - s.host);
-        qc2_spot_leave(w, &s);
-    }
-    return rc;
-}
-
-/* The table of one slot is no more; *whole false: it has VM state, too. Lock held. */
-static int give_up_table(struct qc2_writer *w, uint32_t slot, bool *whole, qchain_error *err)
+/* The table of one slot is no more, nor what it has behind the disk's end: VM state begins with a slot of its own. */
+static int give_up_table(struct qc2_writer *w, uint32_t slot, qchain_error *err)
 {
     uint64_t cover = UINT64_C(1) << qc2_l2_cover_bits(&w->q->header), start = slot * cover;
     uint64_t table = w->l1[slot] & QC2_OFFSET_MASK, cluster = w->q->base.cluster_size;
-    uint64_t disk = qc_align_up(w->q->base.virtual_size, cluster);
-    int rc = is_clear(w, qc_max64(disk, start), start + cover, whole, err);
+    int rc = give_up_entries(w, start, start + cover, err);
 
-    if (rc < 0 || !*whole)
-        return rc;
-    rc = give_up_entries(w, start, start + cover, err);
     if (rc == 0)
         rc = qc2_l1_set(w, slot, 0, err);
     if (rc < 0)
@@ -278,20 +257,16 @@ static int give_up_table(struct qc2_writer *w, uint32_t slot, bool *whole, qchai
 
 static int give_up_slot(struct qc2_writer *w, uint32_t slot, qchain_error *err)
 {
-    uint64_t cover = UINT64_C(1) << qc2_l2_cover_bits(&w->q->header);
-    bool whole = true;
     int rc = qc2_writer_ready(w, err);
 
     if (rc < 0)
         return rc;
     pthread_mutex_lock(&w->lock);
     if (w->l1[slot] & QC2_OFFSET_MASK)
-        rc = give_up_table(w, slot, &whole, err);
+        rc = give_up_table(w, slot, err);
     if (rc == QCHAIN_E_CORRUPT)
         rc = qc2_writer_damaged(w, err);
     pthread_mutex_unlock(&w->lock);
-    if (rc == 0 && !whole)
-        rc = qc2_drop(w, slot * cover, qc_align_up(w->q->base.virtual_size, w->q->base.cluster_size), err);
     return rc;
 }
 
