@@ -520,7 +520,8 @@ static inline void model_begin(struct run *r)
 /* Run a list, then look at all states that a crash may leave. 0, or 1 with r->wrong set. */
 static inline int run_list(struct run *r)
 {
-    struct crash_walk s = {.log = r->disk->log, .most = r->most, .seed = r->seed | 1, .tell = check_state, .data = r};
+    struct crash_walk s = {.log = r->disk->log, .most = r->most, .random = 4, .seed = r->seed | 1,
+                           .tell = check_state, .data = r};
     qchain_error *err = qchain_error_create();
     qchain *c = NULL;
     uint64_t began;

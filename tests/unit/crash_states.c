@@ -74,6 +74,32 @@ static int tell_subset(struct walk *k, uint64_t at, const char *which)
     return tell(k, at, which);
 }
 
+/* Some sectors of an operation. */
+static void apply_sectors(struct walk *k, const struct rec_op *o, uint64_t *seed)
+{
+    for (uint64_t s = 0; s < rec_sectors(o); s++)
+        if (next_random(seed) >> 20 & 1)
+            rec_apply_part(k->now[o->file], o, s, s + 1);
+}
+
+/* The same, and of those that are missing some sectors. */
+static int tell_torn_subset(struct walk *k, uint64_t at)
+{
+    certain(k);
+    for (size_t i = 0; i < k->n_pending; i++)
+        if (k->has[i])
+            rec_apply(k->now[pending(k, i)->file], pending(k, i));
+        else
+            apply_sectors(k, pending(k, i), &k->w->seed);
+    return tell(k, at, "torn subset");
+}
+
+static void random_subset(struct walk *k)
+{
+    for (size_t i = 0; i < k->n_pending; i++)
+        k->has[i] = next_random(&k->w->seed) >> 20 & 1;
+}
+
 static int all_subsets(struct walk *k, uint64_t at)
 {
     int ret = 0;
@@ -82,6 +108,10 @@ static int all_subsets(struct walk *k, uint64_t at)
         for (size_t i = 0; i < k->n_pending; i++)
             k->has[i] = m >> i & 1;
         ret = tell_subset(k, at, "subset");
+    }
+    for (size_t r = 0; ret == 0 && k->n_pending && r < k->w->random; r++) {
+        random_subset(k);
+        ret = tell_torn_subset(k, at);
     }
     return ret;
 }
@@ -107,14 +137,13 @@ static int some_subsets(struct walk *k, uint64_t at)
         ret = ret ? ret : tell_subset(k, at, "one alone");
     }
     for (size_t r = 0; ret == 0 && r < random; r++) {
-        for (size_t i = 0; i < n; i++)
-            k->has[i] = next_random(&k->w->seed) >> 20 & 1;
-        ret = tell_subset(k, at, "random subset");
+        random_subset(k);
+        ret = r % 4 == 3 ? tell_torn_subset(k, at) : tell_subset(k, at, "random subset");
     }
     return ret;
 }
 
-/* All before number i, and some sectors of that one. */
+/* All before number i, and some sectors of that one; at last also all after it. */
 static int torn(struct walk *k, size_t i, uint64_t at)
 {
     const struct rec_op *o = pending(k, i);
@@ -131,6 +160,8 @@ static int torn(struct walk *k, size_t i, uint64_t at)
         for (size_t p = 0; p < i; p++)
             rec_apply(k->now[pending(k, p)->file], pending(k, p));
         rec_apply_part(k->now[o->file], o, a, b);
+        for (size_t p = i + 1; j == 3 && p < k->n_pending; p++)
+            rec_apply(k->now[pending(k, p)->file], pending(k, p));
         ret = tell(k, at, "torn");
     }
     return ret;
@@ -233,9 +264,7 @@ void crash_restart(struct rec_log *log, uint64_t *seed)
             settle(k, &log->op[i]);
     certain(k);
     for (size_t i = 0; i < k->n_pending; i++)
-        for (uint64_t s = 0; s < rec_sectors(pending(k, i)); s++)
-            if (next_random(seed) >> 20 & 1)
-                rec_apply_part(k->now[pending(k, i)->file], pending(k, i), s, s + 1);
+        apply_sectors(k, pending(k, i), seed);
     for (unsigned f = 0; f < log->n_files; f++)
         rec_copy(log->file[f], k->now[f]);
     end(k);

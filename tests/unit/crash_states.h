@@ -15,7 +15,7 @@
 struct crash_walk {
     struct rec_log *log;
     unsigned        most;     /* states between two flushes, about                                  */
-    unsigned        random;   /* subsets at random, at least, where not all are told                */
+    unsigned        random;   /* subsets at random, at least; where all are told, with parts of what is missing */
     bool            any_time; /* whether a state is right does not depend on when: it is told once  */
     uint64_t        seed;
     /* Look at a state: state[i] is what became of file i; it may be written to. at: the log's clock at the crash.
