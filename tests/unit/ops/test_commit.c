@@ -223,6 +223,60 @@ static void test_base(void **state)
     reads_as("top", SIZE + 512 * KIB);
 }
 
+static void add_bitmap(const char *name, const char *bitmap)
+{
+    qchain_open_opts o;
+    qchain *c = NULL;
+
+    qchain_open_opts_init(&o, sizeof(o));
+    o.flags = QCHAIN_OPEN_WRITE;
+    GOOD(qchain_open(&c, all, name, &o, err));
+    GOOD(qchain_bitmap_add(c, bitmap, 4096, 1, err));
+    GOOD(qchain_finish(c, err));
+    qchain_close(c);
+}
+
+/* Bytes that a bitmap says were written to. */
+static uint64_t dirty_bytes(const char *name, const char *bitmap)
+{
+    qchain_dirty_extent e[64];
+    uint64_t next = 0, sum = 0;
+    qchain *c = NULL;
+    uint32_t n;
+
+    GOOD(qchain_open(&c, all, name, NULL, err));
+    while (next < qchain_size(c)) {
+        GOOD(qchain_bitmap_query(c, bitmap, next, qchain_size(c) - next, e, 64, &n, &next, err));
+        for (uint32_t i = 0; i < n; i++)
+            sum += e[i].dirty ? e[i].length : 0;
+    }
+    qchain_close(c);
+    return sum;
+}
+
+/* Those of the base note what comes; those of the top stay as they are, for its disk does not change. */
+static void test_bitmaps(void **state)
+{
+    (void)state;
+    make("base", NULL, SIZE, 64 * KIB);
+    put("base", 0, SIZE, 1);
+    make("top", "base", SIZE, 64 * KIB);
+    add_bitmap("base", "below");
+    add_bitmap("top", "above");
+    put("top", 128 * KIB, 64 * KIB, 2);
+    put("top", 512 * KIB, 128 * KIB, 0);
+    get("top", want);
+    assert_int_equal(dirty_bytes("top", "above"), 192 * KIB);
+    assert_int_equal(dirty_bytes("base", "below"), 0);
+    GOOD(qchain_commit(NULL, "top", NULL, NULL, err));
+    assert_int_equal(dirty_bytes("base", "below"), 192 * KIB);
+    assert_int_equal(dirty_bytes("top", "above"), 192 * KIB);
+    reads_as("base", SIZE);
+    reads_as("top", SIZE);
+    sound("base");
+    sound("top");
+}
+
 /* -------------------------------------------------------------------- refused --- */
 
 static void set_byte(const char *name, long at, int byte)
@@ -415,7 +469,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_results),  cmocka_unit_test(test_base),     cmocka_unit_test(test_refused),
         cmocka_unit_test(test_cancelled), cmocka_unit_test(test_resolver), cmocka_unit_test(test_policy),
-        cmocka_unit_test(test_memory),
+        cmocka_unit_test(test_bitmaps),  cmocka_unit_test(test_memory),
     };
 
     return cmocka_run_group_tests(tests, setup, teardown);
