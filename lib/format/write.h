@@ -106,7 +106,7 @@ struct qc_write_ops {
     int (*resize)(struct qc_image *img, uint64_t size, uint64_t hidden, qchain_error *err);
 
     /* Let the disk be what lies below, which holds the same bytes, durably: nothing is this image's own any more
-     * but internal snapshots, VM state and bitmaps. The file becomes small if it can. At every instant each byte is
+     * but internal snapshots with their VM state, and bitmaps. The file becomes small if it can. At every instant each byte is
      * there. Nobody else is inside. NULL: no such image can have anything below. */
     int (*make_empty)(struct qc_image *img, qchain_error *err);
 

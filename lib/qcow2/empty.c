@@ -8,8 +8,8 @@
  *   the file is cut off behind them
  *
  * If they lie further behind they are written to a new place, which is free by then or the disk's, all three at
- * once, and the header is switched to them before the file is cut off. A crash leaves clusters counted that nobody
- * uses, at worst.
+ * once, and the header is switched to them before the file is cut off. Where they belong, right behind the header, may
+ * be some of the old ones: then they are moved twice. A crash leaves clusters counted that nobody uses, at worst.
  *
  * With internal snapshots or bitmaps, L2 tables are given up one by one.
  */
@@ -42,12 +42,12 @@ static bool is_metadata(const struct qc2_writer *w, uint64_t cluster)
     return qc2_region_find(w, cluster << w->q->header.cluster_bits, 1, QC2_REGION_ALL & ~QC2_REGION_L2) != 0;
 }
 
-/* The first n clusters, within what one block counts, where no table lies; 0: there are none. */
-static uint64_t find_gap(const struct qc2_writer *w, uint64_t n)
+/* The first n clusters from `from` on, within what one block counts, where no table lies; 0: there are none. */
+static uint64_t find_gap(const struct qc2_writer *w, uint64_t n, uint64_t from)
 {
     uint64_t end = UINT64_C(1) << w->counts->block_bits, run = 0;
 
-    for (uint64_t c = 1; c < end; c++) {
+    for (uint64_t c = from; c < end; c++) {
         run = is_metadata(w, c) ? 0 : run + 1;
         if (run == n)
             return c + 1 - n;
@@ -60,7 +60,7 @@ static bool make_plan(const struct qc2_writer *w, struct plan *p)
 {
     const struct qc2_counts *c = w->counts;
     unsigned bits = w->q->header.cluster_bits;
-    uint64_t first;
+    uint64_t first, need;
 
     *p = (struct plan){.reftable = c->offset, .block = qc2_block_host(c, 0), .l1 = w->l1_offset,
                        .reftable_clusters = c->clusters,
@@ -72,7 +72,10 @@ static bool make_plan(const struct qc2_writer *w, struct plan *p)
     if (p->block && p->end >> bits <= 2 + p->reftable_clusters + p->l1_clusters &&
         p->end >> bits <= UINT64_C(1) << c->block_bits)
         return true;
-    first = find_gap(w, 2 + p->l1_clusters);
+    need = 2 + p->l1_clusters;
+    first = find_gap(w, need, 1);
+    if (first > 1) /* so that the next move leads there */
+        first = find_gap(w, need, 1 + need) ? find_gap(w, need, 1 + need) : first;
     p->moved = true;
     p->reftable_clusters = 1;
     p->reftable = first << bits;
@@ -314,6 +317,8 @@ int qc2_make_empty(struct qc_image *img, qchain_error *err)
     rc = qc2_flush_locked(w, err);
     at_once = rc == 0 && at_once && make_plan(w, &p);
     if (at_once)
+        rc = empty_at_once(w, &p, err);
+    if (at_once && rc == 0 && p.moved && p.reftable > img->cluster_size && make_plan(w, &p))
         rc = empty_at_once(w, &p, err);
     pthread_mutex_unlock(&w->lock);
     if (rc == 0 && !at_once)

@@ -117,7 +117,7 @@ static uint64_t run(unsigned cluster_bits, unsigned order, bool moved, uint64_t 
     image_check(r->bytes, r->size, &v);
     assert_string_equal(v.damage, "");
     assert_int_equal(v.mapped + v.leaks, 0);
-    if (r->size > tables * (moved ? 3 : 1) * cluster)
+    if (r->size > tables * cluster)
         fail_msg("order %u, clusters of %u bits, moved %d: %u clusters, %u expected", order, cluster_bits, moved,
                  (unsigned)(r->size / cluster), (unsigned)tables);
     crash_walk(&w);
