@@ -130,7 +130,8 @@ int qc_tip_end_write(qchain *c, unsigned token, uint32_t flags, int ret, qchain_
 
 /* The caller is inside, and alone or admitted; with LOCKED he holds range locks on all clusters of the range. */
 enum qc_tip_write {
-    QC_TIP_LOCKED = 0x4 /* besides QC_TIP_VM */
+    QC_TIP_LOCKED = 0x4, /* besides QC_TIP_VM */
+    QC_TIP_HOLD = 0x8    /* of zeros: also where the range reads as zeros by what lies below */
 };
 
 int qc_tip_write_range(qchain *c, struct qc_cursor *cur, uint64_t offset, uint64_t end, uint32_t flags,
@@ -166,9 +167,18 @@ void qc_tip_free_encoders(struct qc_tip *t);
 int qc_chain_writev(qchain *c, const qchain_iov *iov, size_t n_iov, size_t length, uint64_t offset,
                     uint32_t flags, qchain_error *err);
 int qc_chain_write_zeroes(qchain *c, uint64_t length, uint64_t offset, uint32_t flags, qchain_error *err);
+/* The tip shall hold zeros itself, whatever reads as zeros below: that will be another. */
+int qc_chain_hold_zeroes(qchain *c, uint64_t length, uint64_t offset, qchain_error *err);
 int qc_chain_discard(qchain *c, uint64_t length, uint64_t offset, qchain_error *err);
 int qc_chain_write_compressed(qchain *c, const void *buf, size_t length, uint64_t offset, uint32_t flags,
                               qchain_error *err);
+/* Store streams of whole clusters, as the tip's own encoder could have made them. */
+struct qc_stream {
+    uint64_t    offset; /* of the cluster, guest */
+    const void *buf;
+    size_t      length;
+};
+int qc_chain_write_streams(qchain *c, const struct qc_stream *s, size_t n, qchain_error *err);
 
 /* ---- tip_ops.c ---- */
 

@@ -39,7 +39,8 @@ struct qc_place {
 };
 
 enum qc_zero_flags {
-    QC_ZERO_UNMAP = 0x1 /* places need not be kept */
+    QC_ZERO_UNMAP = 0x1, /* places need not be kept */
+    QC_ZERO_HOLD  = 0x2  /* the image itself shall hold them, whatever reads as zeros below: that will be another */
 };
 
 /* A snapshot to be made. */
