@@ -897,4 +897,5 @@ QCHAIN_API void qchain_index_info_free(qchain_index_info *info);
 
 #include <qchain-remote.h>
 #include <qchain-write.h>
+#include <qchain-jobs.h>
 #endif

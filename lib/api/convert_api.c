@@ -5,6 +5,7 @@
 #include "api/api.h"
 #include "chain/chain.h"
 #include "ops/convert.h"
+#include "util/bytes.h"
 
 #define KNOWN_CONVERT                                                                              \
     (QCHAIN_CONVERT_COMPRESS | QCHAIN_CONVERT_EXISTING | QCHAIN_CONVERT_IS_ZERO |                  \

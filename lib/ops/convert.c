@@ -155,7 +155,7 @@ static void choose(struct converting *v, struct qc_move *m)
 
     *m = (struct qc_move){.from = v->from, .to = v->to, .below = v->from->n_layers + 1, .end = v->from->size,
                           .threads = v->o->threads, .job = v->o->job};
-    if (v->making && v->to->n_layers > 1) {
+    if (v->to->n_layers > 1 && (v->making || v->o->create->backing_file)) {
         m->below = find_backing(v);
         if (m->below == v->from->n_layers)
             m->below = 1;

@@ -7,6 +7,7 @@
 
 #include "chain/tip.h"
 #include "io/file_share.h"
+#include "ops/job.h"
 #include "util/alloc.h"
 #include "util/bytes.h"
 #include "util/vec.h"

@@ -19,7 +19,9 @@ enum qc_move_flags {
     QC_MOVE_DETECT_ZEROS = 0x04, /* look for zeros in data                                         */
     QC_MOVE_SALVAGE      = 0x08,
     QC_MOVE_COMPARE      = 0x10, /* leave out what `against` has, too, by reading both             */
-    QC_MOVE_SKIP_ZEROS   = 0x20  /* the target reads as zeros: they need not be written            */
+    QC_MOVE_SKIP_ZEROS   = 0x20, /* the target reads as zeros: they need not be written            */
+    QC_MOVE_WRITE_ZEROS  = 0x40, /* as data                                                        */
+    QC_MOVE_WRITE_BEHIND = 0x80  /* the target will be flushed: let the medium begin before        */
 };
 
 struct qc_move {
