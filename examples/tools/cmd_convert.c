@@ -281,10 +281,14 @@ static int complete(struct tool *t, const struct convert_args *a, struct tool_cr
         c->o.backing_file = a->backing;
     if (a->backing_format)
         c->o.backing_format = a->backing_format;
-    if (c->o.size == UINT64_MAX)
-        c->o.size = size;
+    c->o.size = size; /* whatever -o says, as qemu-img */
     c->o.policy = t->policy;
-    return a->existing ? 0 : check_new(t, a, c);
+    if (!a->existing)
+        return check_new(t, a, c);
+    if (!a->backing || !a->target_is_zero)
+        return 0;
+    tool_complain(t, "Cannot use --target-is-zero when the destination image has a backing file");
+    return -1;
 }
 
 /* ----------------------------------------------------------------- streams --- */
@@ -381,7 +385,7 @@ static int failed(struct tool *t, const struct convert_args *a, int r)
     else
         tool_complain(t, "%s", strncmp(text, "convert: ", 9) == 0 ? text + 9 : text);
     if (strncmp(text, "Cannot copy inconsistent bitmap", 31) == 0)
-        fprintf(stderr, "Try --skip-broken-bitmaps, or use 'qchain bitmap --remove'\n");
+        fprintf(stderr, "Try --skip-broken-bitmaps, or use 'qchain bitmap --remove' to delete it\n");
     return 1;
 }
 
@@ -421,6 +425,10 @@ static int convert_to_file(struct tool *t, qchain *c, const struct convert_args 
     open.flags &= ~(uint32_t)QCHAIN_OPEN_UNSAFE;
     if (a->existing && a->sparse)
         open.flags |= QCHAIN_OPEN_DISCARD;
+    if (a->target_image_opts && a->out_format) {
+        tool_complain(t, "--image-opts and --format are mutually exclusive");
+        return 1;
+    }
     if (a->target_image_opts) {
         owned = tool_image_opts(t, a->target, &open.flags);
         if (!owned)
@@ -450,7 +458,7 @@ static int find_size(struct tool *t, qchain *c, const struct convert_args *a, ui
 }
 
 /* Those that are left out are named. */
-static int look_at_bitmaps(struct tool *t, qchain *c, const struct convert_args *a)
+static int look_at_bitmaps(struct tool *t, qchain *c, const struct convert_args *a, const struct tool_create *create)
 {
     qchain_image_info *i;
 
@@ -458,8 +466,8 @@ static int look_at_bitmaps(struct tool *t, qchain *c, const struct convert_args 
         tool_complain(t, "Copying bitmaps only possible with single source");
         return -1;
     }
-    if (a->out_format && strcmp(a->out_format, "raw") == 0) {
-        tool_complain(t, "Format driver 'raw' does not support bitmaps");
+    if (!a->existing && (strcmp(create->o.format, "raw") == 0 || create->o.version == 2)) {
+        tool_complain(t, "Format driver '%s' does not support bitmaps", create->o.format);
         return -1;
     }
     if (!a->skip_broken || qchain_layer_info(&i, c, 0, t->err) != 0)
@@ -477,7 +485,7 @@ static int convert(struct tool *t, qchain *c, const struct convert_args *a, stru
 
     if (find_size(t, c, a, &size) != 0 || gather(t, a, create) != 0 || complete(t, a, create, size) != 0)
         return 1;
-    if (a->bitmaps && look_at_bitmaps(t, c, a) != 0)
+    if (a->bitmaps && look_at_bitmaps(t, c, a, create) != 0)
         return 1;
     if (!tool_known_cache(a->cache)) {
         tool_complain(t, "Invalid cache option: %s", a->cache);
@@ -505,17 +513,54 @@ static bool wants_help(struct tool *t, const struct convert_args *a, struct tool
     return true;
 }
 
+/* What the library sees of a single source. */
+static bool is_target(struct tool *t, const struct convert_args *a, qchain **part, int n)
+{
+    struct stat st;
+
+    while (n > 0 && stat(a->target, &st) == 0)
+        if (tool_is_layer(part[--n], &st)) {
+            tool_complain(t, "%s: is a layer of the image that is read", a->target);
+            return true;
+        }
+    return false;
+}
+
+/* All that are named, as one. */
+static int open_parts(struct tool *t, const struct convert_args *a, uint32_t flags, qchain **part, qchain **out)
+{
+    int n;
+
+    for (n = 0; n < a->n_sources; n++)
+        if (tool_open(t, a->source[n], flags, NULL, &part[n]) != 0)
+            break;
+    if (n == a->n_sources && a->snapshot)
+        tool_complain(t, "No support for concatenating multiple snapshot");
+    else if (n == a->n_sources && !is_target(t, a, part, n))
+        return tool_join(t, part, (uint32_t)n, out);
+    while (n > 0)
+        qchain_close(part[--n]);
+    return -1;
+}
+
 static int open_source(struct tool *t, const struct convert_args *a, qchain **out)
 {
     uint32_t flags = a->salvage ? QCHAIN_OPEN_SALVAGE : 0;
+    qchain **part;
+    int r;
 
-    if (a->n_sources > 1) {
-        tool_complain(t, "joining several images is not supported: name one and a target");
-        return -1;
-    }
     if (is_cache(a->source_cache, "none", "off") || strcmp(a->source_cache, "directsync") == 0)
         flags |= QCHAIN_OPEN_DIRECT;
-    return tool_open(t, a->source[0], flags, a->snapshot, out);
+    if (a->n_sources == 1)
+        return tool_open(t, a->source[0], flags, a->snapshot, out);
+    part = calloc((size_t)a->n_sources, sizeof(qchain *));
+    if (!part) {
+        tool_complain(t, "out of memory");
+        return -1;
+    }
+    r = open_parts(t, a, flags, part, out);
+    free(part);
+    return r;
 }
 
 static int run_convert(struct tool *t, int argc, char **argv)

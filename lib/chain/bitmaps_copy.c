@@ -47,7 +47,7 @@ static int list(qchain *from, struct copied **out, size_t *n, qchain_error *err)
     *out = NULL;
     *n = 0;
     if (!format->write || !format->write->bitmaps_list)
-        return qc_fail(err, QCHAIN_E_UNSUPPORTED, "Format driver '%s' does not support bitmaps", format->name);
+        return qc_fail(err, QCHAIN_E_UNSUPPORTED, "Source lacks bitmap support");
     if (from->has_snapshot) /* they tell of the disk as it is now */
         return qc_fail(err, QCHAIN_E_UNSUPPORTED, "dirty bitmaps are those of the disk, not of an internal snapshot");
     ret = qc_bitmaps_enter(from, &m, err);

@@ -102,9 +102,6 @@ static int get_target(struct converting *v)
         ret = qc_fail(v->err, QCHAIN_E_NOSPACE, "output file is smaller than input file");
     if (ret == 0 && has(v, QCHAIN_CONVERT_COMPRESS) && (!v->to->tip->ops->write_compressed || v->to->tip->img->data_store))
         ret = qc_fail(v->err, QCHAIN_E_UNSUPPORTED, "Compression not supported for this file format");
-    if (ret == 0 && has(v, QCHAIN_CONVERT_IS_ZERO) && v->to->n_layers > 1)
-        ret = qc_fail(v->err, QCHAIN_E_INVAL,
-                      "Cannot use --target-is-zero when the destination image has a backing file");
     return ret;
 }
 
@@ -221,6 +218,9 @@ static int convert(struct converting *v)
 
     if (ret == 0)
         ret = get_target(v);
+    if (ret == 0 && has(v, QCHAIN_CONVERT_BITMAPS) && !v->to->tip->ops->bitmaps_list)
+        ret = qc_fail(v->err, QCHAIN_E_UNSUPPORTED, "Format driver '%s' does not support bitmaps",
+                      v->to->layer[0].format->name);
     if (ret == 0)
         ret = move_data(v);
     if (ret == 0 && has(v, QCHAIN_CONVERT_BITMAPS))
