@@ -51,10 +51,12 @@ typedef struct qchain_convert_opts {
     uint32_t    threads;      /* 0 = one a processor, at most 16                                               */
     uint64_t    sparse_bytes; /* stretches of zeros so long become holes or zero clusters; 0 = 4096;
                                  UINT64_MAX = none, everything is written                                      */
-    const qchain_create_opts *create; /* of the target; size 0 = the source's; NULL = all defaults. With a
-                                 backing file only what differs from it in allocation is copied: the source's
-                                 layers above it, when it is one of them, else what its own layers hold        */
-    const qchain_open_opts *open; /* how an EXISTING target is opened (WRITE is added)                         */
+    const qchain_create_opts *create; /* of the target; size 0 or UINT64_MAX = the source's; NULL = all defaults.
+                                 With a backing file only what lies above it is copied: the source's layers down to
+                                 it, when it is one of them, else what the source's top holds. Of an EXISTING
+                                 target the format counts, and whether a backing file is named               */
+    const qchain_open_opts *open; /* how an EXISTING target is opened (WRITE is added); of a new one
+                                 QCHAIN_OPEN_DIRECT counts                                                     */
     qchain_job *job;          /* may be NULL                                                                   */
     uint64_t    reserved[4];
 } qchain_convert_opts;
@@ -62,7 +64,11 @@ typedef struct qchain_convert_opts {
 /* Fill o with defaults; size is sizeof(qchain_convert_opts). Since 0.1. */
 QCHAIN_API void qchain_convert_opts_init(qchain_convert_opts *o, size_t size);
 /* Copy the disk of a chain (open for reading or writing; of a snapshot if it was opened by one) to an image
- * called name: atomically, unless it is EXISTING or a device. result may be NULL. Blocks. Errors: those of
+ * called name: atomically, unless it is EXISTING or a device. What is added to a longer target reads as zeros.
+ * Where a raw target and the files of the source lie in one file system that can share blocks, it shares what
+ * lies there in whole blocks, unless sparse_bytes or SALVAGE asks to look at them. result may be NULL. Blocks.
+ * Errors: INVAL (the target is a layer of the source), NOSPACE (it is smaller), UNSUPPORTED (the target's
+ * format has no compressed clusters, or one of both no bitmaps), CORRUPT (with BITMAPS: one is in use), and those of
  * qchain_create, qchain_read and qchain_write. Since 0.1. */
 QCHAIN_API int qchain_convert(qchain *source, const char *name, const qchain_convert_opts *opts,
                               qchain_job_result *result, qchain_error *err);

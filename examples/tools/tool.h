@@ -14,6 +14,7 @@
 
 #include <qchain.h>
 
+struct stat;
 struct tool;
 
 /* One verb. */
@@ -300,6 +301,11 @@ void tool_create_help(const char *format, bool amend);
 /* Print "Formatting 'x', fmt=..." as qemu-img does. */
 void tool_create_print(const struct tool_create *c);
 
+/* ---- several disks as one (tool_join.c) ---- */
+
+/* n > 0 disks, one behind the other; they become part of it, also when it fails. 0, or -1 after a complaint. */
+int tool_join(struct tool *t, qchain **part, uint32_t n, qchain **out);
+
 /* ---- where copied bytes go (tool_sink.c) ---- */
 
 struct tool_sink {
@@ -325,6 +331,8 @@ enum tool_sink_flags {
     TOOL_SINK_DSYNC = 0x2     /* every write reaches the medium */
 };
 
+/* Is a file one that c is made of? */
+bool tool_is_layer(qchain *c, const struct stat *target);
 /* Open the target, "-" being standard output. Refuses files that c is made of. 0, or
  * -1 after a complaint. */
 int tool_sink_open(struct tool *t, struct tool_sink *s, const char *name, qchain *c,

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "chain/tip.h"
+#include "io/file_share.h"
 #include "ops/copy.h"
 #include "ops/move_int.h"
 #include "util/bytes.h"
@@ -12,8 +13,40 @@
 #define CHUNK (UINT64_C(2) << 20)
 #define FAR_CHUNK (UINT64_C(4) << 20)
 #define ZERO_UNIT 4096
+#define ZERO_PIECES 16u
+#define BEHIND (UINT64_C(64) << 20) /* written at once, so to speak */
+
+/* So many bytes more were written. */
+static void note_written(struct qc_mover *v, uint64_t length)
+{
+    uint64_t before = atomic_fetch_add(&v->copied, length);
+
+    if (v->m->flags & QC_MOVE_WRITE_BEHIND && before / BEHIND != (before + length) / BEHIND)
+        qc_file_write_behind(v->m->to->tip->data);
+}
 
 /* ------------------------------------------------------------------ zeros --- */
+
+/* As data, however long. */
+static int write_zeros(struct qc_mover *v, uint64_t offset, uint64_t length, qchain_error *err)
+{
+    qchain_iov iov[ZERO_PIECES];
+    uint64_t n, left;
+    uint32_t k;
+    int ret = 0;
+
+    for (; ret == 0 && length > 0; offset += n, length -= n) {
+        n = qc_min64(length, ZERO_PIECES * QC_TIP_ZEROS);
+        for (k = 0, left = n; left > 0; left -= iov[k++].len)
+            iov[k] = (qchain_iov){qc_tip_zeros, (size_t)qc_min64(left, QC_TIP_ZEROS)};
+        ret = qc_job_check(v->m->job, 0, err);
+        if (ret == 0)
+            ret = qc_chain_writev(v->m->to, iov, k, (size_t)n, offset, 0, err);
+        if (ret == 0)
+            note_written(v, n);
+    }
+    return ret;
+}
 
 int qc_move_put_zeros(struct qc_mover *v, uint64_t offset, uint64_t length, qchain_error *err)
 {
@@ -22,6 +55,8 @@ int qc_move_put_zeros(struct qc_mover *v, uint64_t offset, uint64_t length, qcha
 
     if (v->m->flags & QC_MOVE_SKIP_ZEROS)
         return 0;
+    if (v->m->flags & QC_MOVE_WRITE_ZEROS)
+        return write_zeros(v, offset, length, err);
     if (to == v->m->from) /* what is below will be another */
         ret = qc_chain_hold_zeroes(to, length, offset, err);
     else
@@ -46,7 +81,7 @@ static int put_data(struct qc_mover *v, const char *buf, uint64_t offset, uint64
     else
         ret = qc_chain_writev(to, &iov, 1, iov.len, offset, 0, err);
     if (ret == 0)
-        atomic_fetch_add(&v->copied, length);
+        note_written(v, length);
     return ret;
 }
 

@@ -388,6 +388,17 @@ AT(qchain_measure_result, fully_allocated, 16);
 AT(qchain_measure_result, bitmaps, 24);
 AT(qchain_measure_result, reserved, 32);
 
+/* qchain_convert_opts */
+SIZE(qchain_convert_opts, 80);
+AT(qchain_convert_opts, struct_size, 0);
+AT(qchain_convert_opts, flags, 8);
+AT(qchain_convert_opts, threads, 12);
+AT(qchain_convert_opts, sparse_bytes, 16);
+AT(qchain_convert_opts, create, 24);
+AT(qchain_convert_opts, open, 32);
+AT(qchain_convert_opts, job, 40);
+AT(qchain_convert_opts, reserved, 48);
+
 /* qchain_snapshot_opts */
 SIZE(qchain_snapshot_opts, 48);
 AT(qchain_snapshot_opts, struct_size, 0);
