@@ -33,8 +33,8 @@ struct chain {
     struct files   f;
     struct layer   layer[REC_FILES];
     unsigned       n;     /* of the chain; files from n on stand beside it */
-    unsigned char *disk;  /* what the top reads as */
-    uint64_t       size;
+    unsigned char *disk, *twin; /* what the top reads as, and the image beside the chain */
+    uint64_t       size, twin_size;
 };
 
 static uint64_t rng;
@@ -231,7 +231,7 @@ static inline void make_file(struct chain *ch, unsigned k, const char *dir, qcha
     fill_file(ch, k, env, err);
 }
 
-static inline void plan_layer(struct chain *ch, unsigned k, uint32_t sectors)
+static inline void plan_layer(struct chain *ch, unsigned k, uint32_t sectors, unsigned beside)
 {
     static const uint32_t cluster[] = {512, 512, 1024, 4096};
     struct layer *l = &ch->layer[k];
@@ -242,34 +242,36 @@ static inline void plan_layer(struct chain *ch, unsigned k, uint32_t sectors)
     if (!l->raw && !l->v2 && random_below(6) == 0)
         l->cluster = 16384;
     l->sectors = random_below(3) ? sectors : 16 + random_below(sectors);
-    if (k >= ch->n) /* beside the chain: over its lowest layer, or by itself */
-        l->below = random_below(2) ? ch->n - 1 : k;
+    if (k >= ch->n) /* beside the chain */
+        l->below = beside < ch->n ? beside : k;
     if (k == 0)
         snprintf(l->name, sizeof(l->name), "top.qcow2");
     else
         snprintf(l->name, sizeof(l->name), "l%u.%s", k, l->raw ? "raw" : "qcow2");
 }
 
-/* Three to five layers, and an image beside them. */
-static inline void chain_make(struct chain *ch, const char *dir, qchain_env *env)
+/* Three to five layers, and an image beside them, which stands on the layer below the top, as it does (twins), on the
+ * lowest one, or by itself. */
+static inline void chain_make(struct chain *ch, const char *dir, qchain_env *env, bool twins)
 {
     qchain_error *err = qchain_error_create();
     struct names names = {ch, &ch->f};
-    uint32_t sectors = 64 + random_below(450);
+    uint32_t sectors = 64 + random_below(450), beside;
 
     memset(ch, 0, sizeof(*ch));
     ch->n = 3 + random_below(3);
+    beside = twins ? 1 : ch->n - random_below(2);
     ch->f.n = ch->n + 1;
     for (unsigned k = 0; k < ch->f.n; k++) {
         ch->f.file[k] = k ? rec_create_beside(ch->f.file[0], FILE_MAX) : rec_create(FILE_MAX);
-        plan_layer(ch, k, sectors);
+        plan_layer(ch, k, sectors, beside);
     }
-    make_file(ch, ch->n - 1, dir, env, err);
-    make_file(ch, ch->n, dir, env, err);
-    for (unsigned k = ch->n - 1; k-- > 0;)
+    for (unsigned k = ch->n; k-- > 0;)
         make_file(ch, k, dir, env, err);
+    make_file(ch, ch->n, dir, env, err);
     ch->disk = read_file(&names, 0, env, &ch->size, err);
-    if (!ch->disk)
+    ch->twin = read_file(&names, ch->n, env, &ch->twin_size, err);
+    if (!ch->disk || !ch->twin)
         chain_fail("the chain that was made", qchain_error_message(err));
     qchain_error_destroy(err);
 }
@@ -285,6 +287,7 @@ static inline void chain_finish(struct chain *ch)
     for (unsigned k = 0; k < ch->f.n; k++)
         rec_destroy(ch->f.file[k]);
     free(ch->disk);
+    free(ch->twin);
 }
 
 /* ------------------------------------------------------------- what QEMU says --- */

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Does a chain read the same, whatever a crash leaves of it while its layers are rebased or committed? Operations
+ * Does a chain read the same, whatever a crash leaves of it while its layers are rebased, committed, pulled into
+ * the top, merged, or taken out from below two images? Operations
  * run on random chains of small images in memory, which record in one log what is written to any of them; then each
  * state that the files may be in, between any two flushes, is looked at: no corruptions in any file; the chain,
  * opened from the top as its header says by then, reads as before; the operation done again completes, also if it is
@@ -20,10 +21,12 @@
 
 extern atomic_int qc_tip_test_break; /* of the library: flushes that are left out */
 
-enum kind { REBASE, REBASE_COMPARE, REBASE_OTHER, REBASE_NONE, COMMIT, COMMIT_BASE, COMMIT_KEEP, KINDS };
+enum kind {
+    REBASE, REBASE_COMPARE, REBASE_OTHER, REBASE_NONE, STREAM, MERGE, DELETE, COMMIT, COMMIT_BASE, COMMIT_KEEP, KINDS
+};
 
-static const char *const kind_name[KINDS] = {"rebase", "rebase-compare", "rebase-other", "rebase-none", "commit",
-                                             "commit-base", "commit-keep"};
+static const char *const kind_name[KINDS] = {"rebase", "rebase-compare", "rebase-other", "rebase-none", "stream", "merge",
+                                             "delete", "commit", "commit-base", "commit-keep"};
 
 struct run {
     qchain_env  *env;
@@ -31,6 +34,7 @@ struct run {
     enum kind    kind;
     unsigned     to;        /* the file that is rebased onto, or committed into */
     bool         compress;
+    uint64_t     limit;     /* of a merge */
     unsigned     most;      /* states an interval */
     unsigned     every_again, every_qemu; /* of so many states one is gone on with, shown to qemu-img; 0: none */
     const char  *dir, *keep;
@@ -101,6 +105,50 @@ static int do_rebase(struct run *r, const struct names *names, qchain_error *err
     return ret;
 }
 
+/* Which layer of c is file k? The number of layers if it is none. */
+static int find_in(qchain *c, const struct chain *ch, unsigned k, uint32_t *layer, qchain_error *err)
+{
+    uint32_t n = qchain_layers(c);
+    qchain_image_info *info;
+    int ret = 0;
+
+    for (*layer = 0; ret == 0 && *layer < n; ++*layer) {
+        bool same;
+
+        ret = qchain_layer_info(&info, c, *layer, err);
+        if (ret != 0)
+            break;
+        same = strcmp(info->name, ch->layer[k].name) == 0;
+        qchain_image_info_free(info);
+        if (same)
+            break;
+    }
+    return ret;
+}
+
+/* Pull into file k what lies between it and the file that it goes to; or merge. */
+static int do_stream(struct run *r, const struct names *names, unsigned k, qchain_error *err)
+{
+    uint32_t base = 0, parent = 0;
+    qchain *c;
+    int ret = open_file(names, k, r->env, QCHAIN_OPEN_WRITE, &c, err);
+
+    if (ret != 0)
+        return ret;
+    ret = find_in(c, names->chain, r->to, &base, err);
+    if (ret == 0)
+        ret = find_in(c, names->chain, 1, &parent, err);
+    if (ret == 0 && r->kind == MERGE)
+        ret = qchain_merge(c, r->limit, NULL, NULL, err);
+    else if (ret == 0 && (r->kind == STREAM || parent == 1)) /* else that child was done before */
+        ret = qchain_stream(c, r->kind == DELETE ? 2 : base, NULL, NULL, err);
+    r->unsettled += unsettled(names->files->file[0]->log, k, names->chain->layer[k].cluster);
+    if (ret == 0)
+        ret = qchain_finish(c, err);
+    qchain_close(c);
+    return ret;
+}
+
 static int do_commit(struct run *r, const struct names *names, qchain_error *err)
 {
     struct rec_log *log = names->files->file[0]->log;
@@ -117,7 +165,6 @@ static int do_commit(struct run *r, const struct names *names, qchain_error *err
     if (r->kind == COMMIT_BASE)
         o.base = names->chain->layer[r->to].name;
     ret = qchain_commit(r->env, names->chain->layer[0].name, &o, NULL, err);
-    r->unsettled = 0;
     for (unsigned k = 0; k < log->n_files; k++)
         r->unsettled += unsettled(log, k, UINT64_MAX);
     return ret;
@@ -125,7 +172,15 @@ static int do_commit(struct run *r, const struct names *names, qchain_error *err
 
 static int operate(struct run *r, const struct names *names, qchain_error *err)
 {
-    return r->kind <= REBASE_NONE ? do_rebase(r, names, err) : do_commit(r, names, err);
+    int ret;
+
+    r->unsettled = 0;
+    if (r->kind <= REBASE_NONE)
+        return do_rebase(r, names, err);
+    if (r->kind >= COMMIT)
+        return do_commit(r, names, err);
+    ret = do_stream(r, names, 0, err);
+    return ret == 0 && r->kind == DELETE ? do_stream(r, names, r->chain.n, err) : ret;
 }
 
 /* Which file an operation of that kind goes to. */
@@ -144,6 +199,12 @@ static void choose(struct run *r)
         break;
     case COMMIT_BASE:
         r->to = 1 + random_below(n - 1);
+        break;
+    case STREAM: /* n: everything, no layer is called so */
+        r->to = 2 + random_below(n - 1);
+        break;
+    case MERGE:
+        r->limit = random_below(2) ? 0 : 1 + random_below((uint32_t)r->chain.size);
         break;
     default:
         r->to = 1;
@@ -169,22 +230,23 @@ static int look_at_files(struct run *r, const struct names *names, qchain_error 
     return 0;
 }
 
-static int look_at_disk(struct run *r, const struct names *names, qchain_error *err)
+static int look_at_disk(struct run *r, const struct names *names, unsigned k, qchain_error *err)
 {
-    uint64_t size = 0;
-    unsigned char *now = read_file(names, 0, r->env, &size, err);
+    const unsigned char *disk = k ? r->chain.twin : r->chain.disk;
+    uint64_t size = 0, was = k ? r->chain.twin_size : r->chain.size;
+    unsigned char *now = read_file(names, k, r->env, &size, err);
     int ret = 0;
 
     if (!now)
-        return wrong(r, "the chain cannot be read: %s", qchain_error_message(err));
-    if (size != r->chain.size)
-        ret = wrong(r, "the disk has %llu bytes instead of %llu", (unsigned long long)size,
-                    (unsigned long long)r->chain.size);
+        return wrong(r, "%s cannot be read: %s", r->chain.layer[k].name, qchain_error_message(err));
+    if (size != was)
+        ret = wrong(r, "%s has %llu bytes instead of %llu", r->chain.layer[k].name, (unsigned long long)size,
+                    (unsigned long long)was);
     for (uint64_t at = 0; ret == 0 && at < size; at += SECTOR)
-        if (memcmp(now + at, r->chain.disk + at, SECTOR) != 0)
-            ret = wrong(r, "sector %llu holds %#llx instead of %#llx", (unsigned long long)(at / SECTOR),
-                        (unsigned long long)sector_value(now + at),
-                        (unsigned long long)sector_value(r->chain.disk + at));
+        if (memcmp(now + at, disk + at, SECTOR) != 0)
+            ret = wrong(r, "%s: sector %llu holds %#llx instead of %#llx", r->chain.layer[k].name,
+                        (unsigned long long)(at / SECTOR), (unsigned long long)sector_value(now + at),
+                        (unsigned long long)sector_value(disk + at));
     free(now);
     return ret;
 }
@@ -193,7 +255,9 @@ static int look(struct run *r, const struct names *names, qchain_error *err)
 {
     int ret = look_at_files(r, names, err);
 
-    return ret ? ret : look_at_disk(r, names, err);
+    if (ret == 0)
+        ret = look_at_disk(r, names, 0, err);
+    return ret == 0 && r->kind == DELETE ? look_at_disk(r, names, r->chain.n, err) : ret;
 }
 
 /* From what the crash left the operation is done again: every second time it is cut short first. */
@@ -300,7 +364,7 @@ static int one(struct run *r, enum kind kind, uint64_t seed)
     rng = (seed * KINDS + kind + 1) * UINT64_C(0x9e3779b97f4a7c15) | 1;
     r->kind = kind;
     r->wrong[0] = '\0';
-    chain_make(&r->chain, r->dir, r->env);
+    chain_make(&r->chain, r->dir, r->env, kind == DELETE);
     choose(r);
     log = w.log = r->chain.f.file[0]->log;
     rec_record(log);
@@ -310,7 +374,7 @@ static int one(struct run *r, enum kind kind, uint64_t seed)
     for (size_t i = 0; i < log->n; i++)
         r->touched[log->op[i].file] |= log->op[i].kind != REC_FLUSH;
     for (unsigned k = 1; ret == 0 && k < r->chain.f.n; k++)
-        if (r->touched[k] && (kind <= REBASE_NONE || k != r->to))
+        if (r->touched[k] && (kind < COMMIT || k != r->to) && (kind != DELETE || k != r->chain.n))
             ret = wrong(r, "%s was written to", r->chain.layer[k].name);
     if (ret == 0)
         ret = look_at_end(r, &names, err);
@@ -319,7 +383,7 @@ static int one(struct run *r, enum kind kind, uint64_t seed)
     r->n_same += w.same;
     if (ret != 0 && !atomic_load(&qc_tip_test_break)) {
         printf("seed %llu, %s to %s%s:\n%s\n", (unsigned long long)seed, kind_name[kind],
-               kind == REBASE_NONE ? "nothing" : r->chain.layer[r->to].name, r->compress ? ", compressed" : "", r->wrong);
+               kind == REBASE_NONE || r->to == r->chain.n ? "none" : r->chain.layer[r->to].name, r->compress ? ", compressed" : "", r->wrong);
         chain_print(&r->chain);
     }
     chain_finish(&r->chain);
