@@ -2,6 +2,7 @@
 /* cmd_commit.c - write what layers hold into the layer below them. */
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 #include "tool.h"
@@ -70,6 +71,19 @@ static int parse_args(struct tool *t, int argc, char **argv, struct commit_args 
     return TOOL_STOP;
 }
 
+/* What is not found may be the backing file of what was taken as raw. */
+static void warn_if_probed(struct tool *t, const struct commit_args *a, const char *name, qchain_open_opts open)
+{
+    qchain_image_info *info;
+
+    open.flags &= ~(uint32_t)(QCHAIN_OPEN_WRITE | QCHAIN_OPEN_WRITETHROUGH | QCHAIN_OPEN_UNSAFE);
+    if (open.format || a->base || qchain_inspect(&info, t->env, name, &open, NULL) != 0)
+        return;
+    if (strcmp(info->format, "raw") == 0)
+        tool_warn_probed(a->name);
+    qchain_image_info_free(info);
+}
+
 static int commit(struct tool *t, const struct commit_args *a, const char *name, const qchain_open_opts *open)
 {
     qchain_commit_opts o;
@@ -89,6 +103,8 @@ static int commit(struct tool *t, const struct commit_args *a, const char *name,
     tool_job_finish(&job, r == 0);
     if (r == 0 && !t->quiet)
         printf("Image committed.\n");
+    if (r == QCHAIN_E_NOTFOUND)
+        warn_if_probed(t, a, name, *open);
     return tool_job_status(t, r, 1);
 }
 
