@@ -89,6 +89,8 @@ typedef struct qchain_rebase_opts {
     const char *backing_file; /* the new backing, as it is to be recorded; resolved as the top's own names are;
                                  NULL or "" = none                                                              */
     const char *backing_format; /* NULL = that of the layer, if it is one of the chain; else required           */
+    const qchain_open_opts *open; /* how a backing that is no layer of the chain is opened: its flags FORCE_SHARE,
+                                 DIRECT and NO_INDEX, max_layers, policy and resolver count; may be NULL        */
     qchain_job *job;          /* may be NULL                                                                    */
     uint64_t    reserved[4];
 } qchain_rebase_opts;

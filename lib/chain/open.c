@@ -412,7 +412,7 @@ static int open_below(struct opener *o)
     }
 }
 
-static int open_chain(struct opener *o, const char *name)
+static int make_chain(struct opener *o)
 {
     int ret = qc_env_enter(o->env, o->err);
 
@@ -435,7 +435,15 @@ static int open_chain(struct opener *o, const char *name)
     o->c->has_snapshot = o->opts->snapshot != NULL;
     o->c->by_caller = o->opts->store || o->opts->resolver || o->opts->data_file ||
                       o->opts->flags & QCHAIN_OPEN_FD;
-    ret = open_top(o, name);
+    return 0;
+}
+
+static int open_chain(struct opener *o, const char *name)
+{
+    int ret = make_chain(o);
+
+    if (ret == 0)
+        ret = open_top(o, name);
     if (ret == 0 && !o->no_backing)
         ret = open_below(o);
     qc_remote_abandon(o->side);
@@ -457,6 +465,51 @@ int qc_chain_open(qchain **out, qchain_env *env, const char *name, const qchain_
         ret = qc_tip_create(o.c, err);
     if (ret == 0 && o.c->tip)
         o.c->size = o.c->layer[0].virtual_size = o.c->layer[0].limit = o.c->tip->img->virtual_size;
+    if (ret == 0)
+        ret = qc_verify_begin(o.c, err);
+    if (ret != 0) {
+        qc_chain_close(o.c);
+        return ret;
+    }
+    *out = o.c;
+    return 0;
+}
+
+/* The layers that the top of a chain would stand on. */
+static int open_instead(struct opener *o, const qchain *top, const char *backing, const char *format)
+{
+    const struct qc_layer *l = &top->layer[0];
+    struct qc_target t;
+    int ret = qc_gate_init(&o->gate, o->env, o->opts, o->err);
+
+    if (ret == 0 && (!top->by_caller || strchr(l->name, '/')))
+        ret = qc_gate_add_name(&o->gate, l->name, o->err);
+    if (ret == 0 && l->real_path)
+        ret = qc_gate_add_real_path(&o->gate, l->real_path,
+                                    &qc_source_opened(top, l->source)->identity, o->err);
+    if (ret == 0)
+        ret = qc_gate_decide(&o->gate, l, 0, QCHAIN_REF_BACKING, backing, format, &t, o->err);
+    if (ret != 0)
+        return ret;
+    ret = open_layer(o, &t);
+    qc_target_finish(&t);
+    return ret == 0 ? open_below(o) : ret;
+}
+
+int qc_chain_open_backing(qchain **out, qchain *top, const char *backing, const char *format,
+                          const qchain_open_opts *opts, qchain_error *err)
+{
+    struct opener o = {.env = top->env, .opts = opts, .err = err};
+    int ret = make_chain(&o);
+
+    if (ret == 0)
+        ret = open_instead(&o, top, backing, format);
+    qc_remote_abandon(o.side);
+    qc_gate_finish(&o.gate);
+    if (ret == 0) {
+        o.c->size = o.c->layer[0].virtual_size;
+        ret = qc_index_init(o.c, err);
+    }
     if (ret == 0)
         ret = qc_verify_begin(o.c, err);
     if (ret != 0) {

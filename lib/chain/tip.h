@@ -42,6 +42,10 @@ struct qc_tip {
     struct qc_tip_encoder     *encoders;  /* idle ones, under it */
     struct qc_tracked         *tracked;   /* bitmaps that note what is written; NULL: none */
     atomic_bool                unmarked;  /* who writes next marks bitmaps in the file first */
+    bool                       restacked; /* the file names another backing by now, with the same bytes; what is open
+                                             stays; set by who is alone, as */
+    uint64_t                   below_size; /* how long that is */
+    atomic_bool                moving;    /* somebody changes what it stands on */
 };
 
 /* ---- tip.c ---- */

@@ -152,7 +152,7 @@ static void set_size(qchain *c, uint64_t size)
 static int hide_behind(qchain *c, uint64_t old, uint64_t size, uint64_t *hidden, qchain_error *err)
 {
     uint64_t rest = qc_min64(qc_align_up(old, c->tip->unit), size);
-    uint64_t below = qc_min64(c->index.size, size);
+    uint64_t below = qc_min64(qc_max64(c->index.size, c->tip->below_size), size);
     unsigned token;
     int ret = 0;
 

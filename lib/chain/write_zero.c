@@ -41,6 +41,8 @@ int qc_tip_zero(qchain *c, uint64_t offset, uint64_t end, uint32_t flags, qchain
     uint64_t stop;
     int ret = 0;
 
+    if (c->tip->restacked) /* what it names may be nothing, while layers are read below it still */
+        flags |= QC_ZERO_HOLD;
     for (; ret == 0 && offset < end; offset = stop) {
         stop = qc_min64(end, qc_align_down(offset, STEP) + STEP);
         qc_tip_lock_clusters(c->tip, &lock, offset, stop);
@@ -92,7 +94,7 @@ int qc_chain_discard(qchain *c, uint64_t length, uint64_t offset, qchain_error *
     for (; ret == 0 && at < end; at = stop) {
         stop = qc_min64(end, qc_align_down(at, STEP) + STEP);
         qc_tip_lock_clusters(t, &lock, at, stop);
-        ret = t->ops->discard(t->img, at, stop - at, t->img->backing_name != NULL, err);
+        ret = t->ops->discard(t->img, at, stop - at, t->img->backing_name || t->restacked, err);
         qc_range_lock_give(&t->ranges, &lock);
     }
     if (length > 0)

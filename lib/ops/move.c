@@ -131,7 +131,11 @@ static int put_task(void *ctx, struct qc_copy_task *t, qchain_error *err)
     for (unsigned i = 0; ret == 0 && i < t->n; i++) {
         const struct qc_segment *s = &t->segment[i];
 
-        if (s->buf)
+        if (v->m->flags & QC_MOVE_COMPARE)
+            ret = qc_move_compare(v, s->buf, s->offset, s->length, t->local, err);
+        else if (s->streams)
+            ret = qc_move_put_streams(v, t, s, err);
+        else if (s->buf)
             ret = qc_move_put_data(v, s->buf, s->offset, s->length, err);
         else
             ret = qc_move_put_zeros(v, s->offset, s->length, err);
@@ -149,6 +153,15 @@ static uint64_t target_unit(const struct qc_move *m)
     return unit == 0 || (m->upto > 0 && m->from != m->to) ? 512 : unit;
 }
 
+/* May streams be taken into the target as they are? */
+static bool takes_streams(const struct qc_move *m)
+{
+    const struct qc_tip *t = m->to->tip;
+
+    return m->flags & QC_MOVE_KEEP_STREAMS && !(m->flags & QC_MOVE_COMPARE) && t->ops->write_compressed &&
+           !t->img->data_store;
+}
+
 int qc_move_run(struct qc_move *m, qchain_error *err)
 {
     struct qc_mover v = {.m = m};
@@ -160,6 +173,11 @@ int qc_move_run(struct qc_move *m, qchain_error *err)
     int ret;
 
     job.align = target_unit(m);
+    if (takes_streams(m))
+        select.streams_of = m->to->tip->img;
+    v.unit = job.align;
+    if (m->flags & QC_MOVE_COMPARE)
+        job.local_size = v.room = CHUNK;
     job.chunk = qc_max64(m->from->far ? FAR_CHUNK : CHUNK, job.align);
     v.zero_unit = qc_align_up(qc_max64(m->sparse_bytes, ZERO_UNIT), qc_max64(job.align, ZERO_UNIT));
     ret = qc_copy_run(&job, err);

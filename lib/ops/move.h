@@ -7,8 +7,6 @@
 #ifndef QC_OPS_MOVE_H
 #define QC_OPS_MOVE_H
 
-#include <qchain-jobs.h>
-
 #include "chain/chain.h"
 #include "ops/job.h"
 
