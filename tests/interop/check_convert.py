@@ -322,13 +322,21 @@ def litter(d):
     return [n for n in os.listdir(d) if n.startswith(".out")]
 
 
+def clean(d):
+    for name in litter(d) + ["out"]:
+        if os.path.exists(os.path.join(d, name)):
+            os.unlink(os.path.join(d, name))
+
+
 def check_kill(args, d, rng, number):
     """Killed at any time: the old target, or none, or the new one; interrupted: nothing else is left."""
+    clean(d)
     fmt, old = rng.choice(("raw", "qcow2")), rng.random() < 0.5
     existing = old and rng.random() < 0.3
     out = os.path.join(d, "out")
     if old:
         sh(d, "qemu-img", "create", "-q", "-f", fmt, "out", "24M")
+        shutil.copyfile(out, os.path.join(d, "old"))
     p = subprocess.Popen([os.path.join(args.bin, "qchain-convert"), *(["-n"] if existing else []), "-r", "60M", "-O",
                           fmt, *(["-c"] if fmt == "qcow2" and rng.random() < 0.3 else []), "top.qcow2", "out"], cwd=d)
     time.sleep(rng.random() * 0.6)
@@ -341,13 +349,12 @@ def check_kill(args, d, rng, number):
         if fmt == "qcow2" and subprocess.run(["qemu-img", "check", "-q", out], check=False).returncode not in (0, 3):
             raise Mismatch(f"{number}: the target is damaged")
     elif os.path.exists(out):
-        want = "flat.raw" if call(["qemu-img", "compare", "-F", fmt, "-f", "raw", "flat.raw", "out"], d)[0] == 0 else None
-        if not want and not (old and call(["qemu-img", "map", "--output=json", "-f", fmt, "out"], d)[1].count('"data": true') == 0):
-            raise Mismatch(f"{number}: exit {status}, neither the old target nor the new one")
+        was = ("flat.raw", "old") if old else ("flat.raw",)
+        if all(call(["qemu-img", "compare", "-f", "raw" if w == "flat.raw" else fmt, "-F", fmt, w, "out"], d)[0]
+               for w in was):
+            raise Mismatch(f"{number}: {fmt}, exit {status}, neither the old target nor the new one")
     elif old:
         raise Mismatch(f"{number}: exit {status}, the old target is gone")
-    for name in left + (["out"] if os.path.exists(out) else []):
-        os.unlink(os.path.join(d, name))
 
 
 def check_full(args, d):
@@ -376,6 +383,7 @@ def check_damaged(args, d):
     sh(d, "qemu-img", "convert", "-c", "-O", "qcow2", "flat.raw", "bad.qcow2")
     sh(d, "qemu-io", "-f", "raw", "-c", "write -P 255 2M 64k", "bad.qcow2")
     tool = os.path.join(args.bin, "qchain")
+    clean(d)
     for fmt in ("raw", "qcow2"):
         status, _, err = call([tool, "convert", "-O", fmt, "bad.qcow2", "out"], d)
         if status != 1 or not err or os.path.exists(os.path.join(d, "out")) or litter(d):
