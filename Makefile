@@ -161,7 +161,7 @@ $(BUILD)/tests/unit/help.a: $(call objects,$(UNIT_HELP))
 	$(Q)rm -f $@ && ar rcs $@ $^
 $(UNIT): $(BUILD)/%: $(BUILD)/obj/%.o $(BUILD)/tests/unit/help.a $(LIB_A)
 	$(call link,$(CMOCKA_LIBS) $(PKG_LIBS))
-$(PROGS): $(BUILD)/%: $(BUILD)/obj/%.o $(LIB_A)
+$(PROGS): $(BUILD)/%: $(BUILD)/obj/%.o $(BUILD)/tests/unit/help.a $(LIB_A)
 	$(call link,$(CMOCKA_LIBS) $(PKG_LIBS))
 $(ABI): $(BUILD)/%: $(BUILD)/obj/%.o $(LIB_SO)
 	$(call link,-L$(BUILD)/lib -lqchain -Wl$(comma)-rpath$(comma)$(abspath $(BUILD)/lib) $(CMOCKA_LIBS))

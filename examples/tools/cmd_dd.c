@@ -136,17 +136,9 @@ static int copy(const struct dd_job *d)
 /* A new file in the place of one that is read would be the end of it. */
 static bool is_layer(const struct dd_job *d)
 {
-    struct stat target, st;
-    const char *name;
-    uint32_t i;
+    struct stat target;
 
-    if (stat(d->a->target, &target) != 0)
-        return false;
-    for (i = 0; (name = qchain_source_name(d->from, i)) != NULL; i++)
-        if (!tool_is_url(name) && stat(name, &st) == 0 && st.st_dev == target.st_dev &&
-            st.st_ino == target.st_ino)
-            return true;
-    return false;
+    return stat(d->a->target, &target) == 0 && tool_is_layer(d->from, &target);
 }
 
 static int make_target(struct dd_job *d)

@@ -14,6 +14,7 @@
 
 #include <qchain.h>
 
+struct stat;
 struct tool;
 
 /* One verb. */
@@ -55,7 +56,7 @@ extern const struct tool_verb tool_verb_map, tool_verb_info, tool_verb_inspect, 
     tool_verb_compare, tool_verb_diff, tool_verb_checksum, tool_verb_convert, tool_verb_index,
     tool_verb_cache, tool_verb_bench, tool_verb_check, tool_verb_create, tool_verb_measure,
     tool_verb_amend, tool_verb_resize, tool_verb_io, tool_verb_write, tool_verb_snapshot, tool_verb_bitmap,
-    tool_verb_dd;
+    tool_verb_dd, tool_verb_rebase, tool_verb_commit, tool_verb_stream, tool_verb_merge, tool_verb_delete;
 
 /* ---- command line (tool_opts.c) ---- */
 
@@ -258,6 +259,11 @@ void tool_job_finish(struct tool_job *j, bool done);
  * after its message. */
 int tool_job_status(const struct tool *t, int r, int other);
 
+/* ---- layers (tool_layer.c) ---- */
+
+/* A layer by number or name, up to max; false after a complaint. */
+bool tool_find_layer(struct tool *t, qchain *c, const char *text, uint32_t max, uint32_t *out);
+
 /* ---- options of new images (tool_create.c) ---- */
 
 enum tool_create_key {
@@ -295,6 +301,11 @@ void tool_create_help(const char *format, bool amend);
 /* Print "Formatting 'x', fmt=..." as qemu-img does. */
 void tool_create_print(const struct tool_create *c);
 
+/* ---- several disks as one (tool_join.c) ---- */
+
+/* n > 0 disks, one behind the other; they become part of it, also when it fails. 0, or -1 after a complaint. */
+int tool_join(struct tool *t, qchain **part, uint32_t n, qchain **out);
+
 /* ---- where copied bytes go (tool_sink.c) ---- */
 
 struct tool_sink {
@@ -320,6 +331,8 @@ enum tool_sink_flags {
     TOOL_SINK_DSYNC = 0x2     /* every write reaches the medium */
 };
 
+/* Is a file one that c is made of? */
+bool tool_is_layer(qchain *c, const struct stat *target);
 /* Open the target, "-" being standard output. Refuses files that c is made of. 0, or
  * -1 after a complaint. */
 int tool_sink_open(struct tool *t, struct tool_sink *s, const char *name, qchain *c,

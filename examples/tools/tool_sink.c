@@ -16,7 +16,7 @@
 
 /* ------------------------------------------------------------- opening --- */
 
-static bool is_layer(qchain *c, const struct stat *target)
+bool tool_is_layer(qchain *c, const struct stat *target)
 {
     const char *name;
     struct stat st;
@@ -49,7 +49,7 @@ static int take_existing(struct tool *t, struct tool_sink *s, qchain *c, unsigne
     s->seekable = s->regular || S_ISBLK(st.st_mode);
     if (!s->seekable)
         return 0;
-    if (is_layer(c, &st)) {
+    if (tool_is_layer(c, &st)) {
         tool_complain(t, "%s: is a layer of the image that is read", s->name);
         return -1;
     }

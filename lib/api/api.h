@@ -20,6 +20,11 @@ void qc_opts_init(void *o, size_t size);
  * newer caller has beyond is zeroed. */
 void qc_stats_out(void *out, const void *from, size_t size);
 
+/* Options of opening name, copied already: INVAL if they cannot be right. */
+int qc_open_opts_check(const char *name, const qchain_open_opts *o, qchain_error *err);
+/* Copy and check options of a new image. what: the call's name. */
+int qc_create_opts_take(qchain_create_opts *o, const qchain_create_opts *from, const char *what, qchain_error *err);
+
 /* The whole of a file that is text of less than 1 MiB; *text is to be freed. IO, INVAL, NOMEM. */
 int qc_read_text(int fd, char **text, qchain_error *err);
 

@@ -18,7 +18,7 @@ void qchain_open_opts_init(qchain_open_opts *o, size_t size)
     qc_opts_init(o, size);
 }
 
-static int check_open(const char *name, const qchain_open_opts *o, qchain_error *err)
+int qc_open_opts_check(const char *name, const qchain_open_opts *o, qchain_error *err)
 {
     if (o->flags & ~(uint32_t)KNOWN_OPEN || o->reserved0)
         return qc_fail(err, QCHAIN_E_INVAL, "open: unknown flags 0x%x or reserved fields set",
@@ -53,7 +53,7 @@ static int begin_open(const void *out, qchain_env **env, bool *own, const char *
     if (ret == 0 && !out)
         ret = qc_fail(err, QCHAIN_E_INVAL, "open: out is NULL");
     if (ret == 0)
-        ret = check_open(name, o, err);
+        ret = qc_open_opts_check(name, o, err);
     *own = ret == 0 && !*env;
     if (*own)
         ret = qchain_env_create(env, NULL, err);

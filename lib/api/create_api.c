@@ -20,7 +20,7 @@ void qchain_create_opts_init(qchain_create_opts *o, size_t size)
     qc_opts_init(o, size);
 }
 
-static int take_opts(qchain_create_opts *o, const qchain_create_opts *from, const char *what, qchain_error *err)
+int qc_create_opts_take(qchain_create_opts *o, const qchain_create_opts *from, const char *what, qchain_error *err)
 {
     int ret = qc_opts_copy(o, sizeof(*o), from, err);
 
@@ -36,7 +36,7 @@ int qchain_create(qchain_env *env, const char *name, const qchain_create_opts *o
     int ret;
 
     QC_ERR(err);
-    ret = take_opts(&o, opts, "create", err);
+    ret = qc_create_opts_take(&o, opts, "create", err);
     if (ret == 0 && !name)
         ret = qc_fail(err, QCHAIN_E_INVAL, "create: no image is named");
     if (ret == 0 && !env) {
@@ -59,7 +59,7 @@ int qchain_measure(qchain *source, const qchain_create_opts *opts, qchain_measur
     int ret;
 
     QC_ERR(err);
-    ret = take_opts(&o, opts, "measure", err);
+    ret = qc_create_opts_take(&o, opts, "measure", err);
     if (ret == 0 && (!out || out->struct_size < 2 * sizeof(uint64_t)))
         ret = qc_fail(err, QCHAIN_E_INVAL, "measure: out is NULL, or its struct_size is not set");
     if (ret == 0 && source && qc_env_forked(source->env))
@@ -78,7 +78,7 @@ int qchain_amend(qchain *c, const qchain_create_opts *opts, uint32_t mask, qchai
 
     (void)job; /* nothing takes long */
     QC_ERR(err);
-    ret = take_opts(&o, opts, "amend", err);
+    ret = qc_create_opts_take(&o, opts, "amend", err);
     if (ret == 0 && !c)
         ret = qc_fail(err, QCHAIN_E_INVAL, "amend: the chain is NULL");
     if (ret == 0 && mask & ~(uint32_t)KNOWN_AMEND)

@@ -105,8 +105,7 @@ static void destroy(struct qc_bitmaps *m)
     qc_free(m);
 }
 
-/* Those of a chain, listed; with the lock held, on success. */
-static int enter(qchain *c, struct qc_bitmaps **out, qchain_error *err)
+int qc_bitmaps_enter(qchain *c, struct qc_bitmaps **out, qchain_error *err)
 {
     struct qc_bitmaps *m = atomic_load(&c->bitmaps), *none = NULL;
     int ret;
@@ -196,7 +195,7 @@ int qc_bitmaps_open(qchain *c, qchain_error *err)
 
     if (!ops_of(c))
         return 0;
-    ret = enter(c, &m, err);
+    ret = qc_bitmaps_enter(c, &m, err);
     if (ret != 0)
         return ret;
     ret = load_enabled(c, m, err);
@@ -430,7 +429,7 @@ static int begin(qchain *c, struct qc_bitmaps **m, qchain_error *err)
     qc_admission_hold(&c->tip->admission);
     ret = qc_tip_check(c, err);
     if (ret == 0)
-        ret = enter(c, m, err);
+        ret = qc_bitmaps_enter(c, m, err);
     if (ret != 0)
         qc_admission_release(&c->tip->admission);
     return ret;
@@ -598,7 +597,7 @@ static int enter_source(qchain *source, struct qc_bitmaps **out, qchain_error *e
 
     if (!ops_of(source))
         return qc_fail(err, QCHAIN_E_NOTFOUND, "%s images have no dirty bitmaps", source->layer[0].format->name);
-    ret = enter(source, out, err);
+    ret = qc_bitmaps_enter(source, out, err);
     if (ret == 0)
         pthread_mutex_unlock(&(*out)->lock);
     return ret;
@@ -666,7 +665,7 @@ int qc_chain_bitmap_query(qchain *c, const char *name, uint64_t offset, uint64_t
         return ret;
     if (!ops_of(c) || c->has_snapshot) /* which are the disk's, not the snapshot's */
         return fail_missing(name, err);
-    ret = enter(c, &m, err);
+    ret = qc_bitmaps_enter(c, &m, err);
     if (ret != 0)
         return ret;
     ret = get(c, m, name, &b, err);

@@ -36,6 +36,9 @@ struct qc_tracked {
 int  qc_bitmaps_open(qchain *c, qchain_error *err);
 void qc_bitmaps_destroy(qchain *c);
 
+/* Those of the top of any chain whose format has some, listed; with the lock held, on success. */
+int  qc_bitmaps_enter(qchain *c, struct qc_bitmaps **out, qchain_error *err);
+
 /* Set the bits of a range. */
 void qc_bitmaps_note(struct qc_tracked *t, uint64_t offset, uint64_t length);
 /* Before the first write: mark them. The caller is admitted, or alone. */

@@ -100,6 +100,10 @@ void qc_chain_truncate(qchain *c, uint32_t n_layers, uint32_t n_sources);
 int qc_chain_open(qchain **out, qchain_env *env, const char *name, const qchain_open_opts *opts,
                   qchain_error *err);
 void qc_chain_close(qchain *c); /* NULL is fine */
+/* Open, for reading, what the top of a chain would stand on if it named this as its backing file: by the rules that
+ * hold for its own names. opts: flags, policy and resolver. */
+int qc_chain_open_backing(qchain **out, qchain *top, const char *backing, const char *format,
+                          const qchain_open_opts *opts, qchain_error *err);
 
 /* Describe an image that is not part of an open chain, opening nothing else. */
 int qc_chain_inspect(qchain_image_info *info, qchain_env *env, const char *name,

@@ -39,6 +39,7 @@ void qc_gate_finish(struct qc_gate *g)
     qc_policy_free(g->policy);
     qc_free(g->top_dir);
     qc_free(g->top_url);
+    memset(g, 0, sizeof(*g));
 }
 
 /* Allow the directory of a file, unless it is not there, or the root of all: who
@@ -363,7 +364,7 @@ int qc_gate_decide(struct qc_gate *g, const struct qc_layer *from, uint32_t laye
 {
     struct qc_escaped shown, shown_from;
     char *resolved = qc_name_resolve(from->name, name);
-    qchain_reference ref = {sizeof(ref), layer, kind, from->name, name, resolved, format};
+    qchain_reference ref = {sizeof(ref), g->above + layer, kind, from->name, name, resolved, format};
     int ret;
 
     qc_target_init(out);

@@ -13,6 +13,7 @@ struct qc_gate {
     void           *resolver_data;
     char           *top_dir; /* of the top's name as given; NULL: none, or a URL */
     char           *top_url; /* its directory, with a user if it has one; NULL: no URL */
+    uint32_t        above;   /* layers above those that it decides for, as the resolver counts them */
 };
 
 /* One thing to open. */

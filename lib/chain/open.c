@@ -36,6 +36,8 @@ struct opener {
     uint32_t                file_flags;
     bool                    no_backing;
     bool                    describe; /* the top alone, to be described */
+    struct qc_split        *split;    /* stop above the base; */
+    bool                    lower;    /* begin with it: the gate and the target are there */
     struct qc_opening      *side;     /* on its way: the sidecar of the last layer, which lies
                                          behind a URL */
     uint32_t                n_warm;   /* layers that qc_warm_layer was called for */
@@ -155,8 +157,8 @@ static int open_source(struct opener *o, struct qc_target *t, uint32_t layer, ui
     if (t->is_url && layer == o->c->n_layers - 1 && o->c->layer[layer].img == NULL)
         ret = open_remote(o, t, layer, &store);
     else
-        ret = qc_open_store(o->env, &o->gate, o->file_flags | (write ? QC_FILE_WRITE : 0), t, &store,
-                            real_path, o->err);
+        ret = qc_open_store(o->env, &o->gate, o->file_flags | (write ? QC_FILE_WRITE : 0) |
+                            (write && o->lower ? QC_FILE_ALONE : 0), t, &store, real_path, o->err);
     if (ret != 0)
         return ret;
     o->c->far |= qc_store_is_far(store);
@@ -396,7 +398,7 @@ static int open_below(struct opener *o)
         o->side = NULL;
         if (!last->img->backing_name) {
             warm_layers(o, c->n_layers);
-            return 0;
+            return o->split && !o->lower ? qc_split_not_found(o->split, c, o->err) : 0;
         }
         if (c->n_layers >= max)
             return qc_fail(o->err, QCHAIN_E_LIMIT,
@@ -405,6 +407,10 @@ static int open_below(struct opener *o)
                              last->img->backing_name, last->img->backing_format, &t, o->err);
         if (ret != 0)
             return ret;
+        if (o->split && !o->lower && qc_split_is_base(o->split, last, &t)) {
+            o->split->target = t;
+            return 0;
+        }
         ret = open_layer(o, &t);
         qc_target_finish(&t);
         if (ret != 0)
@@ -412,7 +418,15 @@ static int open_below(struct opener *o)
     }
 }
 
-static int open_chain(struct opener *o, const char *name)
+/* The base of a chain that is opened in two parts. */
+static int open_base(struct opener *o)
+{
+    o->gate = o->split->gate;
+    memset(&o->split->gate, 0, sizeof(o->split->gate));
+    return open_layer(o, &o->split->target);
+}
+
+static int make_chain(struct opener *o)
 {
     int ret = qc_env_enter(o->env, o->err);
 
@@ -435,36 +449,116 @@ static int open_chain(struct opener *o, const char *name)
     o->c->has_snapshot = o->opts->snapshot != NULL;
     o->c->by_caller = o->opts->store || o->opts->resolver || o->opts->data_file ||
                       o->opts->flags & QCHAIN_OPEN_FD;
-    ret = open_top(o, name);
+    return 0;
+}
+
+static int open_chain(struct opener *o, const char *name)
+{
+    int ret = make_chain(o);
+
+    if (ret == 0)
+        ret = o->lower ? open_base(o) : open_top(o, name);
     if (ret == 0 && !o->no_backing)
         ret = open_below(o);
     qc_remote_abandon(o->side);
-    qc_gate_finish(&o->gate);
+    if (ret == 0 && o->split && !o->lower)
+        o->split->gate = o->gate;
+    else
+        qc_gate_finish(&o->gate);
     return ret;
+}
+
+/* All layers are open, unless ret says otherwise. */
+static int finish_chain(struct opener *o, int ret, qchain **out)
+{
+    if (ret == 0) {
+        o->c->size = o->c->layer[0].virtual_size;
+        ret = qc_index_init(o->c, o->err);
+    }
+    if (ret == 0 && o->c->frozen)
+        ret = qc_tip_create(o->c, o->err);
+    if (ret == 0 && o->c->tip)
+        o->c->size = o->c->layer[0].virtual_size = o->c->layer[0].limit = o->c->tip->img->virtual_size;
+    if (ret == 0)
+        ret = qc_verify_begin(o->c, o->err);
+    if (ret != 0) {
+        qc_chain_close(o->c);
+        return ret;
+    }
+    *out = o->c;
+    return 0;
 }
 
 int qc_chain_open(qchain **out, qchain_env *env, const char *name, const qchain_open_opts *opts,
                   qchain_error *err)
 {
     struct opener o = {.env = env, .opts = opts, .err = err};
-    int ret = open_chain(&o, name);
 
-    if (ret == 0) {
-        o.c->size = o.c->layer[0].virtual_size;
-        ret = qc_index_init(o.c, err);
-    }
-    if (ret == 0 && o.c->frozen)
-        ret = qc_tip_create(o.c, err);
-    if (ret == 0 && o.c->tip)
-        o.c->size = o.c->layer[0].virtual_size = o.c->layer[0].limit = o.c->tip->img->virtual_size;
+    return finish_chain(&o, open_chain(&o, name), out);
+}
+
+int qc_chain_open_upper(qchain **out, qchain_env *env, const char *name, const qchain_open_opts *opts,
+                        struct qc_split *split, qchain_error *err)
+{
+    qchain_open_opts open = *opts;
+    struct opener o = {.env = env, .opts = &open, .err = err, .split = split};
+    int ret;
+
+    qc_target_init(&split->target);
+    open.flags |= QCHAIN_OPEN_NO_INDEX; /* a sidecar tells of what is below as well */
+    open.index = NULL;
+    ret = finish_chain(&o, open_chain(&o, name), out);
+    if (ret != 0)
+        qc_split_finish(split);
+    return ret;
+}
+
+int qc_chain_open_lower(qchain **out, qchain *upper, const qchain_open_opts *opts, struct qc_split *split,
+                        qchain_error *err)
+{
+    qchain_open_opts open = *opts;
+    struct opener o = {.env = upper->env, .opts = &open, .err = err, .split = split, .lower = true};
+
+    open.flags |= QCHAIN_OPEN_WRITE;
+    open.flags &= ~(uint32_t)QCHAIN_OPEN_FD;
+    open.format = open.snapshot = open.data_file = open.index = NULL;
+    open.store = NULL;
+    split->gate.above = upper->n_layers;
+    return finish_chain(&o, open_chain(&o, NULL), out);
+}
+
+/* The layers that the top of a chain would stand on. */
+static int open_instead(struct opener *o, const qchain *top, const char *backing, const char *format)
+{
+    const struct qc_layer *l = &top->layer[0];
+    struct qc_target t;
+    int ret = qc_gate_init(&o->gate, o->env, o->opts, o->err);
+
+    if (ret == 0 && (!top->by_caller || strchr(l->name, '/')))
+        ret = qc_gate_add_name(&o->gate, l->name, o->err);
+    if (ret == 0 && l->real_path)
+        ret = qc_gate_add_real_path(&o->gate, l->real_path,
+                                    &qc_source_opened(top, l->source)->identity, o->err);
     if (ret == 0)
-        ret = qc_verify_begin(o.c, err);
-    if (ret != 0) {
-        qc_chain_close(o.c);
+        ret = qc_gate_decide(&o->gate, l, 0, QCHAIN_REF_BACKING, backing, format, &t, o->err);
+    if (ret != 0)
         return ret;
-    }
-    *out = o.c;
-    return 0;
+    ret = open_layer(o, &t);
+    qc_target_finish(&t);
+    return ret == 0 ? open_below(o) : ret;
+}
+
+int qc_chain_open_backing(qchain **out, qchain *top, const char *backing, const char *format,
+                          const qchain_open_opts *opts, qchain_error *err)
+{
+    struct opener o = {.env = top->env, .opts = opts, .err = err};
+    int ret = make_chain(&o);
+
+    if (ret == 0)
+        ret = open_instead(&o, top, backing, format);
+    qc_remote_abandon(o.side);
+    qc_gate_finish(&o.gate);
+    return finish_chain(&o, ret, out);
 }
 
 int qc_chain_inspect(qchain_image_info *info, qchain_env *env, const char *name,

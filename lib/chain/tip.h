@@ -42,6 +42,10 @@ struct qc_tip {
     struct qc_tip_encoder     *encoders;  /* idle ones, under it */
     struct qc_tracked         *tracked;   /* bitmaps that note what is written; NULL: none */
     atomic_bool                unmarked;  /* who writes next marks bitmaps in the file first */
+    bool                       restacked; /* the file names another backing by now, with the same bytes; what is open
+                                             stays; set by who is alone, as */
+    uint64_t                   below_size; /* how long that is */
+    atomic_bool                moving;    /* somebody changes what it stands on */
 };
 
 /* ---- tip.c ---- */
@@ -130,7 +134,8 @@ int qc_tip_end_write(qchain *c, unsigned token, uint32_t flags, int ret, qchain_
 
 /* The caller is inside, and alone or admitted; with LOCKED he holds range locks on all clusters of the range. */
 enum qc_tip_write {
-    QC_TIP_LOCKED = 0x4 /* besides QC_TIP_VM */
+    QC_TIP_LOCKED = 0x4, /* besides QC_TIP_VM */
+    QC_TIP_HOLD = 0x8    /* of zeros: also where the range reads as zeros by what lies below */
 };
 
 int qc_tip_write_range(qchain *c, struct qc_cursor *cur, uint64_t offset, uint64_t end, uint32_t flags,
@@ -166,17 +171,31 @@ void qc_tip_free_encoders(struct qc_tip *t);
 int qc_chain_writev(qchain *c, const qchain_iov *iov, size_t n_iov, size_t length, uint64_t offset,
                     uint32_t flags, qchain_error *err);
 int qc_chain_write_zeroes(qchain *c, uint64_t length, uint64_t offset, uint32_t flags, qchain_error *err);
+/* The tip shall hold zeros itself, whatever reads as zeros below: that will be another. */
+int qc_chain_hold_zeroes(qchain *c, uint64_t length, uint64_t offset, qchain_error *err);
 int qc_chain_discard(qchain *c, uint64_t length, uint64_t offset, qchain_error *err);
 int qc_chain_write_compressed(qchain *c, const void *buf, size_t length, uint64_t offset, uint32_t flags,
                               qchain_error *err);
+/* Store streams of whole clusters, as the tip's own encoder could have made them. */
+struct qc_stream {
+    uint64_t    offset; /* of the cluster, guest */
+    const void *buf;
+    size_t      length;
+};
+int qc_chain_write_streams(qchain *c, const struct qc_stream *s, size_t n, qchain_error *err);
 
 /* ---- tip_ops.c ---- */
 
 int  qc_chain_flush(qchain *c, qchain_error *err);
 int  qc_chain_finish(qchain *c, qchain_error *err);
+/* For tests of the order: not 0, and these two do nothing, nor does qc_tip_alone flush. Closing still writes what there
+ * is. Nothing in the library sets it. */
+extern atomic_int qc_tip_test_break;
 int  qc_chain_drain(qchain *c, qchain_error *err);
 void qc_chain_resume(qchain *c);
 int  qc_chain_resize(qchain *c, uint64_t size, bool shrink, qchain_error *err);
+/* Let nothing be the tip's own any more: what lies below holds the same bytes, durably. */
+int  qc_chain_make_empty(qchain *c, qchain_error *err);
 int  qc_chain_snapshot_create(qchain *c, const struct qc_snapshot_new *s, qchain_error *err);
 int  qc_chain_snapshot_apply(qchain *c, const char *key, qchain_error *err);
 int  qc_chain_snapshot_delete(qchain *c, const char *key, qchain_error *err);

@@ -8,9 +8,16 @@
 
 /* -------------------------------------------------------------------- flush --- */
 
+atomic_int qc_tip_test_break;
+
+static bool breaks(void)
+{
+    return atomic_load_explicit(&qc_tip_test_break, memory_order_relaxed) != 0;
+}
+
 static int flush(qchain *c, qchain_error *err)
 {
-    int ret = c->tip->ops->flush(c->tip->img, err);
+    int ret = breaks() ? 0 : c->tip->ops->flush(c->tip->img, err);
 
     if (ret != 0)
         qc_layer_prefix(c, 0, err);
@@ -28,7 +35,7 @@ int qc_chain_finish(qchain *c, qchain_error *err)
 {
     int ret = qc_tip_check(c, err);
 
-    if (ret != 0)
+    if (ret != 0 || breaks())
         return ret;
     qc_admission_hold(&c->tip->admission);
     ret = qc_tip_end(c, false, err);
@@ -152,7 +159,7 @@ static void set_size(qchain *c, uint64_t size)
 static int hide_behind(qchain *c, uint64_t old, uint64_t size, uint64_t *hidden, qchain_error *err)
 {
     uint64_t rest = qc_min64(qc_align_up(old, c->tip->unit), size);
-    uint64_t below = qc_min64(c->index.size, size);
+    uint64_t below = qc_min64(qc_max64(c->index.size, c->tip->below_size), size);
     unsigned token;
     int ret = 0;
 
@@ -206,6 +213,25 @@ int qc_chain_resize(qchain *c, uint64_t size, bool shrink, qchain_error *err)
     if (ret != 0)
         return ret;
     ret = resize_alone(c, size, shrink, err);
+    qc_tip_not_alone(c);
+    return ret;
+}
+
+/* ----------------------------------------------------------------- emptying --- */
+
+int qc_chain_make_empty(qchain *c, qchain_error *err)
+{
+    int ret = qc_tip_check(c, err);
+
+    if (ret == 0 && !c->tip->ops->make_empty)
+        ret = qc_fail(err, QCHAIN_E_UNSUPPORTED, "%s images cannot be emptied", c->tip->img->format->name);
+    if (ret == 0)
+        ret = qc_tip_alone(c, err);
+    if (ret != 0)
+        return ret;
+    ret = c->tip->ops->make_empty(c->tip->img, err);
+    if (ret != 0)
+        qc_layer_prefix(c, 0, err);
     qc_tip_not_alone(c);
     return ret;
 }

@@ -90,7 +90,9 @@ int qc_tip_write_zeros(qchain *c, uint64_t offset, uint64_t end, uint32_t flags,
         struct qc_cursor cur = {&iov, 0};
 
         stop = qc_min64(end, qc_align_down(offset, QC_TIP_ZEROS) + QC_TIP_ZEROS);
-        ret = qc_tip_is_zero(c, offset, stop, flags, &zero, err);
+        zero = false;
+        if (!(flags & QC_TIP_HOLD))
+            ret = qc_tip_is_zero(c, offset, stop, flags, &zero, err);
         if (ret == 0 && !zero)
             ret = qc_tip_write_range(c, &cur, offset, stop, flags, err);
     }

@@ -229,6 +229,29 @@ static int check_compressed(const qchain *c, uint64_t length, uint64_t offset, q
     return 0;
 }
 
+int qc_chain_write_streams(qchain *c, const struct qc_stream *s, size_t n, qchain_error *err)
+{
+    struct qc_tip *t = c->tip;
+    struct qc_range_lock lock;
+    unsigned token;
+    uint64_t end;
+    int ret = n == 0 ? 0 : check_compressed(c, 0, s[0].offset, err);
+
+    if (ret != 0 || n == 0)
+        return ret;
+    ret = qc_tip_begin_write(c, qc_min64(s[n - 1].offset + t->unit, c->size), &token, err);
+    if (ret != 0)
+        return ret;
+    for (size_t i = 0; ret == 0 && i < n; i++) {
+        end = s[i].offset + t->unit;
+        qc_tip_lock_clusters(t, &lock, s[i].offset, end);
+        ret = t->ops->write_compressed(t->img, s[i].offset, s[i].buf, s[i].length, err);
+        qc_range_lock_give(&t->ranges, &lock);
+        qc_tip_note_write(c, s[i].offset, qc_min64(end, c->size) - s[i].offset);
+    }
+    return qc_tip_end_write(c, token, 0, ret, err);
+}
+
 int qc_chain_write_compressed(qchain *c, const void *buf, size_t length, uint64_t offset, uint32_t flags,
                               qchain_error *err)
 {

@@ -8,14 +8,15 @@
 
 /* The bytes of [offset, end) that are not whole units, or all where the format has nothing better: as zeros, if
  * they are not. The clusters are locked. */
-static int zero_part(qchain *c, uint64_t offset, uint64_t end, uint64_t *stop, qchain_error *err)
+static int zero_part(qchain *c, uint64_t offset, uint64_t end, uint32_t flags, uint64_t *stop,
+                     qchain_error *err)
 {
     uint64_t unit = c->tip->img->run_unit ? c->tip->img->run_unit : 512;
 
     *stop = qc_min64(end, qc_align_down(offset, unit) + qc_max64(unit, c->tip->unit));
     if (offset % unit != 0)
         *stop = qc_min64(end, qc_align_up(offset, unit));
-    return qc_tip_write_zeros(c, offset, *stop, QC_TIP_LOCKED, err);
+    return qc_tip_write_zeros(c, offset, *stop, QC_TIP_LOCKED | (flags & QC_ZERO_HOLD ? QC_TIP_HOLD : 0), err);
 }
 
 static int zero_locked(qchain *c, uint64_t offset, uint64_t end, uint32_t flags, qchain_error *err)
@@ -29,7 +30,7 @@ static int zero_locked(qchain *c, uint64_t offset, uint64_t end, uint32_t flags,
         ret = t->ops->zero(t->img, offset, end - offset, flags, &done, err);
         stop = offset + done;
         if (ret == 0 && done == 0)
-            ret = zero_part(c, offset, end, &stop, err);
+            ret = zero_part(c, offset, end, flags, &stop, err);
     }
     return ret;
 }
@@ -40,6 +41,8 @@ int qc_tip_zero(qchain *c, uint64_t offset, uint64_t end, uint32_t flags, qchain
     uint64_t stop;
     int ret = 0;
 
+    if (c->tip->restacked) /* what it names may be nothing, while layers are read below it still */
+        flags |= QC_ZERO_HOLD;
     for (; ret == 0 && offset < end; offset = stop) {
         stop = qc_min64(end, qc_align_down(offset, STEP) + STEP);
         qc_tip_lock_clusters(c->tip, &lock, offset, stop);
@@ -64,6 +67,20 @@ int qc_chain_write_zeroes(qchain *c, uint64_t length, uint64_t offset, uint32_t 
     return qc_tip_end_write(c, token, flags, ret, err);
 }
 
+int qc_chain_hold_zeroes(qchain *c, uint64_t length, uint64_t offset, qchain_error *err)
+{
+    unsigned token;
+    int ret = qc_tip_begin_write(c, offset + length, &token, err);
+
+    if (ret != 0)
+        return ret;
+    if (length > 0) {
+        ret = qc_tip_zero(c, offset, offset + length, QC_ZERO_UNMAP | QC_ZERO_HOLD, err);
+        qc_tip_note_write(c, offset, length);
+    }
+    return qc_tip_end_write(c, token, 0, ret, err);
+}
+
 int qc_chain_discard(qchain *c, uint64_t length, uint64_t offset, qchain_error *err)
 {
     uint64_t end = offset + length, at = offset, stop;
@@ -77,7 +94,7 @@ int qc_chain_discard(qchain *c, uint64_t length, uint64_t offset, qchain_error *
     for (; ret == 0 && at < end; at = stop) {
         stop = qc_min64(end, qc_align_down(at, STEP) + STEP);
         qc_tip_lock_clusters(t, &lock, at, stop);
-        ret = t->ops->discard(t->img, at, stop - at, t->img->backing_name != NULL, err);
+        ret = t->ops->discard(t->img, at, stop - at, t->img->backing_name || t->restacked, err);
         qc_range_lock_give(&t->ranges, &lock);
     }
     if (length > 0)

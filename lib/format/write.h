@@ -39,7 +39,8 @@ struct qc_place {
 };
 
 enum qc_zero_flags {
-    QC_ZERO_UNMAP = 0x1 /* places need not be kept */
+    QC_ZERO_UNMAP = 0x1, /* places need not be kept */
+    QC_ZERO_HOLD  = 0x2  /* the image itself shall hold them, whatever reads as zeros below: that will be another */
 };
 
 /* A snapshot to be made. */
@@ -103,6 +104,11 @@ struct qc_write_ops {
      * caller has made zero what lies behind the old end, with this image's own means, and it stays so; what is
      * added beyond that is absent, and nothing is below. */
     int (*resize)(struct qc_image *img, uint64_t size, uint64_t hidden, qchain_error *err);
+
+    /* Let the disk be what lies below, which holds the same bytes, durably: nothing is this image's own any more
+     * but internal snapshots with their VM state, and bitmaps. The file becomes small if it can. At every instant each byte is
+     * there. Nobody else is inside. NULL: no such image can have anything below. */
+    int (*make_empty)(struct qc_image *img, qchain_error *err);
 
     /* Internal snapshots; nobody else is inside. key: an id, or else a name. */
     int (*snapshot_create)(struct qc_image *img, const struct qc_snapshot_new *s, qchain_error *err);

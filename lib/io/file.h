@@ -29,7 +29,8 @@ enum qc_file_flags {
     QC_FILE_BLOCK_DEVICE = 0x4, /* block devices are welcome */
     QC_FILE_FORMAT_LOCK = 0x8,  /* the reader needs others not to write or resize
                                    (a format with metadata); else only its share */
-    QC_FILE_WRITE = 0x10        /* for reading and writing; the descriptor stays open */
+    QC_FILE_WRITE = 0x10,       /* for reading and writing; the descriptor stays open */
+    QC_FILE_ALONE = 0x20        /* not even readers, where others tell of themselves */
 };
 
 struct qc_file_opts {

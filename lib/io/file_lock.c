@@ -12,7 +12,7 @@
  * of qcow2 holds 100, 201 and 203 and minds 200, 101 and 103, whether as top or
  * as backing file. A writer holds 101 and 103 as well, and minds 201 and 203 too. A
  * reader of a raw image holds 100 and minds 200 only, a writer 101 and 201 as well:
- * guests may share raw disks.
+ * guests may share raw disks. Who wants to be alone holds 200, and minds 100.
  */
 #include "io/file_int.h"
 
@@ -54,7 +54,7 @@ struct rule {
     const char *who;
 };
 
-enum { ALWAYS = 0, OF_FORMATS = 0x1, OF_WRITERS = 0x2 };
+enum { ALWAYS = 0, OF_FORMATS = 0x1, OF_WRITERS = 0x2, OF_LONERS = 0x4 };
 
 static const struct rule rules[] = {
     {USED_BASE + PERM_READ, UNSHARED_BASE + PERM_READ, ALWAYS,
@@ -67,6 +67,7 @@ static const struct rule rules[] = {
      "another process has it open for writing"},
     {UNSHARED_BASE + PERM_RESIZE, USED_BASE + PERM_RESIZE, OF_FORMATS,
      "another process may resize it"},
+    {UNSHARED_BASE + PERM_READ, USED_BASE + PERM_READ, OF_LONERS, "another process reads it"},
 };
 
 #define N_RULES (sizeof(rules) / sizeof(rules[0]))
@@ -74,7 +75,7 @@ static const struct rule rules[] = {
 static bool applies(const struct qc_file *f, const struct rule *r)
 {
     unsigned is = (f->flags & QC_FILE_FORMAT_LOCK ? OF_FORMATS : 0) |
-                  (f->writable ? OF_WRITERS : 0);
+                  (f->writable ? OF_WRITERS : 0) | (f->flags & QC_FILE_ALONE ? OF_LONERS : 0);
 
     return (r->when & ~is) == 0;
 }

@@ -244,38 +244,63 @@ static int sync_fd(int fd)
     return ret;
 }
 
-static int commit(struct qc_newfile *f, qchain_error *err)
+static int make_durable(struct qc_newfile *f, qchain_error *err)
 {
-    int ret, fd = f->fd;
+    int ret = f->store ? qc_store_flush(f->store, err) : 0; /* which may know of a flush that failed */
 
-    if (f->failed)
-        return qc_fail(err, QCHAIN_E_IO, "%s: is not replaced: its new content is not whole",
-                       f->path.text);
-    if (f->store) { /* which may know of a flush that failed */
-        ret = qc_store_flush(f->store, err);
-        if (ret != 0)
-            return ret;
-    }
-    if (sync_fd(fd) != 0)
-        return fail_errno(f, errno, "fsync of its temporary file", err);
+    if (ret == 0 && sync_fd(f->fd) != 0)
+        ret = fail_errno(f, errno, "fsync of its temporary file", err);
+    return ret;
+}
+
+static int give_name(struct qc_newfile *f, qchain_error *err)
+{
+    int fd = f->fd;
+
     f->fd = -1;
     if (close(fd) != 0)
         return fail_errno(f, errno, "close of its temporary file", err);
     if (renameat(f->dir, f->temporary, f->dir, f->name) != 0)
         return fail_errno(f, errno, "cannot give its temporary file this name", err);
     f->exists = false;
-    /* Some file systems cannot, and say so. */
-    if (sync_fd(f->dir) != 0 && errno != EINVAL && errno != EOPNOTSUPP)
-        return fail_errno(f, errno, "fsync of its directory", err);
     return 0;
+}
+
+static int commit(struct qc_newfile *f, bool durable, qchain_error *err)
+{
+    int ret;
+
+    if (f->failed)
+        return qc_fail(err, QCHAIN_E_IO, "%s: is not replaced: its new content is not whole",
+                       f->path.text);
+    ret = durable ? make_durable(f, err) : 0;
+    if (ret == 0)
+        ret = give_name(f, err);
+    /* Some file systems cannot, and say so. */
+    if (ret == 0 && durable && sync_fd(f->dir) != 0 && errno != EINVAL && errno != EOPNOTSUPP)
+        ret = fail_errno(f, errno, "fsync of its directory", err);
+    return ret;
 }
 
 int qc_newfile_commit(struct qc_newfile *f, qchain_error *err)
 {
-    int ret = commit(f, err);
+    int ret = commit(f, true, err);
 
     qc_newfile_abort(f);
     return ret;
+}
+
+int qc_newfile_rename(struct qc_newfile *f, qchain_error *err)
+{
+    int ret = commit(f, false, err);
+
+    qc_newfile_abort(f);
+    return ret;
+}
+
+int qc_newfile_fd(const struct qc_newfile *f)
+{
+    return f->fd;
 }
 
 void qc_newfile_abort(struct qc_newfile *f)

@@ -33,6 +33,10 @@ int qc_newfile_store(struct qc_newfile *f, struct qc_store **out, const struct q
                      qchain_error *err);
 /* Make it durable and visible. The file is finished either way. */
 int qc_newfile_commit(struct qc_newfile *f, qchain_error *err);
+/* The same without making it durable: a machine that loses power may be left with a file that is not whole. */
+int qc_newfile_rename(struct qc_newfile *f, qchain_error *err);
+/* Its descriptor, for reading and writing; the file's. */
+int qc_newfile_fd(const struct qc_newfile *f);
 /* Give it up. NULL is fine. */
 void qc_newfile_abort(struct qc_newfile *f);
 

@@ -16,17 +16,33 @@
 
 struct qc_segment {
     uint64_t offset, length;
-    char    *buf; /* NULL: zeros */
+    char    *buf;        /* NULL: zeros */
+    size_t   run, n_run; /* of a selection: its runs among the task's; QC_ABSENT is what the whole chain shows */
+    bool     streams;    /* its runs are streams of whole clusters, not read: there is room for them in buf */
 };
 
-/* One worker's load: segments in order of offset, without gaps. */
+/* One worker's load: segments in order of offset, without gaps but those of a selection. */
 struct qc_copy_task {
     uint64_t          number; /* tasks are numbered in order of offset */
     uint64_t          start, end;
     struct qc_segment segment[QC_COPY_SEGMENTS];
     unsigned          n;
+    uint64_t          moves; /* bytes of its segments */
     char             *buf;
+    struct qc_run    *run;
+    size_t            n_run, cap_run;
     void             *local; /* from job.local_size: zeroed memory of the worker */
+};
+
+/* Some layers rather than what the whole chain shows: what [upto, below) hold and none of [0, upto) hides. It is
+ * read straight from where it lies: what is deeper is looked at by nobody, but for the rest of units that are
+ * selected in part. */
+struct qc_copy_select {
+    uint32_t upto, below;
+    bool     absent;       /* what none of them holds, nor [0, upto), is zeros, too */
+    bool     exact;        /* the rest of units is not what the chain shows: segments are what was found */
+    /* Streams of compressed clusters of this format, kind and size are left as they are. NULL: none. */
+    const struct qc_image *streams_of;
 };
 
 struct qc_copy_job {
@@ -35,6 +51,7 @@ struct qc_copy_job {
     uint64_t    align;       /* data segments are multiples of it (but for the disk's end) */
     uint64_t    chunk;       /* bytes of data a task; a multiple of align */
     unsigned    threads;     /* 0: default */
+    const struct qc_copy_select *select; /* NULL: all that shows */
     size_t      local_size;  /* memory each worker has for itself */
     bool        salvage;     /* what cannot be read is zeros, counted in salvaged */
     uint64_t    salvaged;    /* out */

@@ -4,9 +4,11 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "chain/chain.h"
 #include "chain/names.h"
@@ -134,13 +136,15 @@ static int target_open(struct target *t, qchain_env *env, bool existing, qchain_
     return ret == 0 ? qc_newfile_store(t->file, &t->store, &fo, err) : ret;
 }
 
-/* Make it durable and, if it is new, give it its name. */
-static int target_commit(struct target *t, qchain_error *err)
+/* Give it its name, if it is new; durable: with what it holds. */
+static int target_commit(struct target *t, bool durable, qchain_error *err)
 {
     struct qc_newfile *f = t->file;
 
     t->file = NULL;
-    return f ? qc_newfile_commit(f, err) : qc_store_flush(t->store, err);
+    if (f)
+        return durable ? qc_newfile_commit(f, err) : qc_newfile_rename(f, err);
+    return durable && t->store ? qc_store_flush(t->store, err) : 0;
 }
 
 static bool same_file(const struct target *a, const struct target *b)
@@ -152,17 +156,18 @@ static bool same_file(const struct target *a, const struct target *b)
 
 /* --------------------------------------------------------------- writing --- */
 
-struct creating {
+struct qc_creating {
     qchain_env               *env;
     const qchain_create_opts *opts;
     struct qc2_create_opts    o;
     bool                      raw;
     struct target             image, data;
+    bool                      data_named; /* the data file has its name, and has it from us */
     qchain_error             *err;
 };
 
 /* Where the backing file's name leads from the image; it is no file that is about to be written. */
-static int find_backing(struct creating *c, char **path)
+static int find_backing(struct qc_creating *c, char **path)
 {
     struct qc_name n = {0};
     struct stat st;
@@ -189,7 +194,7 @@ static bool is_source(const qchain *c, const struct target *t)
 }
 
 /* See that the backing file and all below it can be opened; its size if none was given. */
-static int look_at_backing(struct creating *c)
+static int look_at_backing(struct qc_creating *c)
 {
     qchain_open_opts open = {.struct_size = sizeof(open), .format = c->o.backing_format,
                              .policy = c->opts->policy, .fd = -1};
@@ -218,7 +223,7 @@ static int look_at_backing(struct creating *c)
     return ret;
 }
 
-static int find_data_file(struct creating *c)
+static int find_data_file(struct qc_creating *c)
 {
     char *path;
     int ret;
@@ -237,7 +242,7 @@ static int find_data_file(struct creating *c)
     return ret;
 }
 
-static int write_raw(struct creating *c)
+static int write_raw(struct qc_creating *c)
 {
     struct qc_store *s = c->image.store;
     uint64_t size = c->o.size;
@@ -258,7 +263,7 @@ static int write_raw(struct creating *c)
 }
 
 /* The data file first: an image is not there without it. */
-static int write_files(struct creating *c)
+static int write_files(struct qc_creating *c)
 {
     int ret;
 
@@ -269,12 +274,14 @@ static int write_files(struct creating *c)
         return ret;
     c->o.in_place = c->image.in_place;
     ret = c->raw ? write_raw(c) : qc2_create(c->image.store, c->data.store, &c->o, c->err);
-    if (ret == 0 && c->o.data_file)
-        ret = target_commit(&c->data, c->err);
-    return ret == 0 ? target_commit(&c->image, c->err) : ret;
+    if (ret == 0 && c->o.data_file) {
+        ret = target_commit(&c->data, true, c->err);
+        c->data_named = ret == 0 && !c->data.exists;
+    }
+    return ret;
 }
 
-static int create_at(struct creating *c, const char *path)
+static int create_at(struct qc_creating *c, const char *path)
 {
     struct qc_escaped text;
     struct qc2_layout l;
@@ -294,26 +301,111 @@ static int create_at(struct creating *c, const char *path)
         qc_error_prefix(c->err, -1, "%s: ", qc_name_shown(&text, path));
     else
         ret = write_files(c); /* whose messages name the file already */
+    return ret;
+}
+
+static int begin(struct qc_creating *c, const char *name)
+{
+    const qchain_create_opts *o = c->opts;
+    struct qc_name n = {0};
+    int ret = qc_create_parse(&c->o, &c->raw, o, c->err);
+
+    c->o.size = o->size;
+    if (ret == 0 && o->backing_file && !(o->backing_format && *o->backing_format))
+        ret = qc_fail(c->err, QCHAIN_E_INVAL, "create: a backing file needs its format to be given");
+    if (ret == 0)
+        ret = qc_name_parse(&n, name, c->err);
+    if (ret == 0 && (n.is_url || !n.path))
+        ret = qc_fail(c->err, QCHAIN_E_UNSUPPORTED, "create: images are made in local files only");
+    if (ret == 0)
+        ret = create_at(c, n.path);
+    qc_name_finish(&n);
+    return ret;
+}
+
+int qc_create_begin(struct qc_creating **out, qchain_env *env, const char *name, const qchain_create_opts *o,
+                    qchain_error *err)
+{
+    struct qc_creating *c = qc_calloc(1, sizeof(*c));
+    int ret;
+
+    if (!c)
+        return qc_fail_nomem(err);
+    c->env = env;
+    c->opts = o;
+    c->err = err;
+    ret = begin(c, name);
+    if (ret == 0)
+        *out = c;
+    else
+        qc_create_end(c);
+    return ret;
+}
+
+bool qc_create_in_place(const struct qc_creating *c)
+{
+    return c->image.in_place;
+}
+
+/* By its descriptor, since it has no name yet; what it refers to is found from where it will lie. */
+int qc_create_open(struct qc_creating *c, uint32_t flags, qchain **out, qchain_error *err)
+{
+    qchain_open_opts open = {.struct_size = sizeof(open), .format = c->raw ? "raw" : "qcow2", .fd = -1,
+                             .policy = c->opts->policy, .flags = flags | QCHAIN_OPEN_WRITE | QCHAIN_OPEN_NO_INDEX};
+    const char *dir = strchr(c->image.path, '/') ? "" : "./";
+    char *name = qc_malloc(strlen(dir) + strlen(c->image.path) + 1), *data = NULL;
+    int ret = name ? 0 : qc_fail_nomem(err);
+
+    if (ret == 0 && c->o.data_file) {
+        qc_store_destroy(c->data.in_place ? c->data.store : NULL); /* and with it its lock */
+        c->data.store = NULL;
+        open.data_file = data = qc_name_resolve(c->image.path, c->o.data_file);
+        ret = data ? 0 : qc_fail_nomem(err);
+    }
+    if (ret == 0) {
+        sprintf(name, "%s%s", dir, c->image.path);
+        if (c->image.in_place) {
+            qc_store_destroy(c->image.store);
+            c->image.store = NULL;
+        } else {
+            open.flags |= QCHAIN_OPEN_FD;
+            open.fd = qc_newfile_fd(c->image.file);
+        }
+        ret = qc_chain_open(out, c->env, name, &open, err);
+    }
+    qc_free(name);
+    qc_free(data);
+    return ret;
+}
+
+int qc_create_commit(struct qc_creating *c, bool durable, qchain_error *err)
+{
+    int ret = target_commit(&c->image, durable, err);
+
+    if (ret == 0)
+        c->data_named = false;
+    return ret;
+}
+
+void qc_create_end(struct qc_creating *c)
+{
+    if (!c)
+        return;
+    if (c->data_named)
+        unlink(c->data.path);
     target_finish(&c->image);
     target_finish(&c->data);
-    return ret;
+    qc_free(c);
 }
 
 int qc_create(qchain_env *env, const char *name, const qchain_create_opts *o, qchain_error *err)
 {
-    struct creating c = {.env = env, .opts = o, .err = err};
-    struct qc_name n = {0};
-    int ret = qc_create_parse(&c.o, &c.raw, o, err);
+    struct qc_creating *c;
+    int ret = qc_create_begin(&c, env, name, o, err);
 
-    c.o.size = o->size;
-    if (ret == 0 && o->backing_file && !(o->backing_format && *o->backing_format))
-        ret = qc_fail(err, QCHAIN_E_INVAL, "create: a backing file needs its format to be given");
-    if (ret == 0)
-        ret = qc_name_parse(&n, name, err);
-    if (ret == 0 && (n.is_url || !n.path))
-        ret = qc_fail(err, QCHAIN_E_UNSUPPORTED, "create: images are made in local files only");
-    if (ret == 0)
-        ret = create_at(&c, n.path);
-    qc_name_finish(&n);
+    if (ret != 0)
+        return ret;
+    ret = qc_create_commit(c, true, err);
+    qc_create_end(c);
     return ret;
 }

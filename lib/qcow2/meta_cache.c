@@ -236,6 +236,13 @@ static void forget(struct qc2_writer *w, uint64_t host, uint64_t length)
         qc2_cmap_remove(&w->meta->fresh, cluster_of(w, at), ~0u);
 }
 
+void qc2_meta_forget(struct qc2_writer *w)
+{
+    for (size_t i = 0; i < w->meta->n_buckets; i++)
+        while (w->meta->bucket[i])
+            drop_slice(w, w->meta->bucket[i]);
+}
+
 void qc2_table_drop(struct qc2_writer *w, uint64_t host, uint64_t length)
 {
     /* What a flush is writing there must not come after what is written there next. */

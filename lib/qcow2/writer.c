@@ -303,6 +303,7 @@ const struct qc_write_ops qc2_write_ops = {
     .write_compressed = qc2_write_compressed,
     .flush = flush,
     .resize = qc2_resize,
+    .make_empty = qc2_make_empty,
     .snapshot_create = qc2_snapshot_create,
     .snapshot_apply = qc2_snapshot_apply,
     .snapshot_delete = qc2_snapshot_delete,

@@ -182,7 +182,8 @@ int  qc2_header_store(struct qc2_writer *w, qchain_error *err);
  *   5  data is not synced before MAP: of a data file, or where a flush has no COUNTS
  *   6  a grown L1 table: the header refers to it before it is written
  *   7  a flush reports that it is done before the last fsync
- *   8  a new L2 table is written along with the L1 entry, and its place is not zeroed */
+ *   8  a new L2 table is written along with the L1 entry, and its place is not zeroed
+ *   9, 10, 11  emptying: the first, second or third fsync is left out */
 extern atomic_int qc2_test_break;
 
 static inline bool qc2_breaks(int rule)
@@ -210,6 +211,7 @@ int qc2_encode(struct qc_encoder *e, void *out, size_t *out_len, const void *in,
 int qc2_write_compressed(struct qc_image *img, uint64_t offset, const void *stream, size_t length,
                          qchain_error *err);
 int qc2_resize(struct qc_image *img, uint64_t size, uint64_t hidden, qchain_error *err);
+int qc2_make_empty(struct qc_image *img, qchain_error *err);
 int qc2_snapshot_create(struct qc_image *img, const struct qc_snapshot_new *s, qchain_error *err);
 int qc2_snapshot_apply(struct qc_image *img, const char *key, qchain_error *err);
 int qc2_snapshot_delete(struct qc_image *img, const char *key, qchain_error *err);

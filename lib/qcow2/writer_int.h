@@ -30,6 +30,8 @@ struct qc2_meta {
 
 int  qc2_meta_create(struct qc2_writer *w, uint64_t cache_bytes, qchain_error *err);
 void qc2_meta_destroy(struct qc2_writer *w);
+/* All slices; they are clean, and nobody has one pinned. */
+void qc2_meta_forget(struct qc2_writer *w);
 /* A dirty slice has been, or is about to be, written. */
 void qc2_slice_clean(struct qc2_writer *w, struct qc2_slice *s);
 /* New tables: what a flush takes; what came of it. referred: the medium may refer to them now. */

@@ -145,13 +145,13 @@ int qc2_zero(struct qc_image *img, uint64_t offset, uint64_t length, uint32_t fl
              qchain_error *err)
 {
     struct qc2_image *q = qc2_of(img);
-    struct change c = {.w = q->writer, .bare = !img->backing_name, .keep = !(flags & QC_ZERO_UNMAP)};
+    struct change c = {.w = q->writer, .bare = !img->backing_name && !(flags & QC_ZERO_HOLD), .keep = !(flags & QC_ZERO_UNMAP)};
     uint64_t start, end, to;
     int rc = QCHAIN_OK;
 
     *done = 0;
     if (q->header.version < 3)
-        return zeros_v2(q, offset, length, done, err);
+        return flags & QC_ZERO_HOLD ? QCHAIN_OK : zeros_v2(q, offset, length, done, err);
     if (!whole_units(q, img->run_unit, offset, length, &start, &end) || start != offset)
         return QCHAIN_OK;
     if (is_data_raw(q)) {

@@ -388,6 +388,17 @@ AT(qchain_measure_result, fully_allocated, 16);
 AT(qchain_measure_result, bitmaps, 24);
 AT(qchain_measure_result, reserved, 32);
 
+/* qchain_convert_opts */
+SIZE(qchain_convert_opts, 80);
+AT(qchain_convert_opts, struct_size, 0);
+AT(qchain_convert_opts, flags, 8);
+AT(qchain_convert_opts, threads, 12);
+AT(qchain_convert_opts, sparse_bytes, 16);
+AT(qchain_convert_opts, create, 24);
+AT(qchain_convert_opts, open, 32);
+AT(qchain_convert_opts, job, 40);
+AT(qchain_convert_opts, reserved, 48);
+
 /* qchain_snapshot_opts */
 SIZE(qchain_snapshot_opts, 48);
 AT(qchain_snapshot_opts, struct_size, 0);
@@ -429,6 +440,16 @@ AT(qchain_check_opts, job, 16);
 AT(qchain_check_opts, found, 24);
 AT(qchain_check_opts, found_data, 32);
 AT(qchain_check_opts, open_opts, 40);
+
+/* qchain_commit_opts */
+SIZE(qchain_commit_opts, 72);
+AT(qchain_commit_opts, struct_size, 0);
+AT(qchain_commit_opts, flags, 8);
+AT(qchain_commit_opts, threads, 12);
+AT(qchain_commit_opts, base, 16);
+AT(qchain_commit_opts, open, 24);
+AT(qchain_commit_opts, job, 32);
+AT(qchain_commit_opts, reserved, 40);
 
 #endif /* __LP64__ */
 

@@ -1,14 +1,19 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * What a guest may find after a crash: for each sector of the disk, the values it had, with the instants (on
- * the recorder's clock) between which each was written. A value is a number that fills the sector, and
+ * the log's clock) between which each was written. A value is a number that fills the sector, and
  * 0 is zeros; nothing else is ever right.
  */
 #ifndef CRASH_MODEL_H
 #define CRASH_MODEL_H
 
-#include "crash_recorder.h"
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 
+#define SECTOR 512u
 #define MODEL_SECTORS 1024u /* of the disk, at most */
 #define MODEL_SNAPSHOTS 8u
 #define GARBAGE UINT64_MAX  /* a sector that holds no number */
@@ -44,6 +49,15 @@ struct model {
     struct model_snapshot snap[MODEL_SNAPSHOTS];
     uint32_t              n_snaps;
 };
+
+static inline void *need_memory(void *p)
+{
+    if (!p) {
+        fprintf(stderr, "out of memory\n");
+        abort();
+    }
+    return p;
+}
 
 static inline void sector_fill(unsigned char *p, uint64_t value)
 {

@@ -12,7 +12,10 @@
 
 #include <qchain.h>
 
+#include "../unit/crash_states.h"
 #include "crash_model.h"
+
+#define DISK_MAX (UINT64_C(16) << 20)
 
 enum guest_kind {
     G_WRITE, G_ZERO, G_ZERO_UNMAP, G_DISCARD, G_COMPRESSED, G_FLUSH, G_SNAPSHOT, G_APPLY, G_DELETE, G_GROW,
@@ -29,19 +32,18 @@ struct guest_op {
 
 /* An image to begin with, and the one below it. */
 struct setup {
-    char         name[200];  /* for messages: qemu-img's options */
-    struct image top, base;  /* base.size 0: none */
-    uint32_t     sectors, base_sectors;
-    uint32_t     cluster;    /* bytes */
-    bool         v2, narrow; /* narrow: refcounts that no snapshot fits into */
-    bool         no_compression;
+    char     name[200];  /* for messages: qemu-img's options */
+    struct rec_store *top, *base; /* base NULL: none */
+    uint32_t sectors, base_sectors;
+    uint32_t cluster;    /* bytes */
+    bool     v2, narrow; /* narrow: refcounts that no snapshot fits into */
+    bool     no_compression;
 };
 
 struct run {
     const struct setup *setup;
     qchain_env         *env;
-    struct recorder     disk, mending;
-    struct image        mended;
+    struct rec_store   *disk;
     uint64_t            n_mended;
     struct model        model;
     const struct guest_op *op;
@@ -69,68 +71,45 @@ static inline int run_wrong(struct run *r, const char *fmt, ...)
 
 /* ------------------------------------------------------------------ opening --- */
 
-static inline int img_size(void *obj, uint64_t *size, qchain_error *err)
-{
-    (void)err;
-    *size = ((const struct image *)obj)->size;
-    return 0;
-}
-
-static inline int img_pread(void *obj, void *buf, size_t length, uint64_t offset, uint32_t flags, qchain_error *err)
-{
-    (void)flags;
-    (void)err;
-    memcpy(buf, ((const struct image *)obj)->bytes + offset, length);
-    return 0;
-}
-
-static const qchain_store_ops img_ops = {
-    .struct_size = sizeof(img_ops), .version = QCHAIN_BACKEND_VERSION, .name = "image", .close = rec_close,
-    .size = img_size, .pread = img_pread,
-};
-
-static inline qchain_store img_store(const struct image *m)
-{
-    return (qchain_store){.struct_size = sizeof(qchain_store), .ops = &img_ops, .obj = (void *)(uintptr_t)m,
-                          .name = "image"};
-}
-
 static inline int find_base(void *data, const qchain_reference *ref, qchain_resolution *out)
 {
     static _Thread_local qchain_store store;
 
     (void)ref;
-    store = img_store(data);
+    rec_store_of(data, &store);
     out->store = &store;
     out->format = "raw";
     return QCHAIN_RESOLVE_STORE;
 }
 
-static inline int run_open(struct run *r, const qchain_store *store, uint32_t flags, const char *snapshot,
-                           qchain **c, qchain_error *err)
+static inline int run_open(struct run *r, struct rec_store *m, uint32_t flags, const char *snapshot, qchain **c,
+                           qchain_error *err)
 {
+    qchain_store store;
     qchain_open_opts o;
 
+    rec_store_of(m, &store);
     qchain_open_opts_init(&o, sizeof(o));
     o.flags = flags;
     o.format = "qcow2";
-    o.store = store;
+    o.store = &store;
     o.snapshot = snapshot;
-    if (r->setup->base.size) {
+    if (r->setup->base) {
         o.resolver = find_base;
-        o.resolver_data = (void *)(uintptr_t)&r->setup->base;
+        o.resolver_data = r->setup->base;
     }
     return qchain_open(c, r->env, "top.qcow2", &o, err);
 }
 
 /* ------------------------------------------------------------- after a crash --- */
 
-static inline int check_image(struct run *r, const struct image *m, qchain_check_result *res, qchain_error *err)
+static inline int check_image(struct run *r, struct rec_store *m, qchain_check_result *res, qchain_error *err)
 {
-    qchain_store store = img_store(m);
+    qchain_store store;
     qchain_open_opts oo;
     qchain_check_opts o;
 
+    rec_store_of(m, &store);
     qchain_open_opts_init(&oo, sizeof(oo));
     oo.store = &store;
     oo.format = "qcow2";
@@ -141,7 +120,7 @@ static inline int check_image(struct run *r, const struct image *m, qchain_check
     return qchain_check(r->env, "top.qcow2", &o, res, err);
 }
 
-static inline void keep_state(const struct run *r, const struct image *m)
+static inline void keep_state(const struct run *r, struct rec_store *m)
 {
     FILE *f = fopen(r->keep, "we");
 
@@ -152,7 +131,7 @@ static inline void keep_state(const struct run *r, const struct image *m)
 }
 
 /* qemu-img's verdict: 0 clean, 3 leaks, 2 corrupt. */
-static inline int qemu_check(const struct run *r, const struct image *m)
+static inline int qemu_check(const struct run *r, struct rec_store *m)
 {
     int fd = open(r->qemu_file, O_CREAT | O_TRUNC | O_WRONLY | O_CLOEXEC, 0600), status, null;
     pid_t pid;
@@ -195,15 +174,14 @@ static inline int check_content(struct run *r, qchain *c, uint64_t at, qchain_er
     return 0;
 }
 
-static inline int check_snapshot(struct run *r, const struct image *m, const struct model_snapshot *s,
+static inline int check_snapshot(struct run *r, struct rec_store *m, const struct model_snapshot *s,
                                  const char *id, qchain_error *err)
 {
     static unsigned char buf[MODEL_SECTORS * SECTOR];
-    qchain_store store = img_store(m);
     int ret = 0;
     qchain *c;
 
-    if (run_open(r, &store, 0, id, &c, err) != 0)
+    if (run_open(r, m, 0, id, &c, err) != 0)
         return run_wrong(r, "snapshot '%s' cannot be opened: %s", s->name, qchain_error_message(err));
     if (qchain_size(c) != (uint64_t)s->sectors * SECTOR)
         ret = run_wrong(r, "snapshot '%s' has %llu bytes", s->name, (unsigned long long)qchain_size(c));
@@ -219,7 +197,7 @@ static inline int check_snapshot(struct run *r, const struct image *m, const str
 }
 
 /* Those in the image are as they were made; those that must be there are. */
-static inline int check_snapshots(struct run *r, const struct image *m, qchain *c, uint64_t at, qchain_error *err)
+static inline int check_snapshots(struct run *r, struct rec_store *m, qchain *c, uint64_t at, qchain_error *err)
 {
     qchain_image_info *info = NULL;
     bool seen[MODEL_SNAPSHOTS] = {false};
@@ -254,52 +232,41 @@ static inline int check_snapshots(struct run *r, const struct image *m, qchain *
 
 /* An image that is marked dirty is mended by who opens it for writing; then it must be right. The mending is cut
  * short, too: what is left is mended by the next. */
-static inline int mend_dirty(struct run *r, const struct image *m, struct image *mended, qchain_error *err)
+static inline int mend_dirty(struct run *r, struct rec_store *m, qchain_error *err)
 {
-    qchain_store store;
     qchain *c = NULL;
 
-    rec_load(&r->mending, m);
+    rec_reset(m);
     if (++r->n_mended % 2 == 0) {
-        r->mending.fail_at = (long)(r->n_mended / 2 % 40 + 1);
-        r->mending.fail_code = QCHAIN_E_IO;
-        r->mending.fail_on = true;
-        store = rec_store(&r->mending);
-        if (run_open(r, &store, QCHAIN_OPEN_WRITE, NULL, &c, err) == 0)
+        m->log->fail_from = r->n_mended / 2 % 40 + 1;
+        m->log->fail_to = UINT64_MAX;
+        if (run_open(r, m, QCHAIN_OPEN_WRITE, NULL, &c, err) == 0)
             qchain_close(c);
-        image_copy(mended, &r->mending.live);
-        rec_load(&r->mending, mended);
+        rec_reset(m);
     }
-    store = rec_store(&r->mending);
-    if (run_open(r, &store, QCHAIN_OPEN_WRITE, NULL, &c, err) != 0)
+    if (run_open(r, m, QCHAIN_OPEN_WRITE, NULL, &c, err) != 0)
         return run_wrong(r, "is not mended: %s", qchain_error_message(err));
     qchain_close(c);
-    image_copy(mended, &r->mending.live);
     return 0;
 }
 
-static inline bool is_dirty(const struct image *m)
+static inline bool is_dirty(struct rec_store *m)
 {
     return m->size > 79 && m->bytes[7] >= 3 && m->bytes[79] & 1;
 }
 
-static inline int check_state(void *data, const struct image *m, uint64_t at, const char *which)
+static inline int check_state(void *data, struct rec_store *const *state, uint64_t at, const char *which)
 {
+    struct rec_store *m = state[0];
     struct run *r = data;
     qchain_error *err = qchain_error_create();
-    qchain_store store = img_store(m);
     qchain_check_result res = {0};
     qchain *c = NULL;
     int ret = 0, verdict;
 
     r->n_states++;
-    if (is_dirty(m)) {
-        if (!r->mended.bytes)
-            image_init(&r->mended);
-        ret = mend_dirty(r, m, &r->mended, err);
-        m = &r->mended;
-        store = img_store(m);
-    }
+    if (is_dirty(m))
+        ret = mend_dirty(r, m, err);
     if (ret != 0)
         ;
     else if (check_image(r, m, &res, err) != 0)
@@ -319,7 +286,7 @@ static inline int check_state(void *data, const struct image *m, uint64_t at, co
             ret = run_wrong(r, "qemu-img check: exit %d", verdict);
         }
     }
-    if (ret == 0 && run_open(r, &store, 0, NULL, &c, err) != 0)
+    if (ret == 0 && run_open(r, m, 0, NULL, &c, err) != 0)
         ret = run_wrong(r, "cannot be opened: %s", qchain_error_message(err));
     if (ret == 0)
         ret = check_content(r, c, at, err);
@@ -330,7 +297,7 @@ static inline int check_state(void *data, const struct image *m, uint64_t at, co
         size_t n = strlen(r->wrong);
 
         snprintf(r->wrong + n, sizeof(r->wrong) - n, " [%s, crash at %llu of %llu]", which,
-                 (unsigned long long)at, (unsigned long long)r->disk.clock);
+                 (unsigned long long)at, (unsigned long long)r->disk->log->clock);
         if (r->keep)
             keep_state(r, m);
     }
@@ -342,12 +309,7 @@ static inline int check_state(void *data, const struct image *m, uint64_t at, co
 
 static inline uint64_t run_clock(struct run *r)
 {
-    uint64_t now;
-
-    pthread_mutex_lock(&r->disk.lock);
-    now = ++r->disk.clock;
-    pthread_mutex_unlock(&r->disk.lock);
-    return now;
+    return rec_clock(r->disk->log);
 }
 
 /* What the guest reads now becomes the version that it expects: for operations that may leave things alone. */
@@ -491,7 +453,7 @@ static inline int guest_resize(struct run *r, qchain *c, const struct guest_op *
     /* What was cut off may be found at the old size, or what lies below; what is added is zeros. */
     for (uint32_t i = to; i < m->sectors; i++) {
         if (i < r->setup->base_sectors)
-            model_put(m, i, sector_value(r->setup->base.bytes + (size_t)i * SECTOR), began, 0);
+            model_put(m, i, sector_value(r->setup->base->bytes + (size_t)i * SECTOR), began, 0);
         model_put(m, i, 0, began, ended);
     }
     for (uint32_t i = m->sectors; i < to; i++)
@@ -552,25 +514,26 @@ static inline void model_begin(struct run *r)
     m->next_value = 1000;
     for (uint32_t i = 0; i < s->base_sectors && i < MODEL_SECTORS; i++)
         if (i < s->sectors) /* what is longer must never show */
-            model_put(m, i, sector_value(s->base.bytes + (size_t)i * SECTOR), 1, 1);
+            model_put(m, i, sector_value(s->base->bytes + (size_t)i * SECTOR), 1, 1);
 }
 
 /* Run a list, then look at all states that a crash may leave. 0, or 1 with r->wrong set. */
 static inline int run_list(struct run *r)
 {
-    struct states s = {.r = &r->disk, .most = r->most, .seed = r->seed | 1, .fn = check_state, .data = r};
+    struct crash_walk s = {.log = r->disk->log, .most = r->most, .random = 4, .seed = r->seed | 1,
+                           .tell = check_state, .data = r};
     qchain_error *err = qchain_error_create();
-    qchain_store store = rec_store(&r->disk);
     qchain *c = NULL;
     uint64_t began;
     int ret = 0;
 
-    rec_load(&r->disk, &r->setup->top);
-    r->disk.clock = 1;
+    rec_copy(r->disk, r->setup->top);
+    rec_record(r->disk->log);
+    rec_clock(r->disk->log);
     model_begin(r);
     model_flushed(&r->model, 1, 1);
     r->wrong[0] = '\0';
-    if (run_open(r, &store, QCHAIN_OPEN_WRITE, NULL, &c, err) != 0)
+    if (run_open(r, r->disk, QCHAIN_OPEN_WRITE, NULL, &c, err) != 0)
         ret = run_wrong(r, "cannot be opened for writing: %s", qchain_error_message(err));
     for (uint32_t i = 0; ret == 0 && i < r->n_ops; i++)
         switch (guest_do(r, c, r->op[i], err)) {
@@ -590,8 +553,8 @@ static inline int run_list(struct run *r)
     qchain_error_destroy(err);
     if (ret == 0) {
         model_flushed(&r->model, began, run_clock(r));
-        ret = states_walk(&s);
-        r->n_same += s.n_same;
+        ret = crash_walk(&s);
+        r->n_same += s.same;
     }
     return ret;
 }
@@ -603,12 +566,12 @@ static inline int run_check_end(struct run *r)
     qchain_check_result res;
     int ret = 0;
 
-    if (check_image(r, &r->disk.live, &res, err) != 0)
+    if (check_image(r, r->disk, &res, err) != 0)
         ret = run_wrong(r, "check after the end fails: %s", qchain_error_message(err));
     else if (res.corruptions || res.leaks || res.check_errors)
         ret = run_wrong(r, "after the end: %llu corruptions, %llu leaks", (unsigned long long)res.corruptions,
                         (unsigned long long)res.leaks);
-    else if (r->every_qemu && qemu_check(r, &r->disk.live) != 0)
+    else if (r->every_qemu && qemu_check(r, r->disk) != 0)
         ret = run_wrong(r, "after the end qemu-img check is not satisfied");
     qchain_error_destroy(err);
     return ret;

@@ -3,7 +3,7 @@
  * Is an image valid whatever a crash leaves of it? Lists of operations run on small images over a disk in memory
  * that records every write and flush; then each state that the medium may be in, between any two flushes, is
  * looked at: no corruptions, flushed data is there, the rest is old or new, snapshots are whole, and
- * qemu-img agrees (a sample). crash_recorder.h tells of the medium, crash_model.h of what the guest may find.
+ * qemu-img agrees (a sample). unit/crash_states.h tells of the medium, crash_model.h of what the guest may find.
  *
  *   test_crash                   some of all, in about a minute
  *   test_crash --lists N         N random lists            --seed S  their first seed
@@ -48,19 +48,20 @@ static void shell(const char *fmt, ...)
     }
 }
 
-static void load(struct image *m, const char *name)
+static struct rec_store *load(const char *name)
 {
+    struct rec_store *m = rec_create(DISK_MAX);
     char path[300];
     ssize_t n;
     int fd;
 
     snprintf(path, sizeof(path), "%s/%s", dir, name);
     fd = open(path, O_RDONLY | O_CLOEXEC);
-    image_init(m);
     if (fd < 0 || (n = read(fd, m->bytes, DISK_MAX)) < 0)
         exit(1);
     m->size = (uint64_t)n;
     close(fd);
+    return m;
 }
 
 /* An image of so many sectors, made by qemu-img with these options; over a raw one whose sectors all differ. */
@@ -74,22 +75,22 @@ static void make_setup(struct setup *s, const char *options, uint32_t sectors, u
     /* Version 2 has no mark for the time in which a snapshot is made: what a crash leaves then, a check mends. */
     s->narrow |= s->v2;
     if (base_sectors) {
-        image_init(&s->base);
-        s->base.size = (uint64_t)base_sectors * SECTOR;
+        s->base = rec_create(DISK_MAX);
+        s->base->size = (uint64_t)base_sectors * SECTOR;
         for (uint32_t i = 0; i < base_sectors; i++)
-            sector_fill(s->base.bytes + (size_t)i * SECTOR, 1000000 + i);
+            sector_fill(s->base->bytes + (size_t)i * SECTOR, 1000000 + i);
         shell("cd %s && truncate -s %u base.raw && qemu-img create -q -f qcow2 -F raw -b base.raw -o %s top.qcow2 %u",
               dir, base_sectors * SECTOR, options, sectors * SECTOR);
     } else {
         shell("cd %s && qemu-img create -q -f qcow2 -o %s top.qcow2 %u", dir, options, sectors * SECTOR);
     }
-    load(&s->top, "top.qcow2");
+    s->top = load("top.qcow2");
 }
 
 static void finish_setup(struct setup *s)
 {
-    free(s->top.bytes);
-    free(s->base.bytes);
+    rec_destroy(s->top);
+    rec_destroy(s->base);
 }
 
 static void random_setup(struct setup *s)
@@ -288,7 +289,7 @@ int main(int argc, char **argv)
     uint64_t seed = number(argc, argv, "--seed", 1), lists = number(argc, argv, "--lists", some ? 20 : 0);
     uint64_t small = number(argc, argv, "--small", some ? 3 : 0);
     qchain_env_opts eo;
-    struct run r = {.most = (unsigned)number(argc, argv, "--states", 60), .every_qemu = 400};
+    struct run r = {.most = (unsigned)number(argc, argv, "--states", 64), .every_qemu = 400};
     char file[300];
     int ret = 0;
 
@@ -304,8 +305,7 @@ int main(int argc, char **argv)
         return 1;
     snprintf(file, sizeof(file), "%s/state.qcow2", dir);
     r.qemu_file = file;
-    rec_init(&r.disk);
-    rec_init(&r.mending);
+    r.disk = rec_create(DISK_MAX);
     qchain_env_opts_init(&eo, sizeof(eo));
     if (qchain_env_create(&r.env, &eo, NULL) != 0)
         return 1;
@@ -319,9 +319,7 @@ int main(int argc, char **argv)
     if (ret == 0 && (some || has(argc, argv, "--break")))
         ret = broken_rules(&r, seed, 400);
     qchain_env_destroy(r.env);
-    rec_finish(&r.disk);
-    rec_finish(&r.mending);
-    free(r.mended.bytes);
+    rec_destroy(r.disk);
     model_finish(&r.model);
     shell("rm -rf %s", dir);
     return ret;

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "rec_store.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -8,96 +9,236 @@
 
 #define CAP (UINT64_C(64) << 20)
 
-struct rec_store *rec_create(uint64_t room)
+static void *needed(void *p)
 {
-    struct rec_store *r = calloc(1, sizeof(*r));
+    if (!p) {
+        fprintf(stderr, "out of memory\n");
+        abort();
+    }
+    return p;
+}
 
-    if (!r)
-        return NULL;
+/* -------------------------------------------------------------------- making --- */
+
+static struct rec_store *create(struct rec_log *log, uint64_t room)
+{
+    struct rec_store *r = needed(calloc(1, sizeof(*r)));
+
+    if (log->n_files == REC_FILES)
+        abort();
+    r->log = log;
+    r->number = log->n_files++;
+    log->file[r->number] = r;
     r->cap = room ? room : CAP;
-    r->bytes = calloc(1, r->cap);
-    r->fail_code = QCHAIN_E_IO;
-    pthread_mutex_init(&r->lock, NULL);
+    r->bytes = needed(calloc(1, r->cap));
     return r;
 }
 
-void rec_reset(struct rec_store *r)
+struct rec_store *rec_create(uint64_t room)
 {
-    for (size_t i = 0; i < r->n; i++)
-        free(r->op[i].bytes);
-    r->n = 0;
-    r->calls = r->n_flushes = r->n_writes = 0;
-    r->fail_from = r->fail_to = 0;
+    struct rec_log *log = needed(calloc(1, sizeof(*log)));
+
+    log->fail_code = QCHAIN_E_IO;
+    pthread_mutex_init(&log->lock, NULL);
+    return create(log, room);
+}
+
+struct rec_store *rec_create_beside(struct rec_store *other, uint64_t room)
+{
+    return create(other->log, room);
+}
+
+static void forget(struct rec_log *log)
+{
+    for (size_t i = 0; i < log->n; i++)
+        free(log->op[i].bytes);
+    log->n = 0;
+    log->clock = 0;
 }
 
 void rec_destroy(struct rec_store *r)
 {
+    struct rec_log *log = r ? r->log : NULL;
+    bool last = true;
+
     if (!r)
         return;
-    rec_reset(r);
-    pthread_mutex_destroy(&r->lock);
-    free(r->op);
+    log->file[r->number] = NULL;
+    free(r->start);
     free(r->bytes);
     free(r);
+    for (unsigned i = 0; i < log->n_files; i++)
+        last &= !log->file[i];
+    if (!last)
+        return;
+    forget(log);
+    pthread_mutex_destroy(&log->lock);
+    free(log->op);
+    free(log);
 }
 
-uint64_t rec_apply(uint8_t *buf, uint64_t cap, uint64_t size, const struct rec_op *op)
-{
-    uint64_t end = op->offset + op->length;
+/* ----------------------------------------------------------------- recording --- */
 
-    if (op->kind == REC_FLUSH || end > cap)
-        return size;
+static void keep_start(struct rec_store *r)
+{
+    free(r->start);
+    r->start = needed(malloc(r->size + 1));
+    memcpy(r->start, r->bytes, r->size);
+    r->start_size = r->size;
+}
+
+void rec_record(struct rec_log *log)
+{
+    forget(log);
+    log->on = true;
+    for (unsigned i = 0; i < log->n_files; i++)
+        if (log->file[i])
+            keep_start(log->file[i]);
+}
+
+void rec_reset(struct rec_store *r)
+{
+    struct rec_log *log = r->log;
+
+    if (log->on)
+        rec_record(log);
+    log->calls = 0;
+    log->fail_from = log->fail_to = 0;
+    r->n_flushes = r->n_writes = 0;
+}
+
+uint64_t rec_clock(struct rec_log *log)
+{
+    uint64_t now;
+
+    pthread_mutex_lock(&log->lock);
+    now = ++log->clock;
+    pthread_mutex_unlock(&log->lock);
+    return now;
+}
+
+/* -------------------------------------------------------------------- applying --- */
+
+static void set_size(struct rec_store *r, uint64_t size)
+{
+    if (size < r->size)
+        memset(r->bytes + size, 0, r->size - size);
+    r->size = size;
+}
+
+void rec_copy(struct rec_store *to, const struct rec_store *from)
+{
+    if (from->size > to->cap)
+        abort();
+    set_size(to, from->size);
+    memcpy(to->bytes, from->bytes, from->size);
+}
+
+uint64_t rec_sectors(const struct rec_op *op)
+{
+    return op->kind == REC_RESIZE || op->kind == REC_FLUSH ? 1 : (op->length + REC_SECTOR - 1) / REC_SECTOR;
+}
+
+void rec_apply(struct rec_store *r, const struct rec_op *op)
+{
+    rec_apply_part(r, op, 0, rec_sectors(op));
+}
+
+void rec_apply_part(struct rec_store *r, const struct rec_op *op, uint64_t first, uint64_t last)
+{
+    uint64_t from = op->offset + first * REC_SECTOR, to = op->offset + last * REC_SECTOR;
+
+    if (op->kind == REC_FLUSH)
+        return;
     if (op->kind == REC_RESIZE) {
-        if (op->length < size)
-            memset(buf + op->length, 0, size - op->length);
-        return op->length;
+        set_size(r, op->length);
+        return;
     }
-    if (op->kind == REC_WRITE)
-        memcpy(buf + op->offset, op->bytes, op->length);
-    else /* what was discarded reads as anything */
-        memset(buf + op->offset, op->kind == REC_ZERO ? 0 : 0xdd, op->length);
-    return end > size ? end : size;
+    if (to > op->offset + op->length)
+        to = op->offset + op->length;
+    if (op->kind == REC_WRITE) {
+        memcpy(r->bytes + from, op->bytes + (from - op->offset), to - from);
+        if (to > r->size)
+            r->size = to;
+        return;
+    }
+    if (to > r->size)
+        to = r->size;
+    if (from < to) /* nobody may rely on what was given up */
+        memset(r->bytes + from, op->kind == REC_ZERO ? 0 : 0xdb, to - from);
 }
 
-/* Under the lock. */
-static int step(struct rec_store *r, bool write, qchain_error *err)
+/* ------------------------------------------------------------------- the store --- */
+
+/* Under the lock: one call more; does it fail? */
+static int step(struct rec_log *log, bool write, qchain_error *err)
 {
-    if (r->fail_writes_only && !write)
+    if (log->fail_writes_only && !write)
         return 0;
-    r->calls++;
-    if (r->calls < r->fail_from || r->calls >= r->fail_to)
+    log->calls++;
+    if (log->calls < log->fail_from || log->calls >= log->fail_to)
         return 0;
-    return qc_fail(err, r->fail_code, "the medium fails call %llu", (unsigned long long)r->calls);
+    return qc_fail(err, log->fail_code, "the medium fails call %llu", (unsigned long long)log->calls);
+}
+
+static struct rec_op *note(struct rec_log *log, const struct rec_op *op)
+{
+    struct rec_op *o;
+
+    if (log->n == log->room) {
+        log->room = log->room ? 2 * log->room : 256;
+        log->op = needed(realloc(log->op, log->room * sizeof(*log->op)));
+    }
+    o = &log->op[log->n++];
+    *o = *op;
+    o->began = ++log->clock;
+    if (o->kind == REC_WRITE) {
+        o->bytes = needed(malloc(op->length + 1));
+        memcpy(o->bytes, op->bytes, op->length);
+    }
+    return o;
+}
+
+/* What the medium does of it, under the lock. at: its number in the log, if that is on. */
+static int carry_out(struct rec_store *r, struct rec_op *op, size_t *at, qchain_error *err)
+{
+    struct rec_log *log = r->log;
+    int rc = step(log, true, err);
+
+    if (rc != 0) {
+        if (!log->fail_torn || log->calls != log->fail_from || op->kind != REC_WRITE)
+            return rc;
+        op->length /= 2;
+    }
+    if (op->offset > r->cap || op->length > r->cap - op->offset)
+        return qc_fail(err, QCHAIN_E_NOSPACE, "no more than %llu bytes", (unsigned long long)r->cap);
+    rec_apply(r, op);
+    r->n_flushes += op->kind == REC_FLUSH;
+    r->n_writes += op->kind == REC_WRITE;
+    if (log->on) {
+        note(log, op);
+        *at = log->n - 1;
+    }
+    return rc;
 }
 
 static int change(struct rec_store *r, enum rec_kind kind, const void *buf, uint64_t length,
                   uint64_t offset, qchain_error *err)
 {
-    struct rec_op op = {.kind = kind, .offset = offset, .length = length, .bytes = (uint8_t *)(uintptr_t)buf};
+    struct rec_op op = {.kind = kind, .file = r->number, .offset = offset, .length = length,
+                        .bytes = (uint8_t *)(uintptr_t)buf};
+    struct rec_log *log = r->log;
+    size_t at = SIZE_MAX;
     int rc;
 
-    pthread_mutex_lock(&r->lock);
-    rc = step(r, true, err);
-    if (rc == 0 && kind != REC_RESIZE && offset + length > r->cap)
-        rc = qc_fail(err, QCHAIN_E_NOSPACE, "no more than %llu bytes", (unsigned long long)r->cap);
-    if (rc == 0) {
-        r->size = rec_apply(r->bytes, r->cap, r->size, &op);
-        r->n_flushes += kind == REC_FLUSH;
-        r->n_writes += kind == REC_WRITE;
+    pthread_mutex_lock(&log->lock);
+    rc = carry_out(r, &op, &at, err);
+    pthread_mutex_unlock(&log->lock);
+    if (at != SIZE_MAX && rc == 0) { /* others may have begun meanwhile */
+        pthread_mutex_lock(&log->lock);
+        log->op[at].ended = ++log->clock;
+        pthread_mutex_unlock(&log->lock);
     }
-    if (rc == 0 && r->log) {
-        if (r->n == r->room) {
-            r->room = r->room ? 2 * r->room : 64;
-            r->op = realloc(r->op, r->room * sizeof(*r->op));
-        }
-        op.bytes = NULL;
-        if (kind == REC_WRITE) {
-            op.bytes = malloc(length);
-            memcpy(op.bytes, buf, length);
-        }
-        r->op[r->n++] = op;
-    }
-    pthread_mutex_unlock(&r->lock);
     return rc;
 }
 
@@ -108,8 +249,12 @@ static void rec_close(void *obj)
 
 static int rec_size(void *obj, uint64_t *size, qchain_error *err)
 {
+    struct rec_store *r = obj;
+
     (void)err;
-    *size = ((struct rec_store *)obj)->size;
+    pthread_mutex_lock(&r->log->lock);
+    *size = r->size;
+    pthread_mutex_unlock(&r->log->lock);
     return 0;
 }
 
@@ -120,13 +265,15 @@ static int rec_pread(void *obj, void *buf, size_t length, uint64_t offset, uint3
     int rc;
 
     (void)flags;
-    pthread_mutex_lock(&r->lock);
-    rc = step(r, false, err);
+    pthread_mutex_lock(&r->log->lock);
+    rc = step(r->log, false, err);
     if (rc == 0 && (offset > r->size || length > r->size - offset))
         rc = qc_fail(err, QCHAIN_E_INTERNAL, "read past the end of the store");
+    if (rc == 0 && offset < r->bad_end && offset + length > r->bad_from)
+        rc = qc_fail(err, QCHAIN_E_IO, "a bad sector");
     if (rc == 0 && length > 0)
         memcpy(buf, r->bytes + offset, length);
-    pthread_mutex_unlock(&r->lock);
+    pthread_mutex_unlock(&r->log->lock);
     return rc;
 }
 

@@ -237,11 +237,11 @@ static void test_marks_first(void **state)
     assert_int_equal(r->n_writes, 0);
 
     c = open_rw(r);
-    r->log = true;
+    rec_record(r->log);
     OK(qchain_write(c, "x", 1, 0, 0, err));
-    assert_true(r->n >= 3);
-    assert_true(r->op[0].kind == REC_WRITE && r->op[0].offset == dir + 12 && r->op[0].length == 4);
-    assert_true(r->op[1].kind == REC_FLUSH);
+    assert_true(r->log->n >= 3);
+    assert_true(r->log->op[0].kind == REC_WRITE && r->log->op[0].offset == dir + 12 && r->log->op[0].length == 4);
+    assert_true(r->log->op[1].kind == REC_FLUSH);
     assert_int_equal(r->bytes[dir + 15] & 3, 3);
     rec_reset(r);
     OK(qchain_write(c, "x", 1, 0, 0, err));
@@ -252,9 +252,9 @@ static void test_marks_first(void **state)
     /* If it cannot be marked nothing is written. */
     rec_reset(r);
     c = open_rw(r);
-    r->fail_writes_only = true;
-    r->fail_from = r->calls + 1;
-    r->fail_to = r->calls + 2;
+    r->log->fail_writes_only = true;
+    r->log->fail_from = r->log->calls + 1;
+    r->log->fail_to = r->log->calls + 2;
     assert_int_equal(qchain_write(c, "y", 1, 0, 0, NULL), QCHAIN_E_IO);
     assert_int_equal(r->n_writes, 0);
     OK(qchain_write(c, "y", 1, 0, 0, err));

@@ -13,10 +13,12 @@
 #include <inttypes.h>
 #include <stdio.h>
 
-#include "crash_disk.h"
+#include "crash_states.h"
+#include "image_tools.h"
 #include "qcow2/check_int.h"
 #include "qcow2/qcow2.h"
 #include "util/bytes.h"
+#include "util/error.h"
 #include "share.h"
 
 #define MAX_FILE (160u << 10)
@@ -149,6 +151,34 @@ static void refcounts_of_all_widths(void **state)
 
 /* ---------------------------------------------------------------- checks --- */
 
+/* How a repair is cut off at one of its calls that change something. */
+enum cut {
+    CUT_ERROR, /* that call fails, the next ones do not */
+    CUT_KILL,  /* that one and all later ones fail */
+    CUT_TORN,  /* the same, but half of a write arrives */
+    CUT_POWER  /* the same, and of what was not flushed any sectors arrive */
+};
+
+static struct rec_store *disk(const uint8_t *p, uint64_t size)
+{
+    struct rec_store *d = rec_create(2 * size + (10u << 20));
+
+    memcpy(d->bytes, p, size);
+    d->size = size;
+    d->log->fail_writes_only = true;
+    return d;
+}
+
+static struct qc_store *store_of(struct rec_store *d)
+{
+    qchain_store from;
+    struct qc_store *s;
+
+    rec_store_of(d, &from);
+    assert_int_equal(qc_store_create(&s, &from, NULL, NULL), 0);
+    return s;
+}
+
 struct told {
     unsigned errors, warnings;
     bool     structure; /* refcount structures are damaged */
@@ -167,10 +197,10 @@ static void found(void *data, int level, const char *message)
     t->warnings += level == QCHAIN_LOG_WARN;
 }
 
-static int check(struct crash_disk *d, uint32_t flags, struct qc2_check_result *r, struct told *t)
+static int check(struct rec_store *d, uint32_t flags, struct qc2_check_result *r, struct told *t)
 {
     struct qc2_check_opts o = {.flags = flags, .found = t ? found : NULL, .found_data = t};
-    struct qc_store *s = crash_store(d);
+    struct qc_store *s = store_of(d);
     qchain_error err;
     int rc;
 
@@ -222,13 +252,13 @@ static void numbers(void **state)
         const struct expected *e = &rows[i];
         struct qc2_check_result r;
         struct told t = {0};
-        struct crash_disk d;
+        struct rec_store *d;
         uint64_t size;
         uint8_t *p = load(e->name, &size);
 
         assert_non_null(p);
-        crash_disk_init(&d, p, size);
-        assert_int_equal(check(&d, 0, &r, &t), 0);
+        d = disk(p, size);
+        assert_int_equal(check(d, 0, &r, &t), 0);
         if (r.corruptions != e->corruptions || r.leaks != e->leaks ||
             r.allocated_clusters != e->allocated || r.fragmented_clusters != e->fragmented ||
             r.compressed_clusters != e->compressed || r.image_end_offset != e->end ||
@@ -236,8 +266,8 @@ static void numbers(void **state)
             fail_msg("%s: %d corrupt, %d leaks, %d/%d/%d, end %d, '%s'", e->name, (int)r.corruptions,
                      (int)r.leaks, (int)r.allocated_clusters, (int)r.fragmented_clusters,
                      (int)r.compressed_clusters, (int)r.image_end_offset, t.first);
-        assert_int_equal(memcmp(d.p, p, size), 0);
-        crash_disk_finish(&d);
+        assert_int_equal(memcmp(d->bytes, p, size), 0);
+        rec_destroy(d);
         free(p);
     }
 }
@@ -246,20 +276,20 @@ static void memory_is_bounded(void **state)
 {
     struct qc2_check_opts o = {.max_memory = 8};
     struct qc2_check_result r;
-    struct crash_disk d;
+    struct rec_store *d;
     struct qc_store *s;
     qchain_error err;
     uint64_t size;
     uint8_t *p = load("good-v3.qcow2", &size);
 
     (void)state;
-    crash_disk_init(&d, p, size);
-    s = crash_store(&d);
+    d = disk(p, size);
+    s = store_of(d);
     qc_error_init(&err);
     assert_int_equal(qc2_check(s, &o, &r, &err), QCHAIN_E_LIMIT);
     assert_non_null(strstr(err.text, "clusters take"));
     qc_store_destroy(s);
-    crash_disk_finish(&d);
+    rec_destroy(d);
     free(p);
 }
 
@@ -267,18 +297,18 @@ static void memory_is_bounded(void **state)
 static void unreadable_tables_free_nothing(void **state)
 {
     struct qc2_check_result r;
-    struct crash_disk d;
+    struct rec_store *d;
     uint64_t size;
     uint8_t *p = load("good-v3.qcow2", &size);
 
     (void)state;
-    crash_disk_init(&d, p, size);
-    d.bad_from = 20480;
-    d.bad_end = 20488;
-    assert_int_equal(check(&d, QC2_CHECK_REPAIR_ALL, &r, NULL), 0);
+    d = disk(p, size);
+    d->bad_from = 20480;
+    d->bad_end = 20488;
+    assert_int_equal(check(d, QC2_CHECK_REPAIR_ALL, &r, NULL), 0);
     assert_true(r.check_errors > 0 && r.leaks_fixed == 0 && r.corruptions_fixed == 0);
-    assert_int_equal(memcmp(d.p, p, size), 0);
-    crash_disk_finish(&d);
+    assert_int_equal(memcmp(d->bytes, p, size), 0);
+    rec_destroy(d);
     free(p);
 }
 
@@ -298,17 +328,17 @@ static void can_be_cancelled(void **state)
         int left = n;
         struct qc2_check_opts o = {.go_on = stop, .go_on_data = &left};
         struct qc2_check_result r;
-        struct crash_disk d;
+        struct rec_store *d;
         struct qc_store *s;
         qchain_error err;
 
-        crash_disk_init(&d, p, size);
-        s = crash_store(&d);
+        d = disk(p, size);
+        s = store_of(d);
         qc_error_init(&err);
         rc = qc2_check(s, &o, &r, &err);
         assert_true(rc == 0 || rc == QCHAIN_E_CANCELLED);
         qc_store_destroy(s);
-        crash_disk_finish(&d);
+        rec_destroy(d);
     }
     assert_true(n > 3 && rc == 0);
     free(p);
@@ -323,7 +353,7 @@ static void claims_cost_nothing(void **state)
     enum { BITS = 9, SNAPSHOTS = 20000, ENTRY = 56 };
     uint64_t table = 4096, l1 = table + SNAPSHOTS * ENTRY, size;
     struct qc2_check_result r;
-    struct crash_disk d;
+    struct rec_store *d;
     uint8_t *p;
 
     (void)state;
@@ -350,19 +380,19 @@ static void claims_cost_nothing(void **state)
     }
     for (uint64_t at = l1; at < size; at += 8)
         p[at + 6] = 1024 >> 8; /* an L2 table at 1024 */
-    crash_disk_init(&d, p, size);
-    assert_int_equal(check(&d, 0, &r, NULL), 0);
+    d = disk(p, size);
+    assert_int_equal(check(d, 0, &r, NULL), 0);
     assert_true(r.corruptions > 1000);
-    crash_disk_finish(&d);
+    rec_destroy(d);
     free(p);
 }
 
 /* --------------------------------------------------------------- repairs --- */
 
 /* The disk as a reader sees it, or NULL if he sees an error. */
-static uint8_t *guest(const struct crash_disk *d, const char *snapshot, uint64_t *size)
+static uint8_t *guest(const struct rec_store *d, const char *snapshot, uint64_t *size)
 {
-    struct qc_store *s = memory_store(d->p, d->size, d->size);
+    struct qc_store *s = memory_store(d->bytes, d->size, d->size);
     struct qc_image_opts io = {.salvage = true, .snapshot = snapshot};
     struct qc_image *img = NULL;
     uint8_t *out = NULL;
@@ -384,7 +414,7 @@ static uint8_t *guest(const struct crash_disk *d, const char *snapshot, uint64_t
 }
 
 /* What was readable is so still, and the same. */
-static void expect_same_guest(const struct crash_disk *before, const struct crash_disk *after,
+static void expect_same_guest(const struct rec_store *before, const struct rec_store *after,
                               const char *name)
 {
     static const char *const which[] = {NULL, "1"};
@@ -407,29 +437,34 @@ static bool no_worse(const struct qc2_check_result *now, const struct qc2_check_
 }
 
 /* The image cut off at operation k of its repair, then repaired again to the end. */
-static void cut_at(const char *name, const struct crash_disk *from, uint32_t flags, enum crash_kind kind,
+static void cut_at(const char *name, const struct rec_store *from, uint32_t flags, enum cut kind,
                    unsigned k, const struct qc2_check_result *before, bool structure,
                    const struct qc2_check_result *whole)
 {
     struct qc2_check_result r;
-    struct crash_disk d;
+    struct rec_store *d = disk(from->bytes, from->size);
+    uint64_t power = k + 1;
     int rc;
 
-    crash_disk_init(&d, from->p, from->size);
-    d.kind = kind;
-    d.at = k;
-    d.seed = k + 1;
-    rc = check(&d, flags, &r, NULL);
-    if (kind != CRASH_ERROR && rc == 0)
+    if (kind == CUT_POWER)
+        rec_record(d->log);
+    d->log->fail_from = k + 1;
+    d->log->fail_to = kind == CUT_ERROR ? k + 2 : UINT64_MAX;
+    d->log->fail_torn = kind == CUT_TORN;
+    rc = check(d, flags, &r, NULL);
+    if (kind != CUT_ERROR && rc == 0)
         fail_msg("%s: the repair does not notice that operation %u fails", name, k);
-    crash_disk_restart(&d);
-    assert_int_equal(check(&d, 0, &r, NULL), 0);
+    if (kind == CUT_POWER)
+        crash_restart(d->log, &power);
+    rec_reset(d);
+    d->log->on = false;
+    assert_int_equal(check(d, 0, &r, NULL), 0);
     /* A refcount table that claims the end of the file and more is seen to claim more as the file grows. */
     if (!structure && !no_worse(&r, before))
         fail_msg("%s: cut off (kind %d) at operation %u: %d corruptions, before %d", name, (int)kind, k,
                  (int)r.corruptions, (int)before->corruptions);
-    expect_same_guest(from, &d, name);
-    assert_int_equal(check(&d, flags, &r, NULL), 0);
+    expect_same_guest(from, d, name);
+    assert_int_equal(check(d, flags, &r, NULL), 0);
     /* The room that the first attempt took may be what the second lacks, where an entry refers to a place just
      * past the end; not where all can be mended. */
     if (!no_worse(&r, structure && whole->corruptions > 0 ? before : whole) ||
@@ -437,42 +472,39 @@ static void cut_at(const char *name, const struct crash_disk *from, uint32_t fla
         fail_msg("%s: repaired after it was cut off (kind %d) at %u: %d corruptions, %d leaks; without %d, "
                  "%d", name, (int)kind, k, (int)r.corruptions, (int)r.leaks, (int)whole->corruptions,
                  (int)whole->leaks);
-    expect_same_guest(from, &d, name);
-    crash_disk_finish(&d);
+    expect_same_guest(from, d, name);
+    rec_destroy(d);
 }
 
 /* Repair an image whole, and cut off everywhere. true if there was anything to do. */
 static bool repair_all_ways(const char *name, const uint8_t *p, uint64_t size, uint32_t flags)
 {
     struct qc2_check_result before, r, again;
-    struct crash_disk from, d;
+    struct rec_store *from = disk(p, size), *d = disk(p, size);
     struct told t = {0};
     unsigned n_ops = 0;
 
-    crash_disk_init(&from, p, size);
-    crash_disk_init(&d, p, size);
-    if (check(&d, 0, &before, &t) != 0)
+    if (check(d, 0, &before, &t) != 0)
         goto out;
-    d.n_ops = 0;
-    if (check(&d, flags, &r, &t) != 0)
+    rec_reset(d);
+    if (check(d, flags, &r, &t) != 0)
         fail_msg("%s: the repair fails: %s", name, t.first);
-    n_ops = d.n_ops;
+    n_ops = (unsigned)d->log->calls;
     if (!no_worse(&r, &before))
         fail_msg("%s: %d corruptions, %d after the repair", name, (int)before.corruptions,
                  (int)r.corruptions);
-    expect_same_guest(&from, &d, name);
-    crash_disk_restart(&d);
-    assert_int_equal(check(&d, 0, &again, NULL), 0);
+    expect_same_guest(from, d, name);
+    assert_int_equal(check(d, 0, &again, NULL), 0);
     if (again.corruptions != r.corruptions || again.leaks != r.leaks ||
         (r.corruptions == 0 && (again.dirty || again.corrupt)))
         fail_msg("%s: the repair says %d corruptions, %d leaks; the next check %d, %d", name,
                  (int)r.corruptions, (int)r.leaks, (int)again.corruptions, (int)again.leaks);
     for (unsigned k = 0; k < n_ops; k += short_by())
-        for (int kind = CRASH_ERROR; kind <= CRASH_POWER; kind++)
-            cut_at(name, &from, flags, (enum crash_kind)kind, k, &before, t.structure, &r);
+        for (int kind = CUT_ERROR; kind <= CUT_POWER; kind++)
+            cut_at(name, from, flags, (enum cut)kind, k, &before, t.structure, &r);
 out:
-    crash_disk_finish(&from);
-    crash_disk_finish(&d);
+    rec_destroy(from);
+    rec_destroy(d);
     return n_ops > 0;
 }
 
@@ -507,17 +539,17 @@ static void repairs_that_succeed(void **state)
     (void)state;
     for (size_t i = 0; i < sizeof(good) / sizeof(good[0]); i++) {
         struct qc2_check_result r;
-        struct crash_disk d;
+        struct rec_store *d;
         uint64_t size;
         uint8_t *p = load(good[i], &size);
 
         assert_non_null(p);
-        crash_disk_init(&d, p, size);
-        assert_int_equal(check(&d, QC2_CHECK_REPAIR_ALL, &r, NULL), 0);
+        d = disk(p, size);
+        assert_int_equal(check(d, QC2_CHECK_REPAIR_ALL, &r, NULL), 0);
         if (r.corruptions + r.leaks + r.check_errors > 0 || r.dirty || r.corrupt)
             fail_msg("%s: %d corruptions, %d leaks are left", good[i], (int)r.corruptions, (int)r.leaks);
-        assert_int_equal(d.p[79] & 3, 0);
-        crash_disk_finish(&d);
+        assert_int_equal(d->bytes[79] & 3, 0);
+        rec_destroy(d);
         free(p);
     }
 }
@@ -526,16 +558,16 @@ static void repairs_that_succeed(void **state)
 static void leaks_alone(void **state)
 {
     struct qc2_check_result r;
-    struct crash_disk d;
+    struct rec_store *d;
     uint64_t size;
     uint8_t *p = load("good-copied-flags.qcow2", &size);
 
     (void)state;
-    crash_disk_init(&d, p, size);
-    assert_int_equal(check(&d, QC2_CHECK_REPAIR_LEAKS, &r, NULL), 0);
+    d = disk(p, size);
+    assert_int_equal(check(d, QC2_CHECK_REPAIR_LEAKS, &r, NULL), 0);
     assert_true(r.corruptions == 1 && r.corruptions_fixed == 0);
-    assert_int_equal(memcmp(d.p, p, size), 0);
-    crash_disk_finish(&d);
+    assert_int_equal(memcmp(d->bytes, p, size), 0);
+    rec_destroy(d);
     free(p);
 }
 
@@ -554,7 +586,7 @@ static void make_shared(uint8_t *p, uint8_t *entry)
 static void leaks_of_what_was_shared(void **state)
 {
     struct qc2_check_result r;
-    struct crash_disk d;
+    struct rec_store *d;
     uint64_t size, l1, table;
     uint8_t *p = load("good-v3.qcow2", &size);
 
@@ -566,12 +598,12 @@ static void leaks_of_what_was_shared(void **state)
             make_shared(p, p + table + k);
         make_shared(p, p + l1 + 8 * i);
     }
-    crash_disk_init(&d, p, size);
-    assert_int_equal(check(&d, 0, &r, NULL), 0);
+    d = disk(p, size);
+    assert_int_equal(check(d, 0, &r, NULL), 0);
     assert_true(r.corruptions == 0 && r.leaks > 1);
-    assert_int_equal(check(&d, QC2_CHECK_REPAIR_LEAKS, &r, NULL), 0);
+    assert_int_equal(check(d, QC2_CHECK_REPAIR_LEAKS, &r, NULL), 0);
     assert_true(r.corruptions == 0 && r.leaks == 0 && r.leaks_fixed > 1);
-    crash_disk_finish(&d);
+    rec_destroy(d);
     free(p);
 }
 

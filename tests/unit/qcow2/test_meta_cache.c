@@ -71,17 +71,17 @@ static void test_cached(void **state)
         r->bytes[MIB + 4096 * i + 5] = (uint8_t)(i + 1);
     assert_int_equal(peek(&s, MIB + 5), 1);
     assert_int_equal(peek(&s, MIB + 5), 1);
-    assert_int_equal(r->calls, 1); /* read once */
+    assert_int_equal(r->log->calls, 1); /* read once */
     poke(&s, MIB + 7, 77, QC2_MAP);
     for (unsigned i = 1; i < 32; i++) /* more than fits: what is dirty stays */
         assert_int_equal(peek(&s, MIB + 4096 * i + 5), i + 1);
-    assert_int_equal(r->calls, 32);
+    assert_int_equal(r->log->calls, 32);
     assert_int_equal(peek(&s, MIB + 7), 77);
-    assert_int_equal(r->calls, 32);
+    assert_int_equal(r->log->calls, 32);
     assert_int_equal(peek(&s, MIB + 4096 * 31), 0);
-    assert_int_equal(r->calls, 32); /* the last are still there, */
+    assert_int_equal(r->log->calls, 32); /* the last are still there, */
     assert_int_equal(peek(&s, MIB + 4096 + 5), 2);
-    assert_int_equal(r->calls, 33); /* the first are not */
+    assert_int_equal(r->log->calls, 33); /* the first are not */
     assert_int_equal(r->bytes[MIB + 7], 0);
     assert_int_equal(qc2_meta_dirty_bytes(s.w), 4096);
     assert_int_equal(qc2_flush(s.w, NULL), 0);
@@ -119,8 +119,8 @@ static void test_read_fails(void **state)
     struct qc2_slice *slice;
 
     (void)state;
-    r->fail_from = 1;
-    r->fail_to = 2;
+    r->log->fail_from = 1;
+    r->log->fail_to = 2;
     assert_int_equal(qc2_slice_get(s.w, MIB, &slice, NULL), QCHAIN_E_IO);
     assert_int_equal(qc2_slice_get(s.w, MIB, &slice, NULL), 0);
     qc2_slice_put(s.w, slice);
@@ -148,26 +148,26 @@ static void test_new_table(void **state)
     /* One past the end of the file is zeros without being read, also after others came in its place. */
     assert_int_equal(qc2_table_new(s.w, past, 65536, true, NULL), 0);
     rec_reset(r);
-    r->log = true;
+    rec_record(r->log);
     poke(&s, past + 4096, 9, QC2_MAP);
     for (unsigned i = 0; i < 16; i++)
         assert_int_equal(peek(&s, past + 4096 * i), i == 1 ? 9 : 0);
-    assert_int_equal(r->calls, 0);
+    assert_int_equal(r->log->calls, 0);
     poke(&s, MIB, 3, QC2_MAP);
     assert_int_equal(qc2_flush(s.w, NULL), 0);
     /* The new one, and the end of the file, come before what is MAP. */
-    assert_int_equal(r->op[0].offset, past + 65536 - 512);
-    assert_int_equal(r->op[1].offset, past + 4096);
-    assert_int_equal(r->op[2].kind, REC_FLUSH);
-    assert_int_equal(r->op[3].offset, MIB);
-    assert_int_equal(r->op[4].kind, REC_FLUSH);
-    assert_int_equal(r->n, 5);
+    assert_int_equal(r->log->op[0].offset, past + 65536 - 512);
+    assert_int_equal(r->log->op[1].offset, past + 4096);
+    assert_int_equal(r->log->op[2].kind, REC_FLUSH);
+    assert_int_equal(r->log->op[3].offset, MIB);
+    assert_int_equal(r->log->op[4].kind, REC_FLUSH);
+    assert_int_equal(r->log->n, 5);
     assert_int_equal(r->size, past + 65536);
 
     /* From now on it is like any other. */
     poke(&s, past, 8, QC2_MAP);
     assert_int_equal(qc2_flush(s.w, NULL), 0);
-    assert_int_equal(r->n, 7);
+    assert_int_equal(r->log->n, 7);
     assert_int_equal(peek(&s, past + 4097), 0);
     subject_close(&s, false, NULL);
     rec_destroy(r);
@@ -435,19 +435,19 @@ static void test_autoclear(void **state)
     (void)state;
     image_make(r, 3, 12, 4, MIB);
     r->bytes[95] = 0x81;
-    r->log = true;
+    rec_record(r->log);
     assert_int_equal(subject_open(&s, r, NULL, NULL), 0);
-    assert_int_equal(r->n, 2);
-    assert_int_equal(r->op[0].kind, REC_WRITE);
-    assert_int_equal(r->op[0].length, 104);
-    assert_int_equal(r->op[1].kind, REC_FLUSH);
+    assert_int_equal(r->log->n, 2);
+    assert_int_equal(r->log->op[0].kind, REC_WRITE);
+    assert_int_equal(r->log->op[0].length, 104);
+    assert_int_equal(r->log->op[1].kind, REC_FLUSH);
     assert_int_equal(r->bytes[95], 0);
     subject_close(&s, false, NULL);
     rec_reset(r);
     assert_int_equal(subject_open(&s, r, NULL, NULL), 0);
-    assert_int_equal(r->n, 0);
+    assert_int_equal(r->log->n, 0);
     assert_int_equal(subject_close(&s, true, NULL), 0);
-    assert_int_equal(r->n, 0);
+    assert_int_equal(r->log->n, 0);
     rec_destroy(r);
 }
 

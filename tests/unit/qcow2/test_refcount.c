@@ -202,11 +202,11 @@ static void test_steady(void **state)
     assert_int_equal(qc2_refcount_add(s.w, first + 512 * 900, 1024, -1, NULL), 0);
     assert_int_equal(alloc(&s, 1), first + 512 * 7);
     assert_int_equal(alloc(&s, 2), first + 512 * 900);
-    calls = r->calls;
+    calls = r->log->calls;
     first = alloc(&s, 1);
     for (unsigned i = 1; i < 50; i++)
         assert_in_range(alloc(&s, 1), first + i * 512, first + (i + 1) * 512); /* one is a refcount block */
-    assert_int_equal(r->calls, calls);
+    assert_int_equal(r->log->calls, calls);
     subject_close(&s, false, NULL);
     rec_destroy(r);
 }
@@ -261,34 +261,33 @@ static void test_packing_alone(void **state)
 /* ------------------------------------------------------------------ growth --- */
 
 /* The image is valid in all states between one number of operations and the next. */
-static void judge_prefixes(struct rec_store *r, const uint8_t *base, uint64_t size)
+static void judge_prefixes(const struct rec_store *r)
 {
-    uint8_t *state = calloc(1, 16 * MIB);
+    struct rec_store *state = rec_create(16 * MIB);
     struct verdict v;
 
-    memcpy(state, base, size);
-    for (size_t i = 0; i < r->n; i++) {
-        size = rec_apply(state, 16 * MIB, size, &r->op[i]);
-        if (i % 16 == 0 || r->op[i].offset < 512 || i + 50 > r->n) {
-            image_check(state, size, &v);
+    memcpy(state->bytes, r->start, r->start_size);
+    state->size = r->start_size;
+    for (size_t i = 0; i < r->log->n; i++) {
+        rec_apply(state, &r->log->op[i]);
+        if (i % 16 == 0 || r->log->op[i].offset < 512 || i + 50 > r->log->n) {
+            image_check(state->bytes, state->size, &v);
             assert_string_equal(v.damage, "");
         }
     }
-    free(state);
+    rec_destroy(state);
 }
 
 /* 512-byte clusters and counts of 64 bits: 64 entries of 64 clusters fill the first refcount table at 2 MiB. */
 static void test_table_growth(void **state)
 {
-    uint8_t *base = calloc(1, MIB);
     struct subject s;
     struct rec_store *r = open_new(&s, 3, 9, 6);
-    uint64_t size = r->size, before, last = 0, high = 0;
+    uint64_t before, last = 0, high = 0;
     struct verdict v;
 
     (void)state;
-    memcpy(base, r->bytes, size);
-    r->log = true;
+    rec_record(r->log);
     /* One by one, as data is. */
     while (s.q->header.reftable_clusters == 1) {
         high = qc_max64(high, last);
@@ -300,9 +299,9 @@ static void test_table_growth(void **state)
     assert_int_equal(before, 2); /* the table, the header */
     assert_int_equal(qc2_flush(s.w, NULL), 0);
     assert_in_range(r->n_flushes - before, 1, 2);
-    judge_prefixes(r, base, size);
+    judge_prefixes(r);
     /* A stretch that needs many blocks, and the table to grow several times. */
-    r->log = false;
+    r->log->on = false;
     last = alloc(&s, 20000);
     assert_int_equal(qc2_flush(s.w, NULL), 0);
     image_check(r->bytes, r->size, &v);
@@ -315,7 +314,6 @@ static void test_table_growth(void **state)
         assert_int_equal(count(&s, last + c * 512), 1);
     subject_close(&s, false, NULL);
     rec_destroy(r);
-    free(base);
 }
 
 /* Growth that fails at any call leaves all as it was, or writing stopped. */
@@ -335,13 +333,13 @@ static void test_table_growth_fails(void **state)
         alloc(&s, 3000);
         assert_int_equal(qc2_flush(s.w, NULL), 0);
         rec_reset(r);
-        r->fail_writes_only = true;
-        r->fail_code = k % 2 ? QCHAIN_E_NOSPACE : QCHAIN_E_IO;
-        r->fail_from = k;
-        r->fail_to = k + 1;
+        r->log->fail_writes_only = true;
+        r->log->fail_code = k % 2 ? QCHAIN_E_NOSPACE : QCHAIN_E_IO;
+        r->log->fail_from = k;
+        r->log->fail_to = k + 1;
         rc = qc2_alloc(s.w, 3000, &host, &zeroed, NULL);
         over = rc == 0;
-        r->fail_from = r->fail_to = 0;
+        r->log->fail_from = r->log->fail_to = 0;
         image_check(r->bytes, r->size, &v);
         assert_string_equal(v.damage, "");
         if (rc < 0 && !atomic_load(&s.w->stopped)) {

@@ -11,6 +11,7 @@
 #include <time.h>
 #include <cmocka.h>
 
+#include "crash_states.h"
 #include "image_tools.h"
 #include "util/error.h"
 #include "util/bytes.h"
@@ -103,11 +104,9 @@ static void test_scattered(void **state)
 
 /* --------------------------------------------------------------- crashes --- */
 
-/* The states that a medium may be in after a crash: all up to the last fsync, and some of what came since. */
-struct medium {
-    uint8_t *base, *state;
-    uint64_t base_size, size;
-    uint64_t cap, states;
+/* A crash's states are looked at. */
+struct judge {
+    uint64_t states;
     uint64_t qemu_every; /* so many states are shown to qemu-img, too; 0: none */
     char     damage[300];
 };
@@ -129,92 +128,39 @@ static int ask_qemu(const uint8_t *bytes, uint64_t size)
     return WEXITSTATUS(system(command));
 }
 
-static void medium_init(struct medium *m, const struct rec_store *r)
+static int judge(void *data, struct rec_store *const *state, uint64_t at, const char *which)
 {
-    *m = (struct medium){.cap = 4 * MIB, .base_size = r->size};
-    m->base = calloc(1, m->cap);
-    m->state = calloc(1, m->cap);
-    memcpy(m->base, r->bytes, r->size);
-}
-
-static void judge(struct medium *m, const char *how, size_t at)
-{
+    struct judge *j = data;
     struct verdict v;
 
-    m->states++;
-    image_check(m->state, m->size, &v);
-    if (v.damage[0] && !m->damage[0])
-        snprintf(m->damage, sizeof(m->damage), "%s (%s, op %zu)", v.damage, how, at);
-    if (m->qemu_every && m->states % m->qemu_every == 0) {
-        int code = ask_qemu(m->state, m->size);
+    j->states++;
+    image_check(state[0]->bytes, state[0]->size, &v);
+    if (v.damage[0])
+        snprintf(j->damage, sizeof(j->damage), "%s (%s, at %llu)", v.damage, which, (unsigned long long)at);
+    if (j->qemu_every && j->states % j->qemu_every == 0) {
+        int code = ask_qemu(state[0]->bytes, state[0]->size);
 
         if (code != 0 && code != 3)
-            fail_msg("qemu-img check: %d (%s, op %zu); see %s", code, how, at, dir);
+            fail_msg("qemu-img check: %d (%s, at %llu); see %s", code, which, (unsigned long long)at, dir);
         assert_int_equal(code == 3, v.leaks > 0);
     }
-}
-
-static void back(struct medium *m)
-{
-    if (m->size > m->base_size)
-        memset(m->state + m->base_size, 0, m->size - m->base_size);
-    memcpy(m->state, m->base, m->base_size);
-    m->size = m->base_size;
-}
-
-static void some(struct medium *m, const struct rec_op *op, size_t n, uint64_t mask, const char *how, size_t at)
-{
-    back(m);
-    for (size_t i = 0; i < n; i++)
-        if (n > 64 || mask >> i & 1)
-            m->size = rec_apply(m->state, m->cap, m->size, &op[i]);
-    judge(m, how, at);
-}
-
-/* What lies between two fsyncs: all prefixes, each one missing, each one alone, and some subsets. */
-static void window(struct medium *m, const struct rec_op *op, size_t n, size_t at, uint64_t *seed)
-{
-    for (size_t i = 0; i <= n; i++)
-        some(m, op, i, ~UINT64_C(0), "prefix", at + i);
-    for (size_t i = 0; i < n && n <= 64; i++) {
-        some(m, op, n, ~(UINT64_C(1) << i), "one missing", at + i);
-        some(m, op, n, UINT64_C(1) << i, "one alone", at + i);
-    }
-    for (unsigned i = 0; i < 20 && n <= 64; i++)
-        some(m, op, n, random_next(seed), "subset", at);
-    back(m);
-    for (size_t i = 0; i < n; i++)
-        m->size = rec_apply(m->state, m->cap, m->size, &op[i]);
-    memcpy(m->base, m->state, m->size); /* files do not become shorter here */
-    m->base_size = m->size;
-}
-
-static void crash_everywhere(struct medium *m, const struct rec_store *r, uint64_t *seed)
-{
-    size_t first = 0;
-
-    for (size_t i = 0; i <= r->n; i++)
-        if (i == r->n || r->op[i].kind == REC_FLUSH) {
-            window(m, r->op + first, i - first, first, seed);
-            first = i + 1;
-        }
+    return v.damage[0] != 0;
 }
 
 /* Do things at random, and see what a crash leaves. Returns how many states were looked at; damage: what is
  * wrong, or "". */
 static uint64_t random_run(unsigned cluster_bits, unsigned order, bool discard, unsigned steps, uint64_t seed,
-                           uint64_t qemu_every, char *damage, size_t room)
+                           uint64_t qemu_every, char *damage, size_t room, uint64_t *same)
 {
     struct qc_write_opts opts = {.discard = discard};
-    struct rec_store *r = rec_create(0);
+    struct rec_store *r = rec_create(4 * MIB);
+    struct judge j = {.qemu_every = qemu_every};
+    struct crash_walk w = {.log = r->log, .most = 256, .random = 20, .seed = seed, .any_time = true, .tell = judge,
+                           .data = &j};
     struct subject s;
-    struct medium m;
-    uint64_t disk = UINT64_C(256) << cluster_bits, states;
 
-    image_make(r, order == 4 ? 2 : 3, cluster_bits, order, disk);
-    medium_init(&m, r);
-    m.qemu_every = qemu_every;
-    r->log = true;
+    image_make(r, order == 4 ? 2 : 3, cluster_bits, order, UINT64_C(256) << cluster_bits);
+    rec_record(r->log);
     assert_int_equal(subject_open(&s, r, &opts, NULL), 0);
     for (unsigned i = 0; i < steps; i++) {
         uint64_t x = random_next(&seed), guest = x >> 8 & 255;
@@ -232,24 +178,22 @@ static uint64_t random_run(unsigned cluster_bits, unsigned order, bool discard, 
         }
     }
     assert_int_equal(subject_close(&s, true, NULL), 0);
-    crash_everywhere(&m, r, &seed);
-    memcpy(damage, m.damage, room);
+    crash_walk(&w);
+    memcpy(damage, j.damage, room);
     if (!damage[0]) {
         struct verdict v;
 
         image_check(r->bytes, r->size, &v);
         assert_int_equal(v.leaks, 0);
     }
-    states = m.states;
-    free(m.base);
-    free(m.state);
     rec_destroy(r);
-    return states;
+    *same += w.same;
+    return w.told;
 }
 
 static void test_crashes(void **state)
 {
-    uint64_t seed = 1, states = 0, every = 701;
+    uint64_t seed = 1, states = 0, same = 0, every = 701;
     char damage[300], command[100];
 
     (void)state;
@@ -257,13 +201,14 @@ static void test_crashes(void **state)
         every = 0;
     assert_non_null(mkdtemp(dir));
     for (unsigned order = 0; order <= 6; order++) {
-        states += random_run(9, order, order % 2, share(600), ++seed, every, damage, sizeof(damage));
+        states += random_run(9, order, order % 2, share(600), ++seed, every, damage, sizeof(damage), &same);
         assert_string_equal(damage, "");
     }
-    states += random_run(12, 4, true, share(300), ++seed, every, damage, sizeof(damage));
+    states += random_run(12, 4, true, share(300), ++seed, every, damage, sizeof(damage), &same);
     assert_string_equal(damage, "");
-    print_message("%llu states, %llu of them seen by qemu-img\n", (unsigned long long)states,
-                  (unsigned long long)(every ? states / every : 0));
+    print_message("%llu states, %llu of them seen by qemu-img; %llu more the same as another\n",
+                  (unsigned long long)states, (unsigned long long)(every ? states / every : 0),
+                  (unsigned long long)same);
     snprintf(command, sizeof(command), "rm -rf %s", dir);
     assert_int_equal(system(command), 0);
 }
@@ -271,6 +216,7 @@ static void test_crashes(void **state)
 /* Each rule is needed: without it, damage is found. */
 static void test_rules(void **state)
 {
+    uint64_t same = 0;
     char damage[300];
 
     (void)state;
@@ -280,7 +226,7 @@ static void test_rules(void **state)
             continue;
         atomic_store(&qc2_test_break, rule);
         for (uint64_t seed = 1; seed < 20 && !damage[0]; seed++)
-            random_run(9, 6, false, 600, seed, 0, damage, sizeof(damage));
+            random_run(9, 6, false, 600, seed, 0, damage, sizeof(damage), &same);
         atomic_store(&qc2_test_break, 0);
         print_message("rule %d: %s\n", rule, damage);
         assert_string_not_equal(damage, "");
@@ -289,7 +235,7 @@ static void test_rules(void **state)
 
 static bool all_synced(const struct rec_store *r)
 {
-    return r->n > 0 && r->op[r->n - 1].kind == REC_FLUSH;
+    return r->log->n > 0 && r->log->op[r->log->n - 1].kind == REC_FLUSH;
 }
 
 /* What a flush reported is on the medium. */
@@ -299,7 +245,7 @@ static void test_durable(void **state)
     struct rec_store *r = open_new(&s, 3, 9, 4, MIB);
 
     (void)state;
-    r->log = true;
+    rec_record(r->log);
     for (uint64_t i = 0; i < 300; i++) {
         assert_int_equal(i % 3 ? map_cluster(&s, i * 5, NULL) : unmap_cluster(&s, i, NULL), 0);
         assert_int_equal(qc2_flush(s.w, NULL), 0);
@@ -362,13 +308,13 @@ static void fail_at(uint64_t k, uint64_t n, int code, unsigned order, bool disca
     image_make(r, 3, 9, order, MIB / 8);
     assert_int_equal(subject_open(&s, r, &opts, NULL), 0);
     rec_reset(r);
-    r->fail_writes_only = true;
-    r->fail_code = code;
-    r->fail_from = k;
-    r->fail_to = k + n;
+    r->log->fail_writes_only = true;
+    r->log->fail_code = code;
+    r->log->fail_from = k;
+    r->log->fail_to = k + n;
     rc = work(&s, 150, 7, &done);
     valid(r, "at once", k);
-    r->fail_from = r->fail_to = 0;
+    r->log->fail_from = r->log->fail_to = 0;
     if (rc == 0) {
         assert_int_equal(subject_close(&s, true, NULL), 0);
         rec_destroy(r);
@@ -402,17 +348,17 @@ static void test_no_space(void **state)
     uint64_t n = 0;
 
     (void)state;
-    r->fail_writes_only = true;
-    r->fail_code = QCHAIN_E_NOSPACE;
+    r->log->fail_writes_only = true;
+    r->log->fail_code = QCHAIN_E_NOSPACE;
     for (uint64_t i = 0; i < 50; i++)
         assert_int_equal(map_cluster(&s, i, NULL), 0);
-    r->fail_from = r->calls;
-    r->fail_to = UINT64_MAX;
+    r->log->fail_from = r->log->calls;
+    r->log->fail_to = UINT64_MAX;
     assert_int_equal(qc2_flush(s.w, NULL), QCHAIN_E_NOSPACE);
     assert_int_equal(qc2_flush(s.w, NULL), QCHAIN_E_NOSPACE);
     assert_int_equal(map_cluster(&s, 50, NULL), QCHAIN_E_NOSPACE);
     valid(r, "without space", 0);
-    r->fail_to = 0;
+    r->log->fail_to = 0;
     for (uint64_t i = 50; i < 60; i++)
         assert_int_equal(map_cluster(&s, i, NULL), 0);
     n = 60;
