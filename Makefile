@@ -196,7 +196,9 @@ SCRIPTS_INTEROP = $(filter-out $(if $(findstring thread,$(SAN)),$(ONE_THREAD)),$
 T_INTEROP = $(call progs,interop) $(foreach s,$(SCRIPTS_INTEROP),'$(s) $(INTEROP_ARGS)') \
 	'$(RANDOM_CHAINS) $(INTEROP_ARGS) --count $(CHAINS)' \
 	'$(RANDOM_CHAINS) $(INTEROP_ARGS) --count $(if $(SAN),5,15) --sidecars' \
-	'tests/interop/random_writes.py --count $(if $(SAN),8,30)'
+	'tests/interop/random_writes.py --count $(if $(SAN),8,30)' \
+	'tests/interop/random_surgery.py --count $(if $(SAN),5,20)' \
+	'tests/interop/kill_surgery.py --kills $(if $(SAN),2,10)'
 INTEROP_ARGS  = --bin $(BUILD)/bin --hammer $(BUILD)/tests/interop/hammer
 RANDOM_CHAINS = tests/interop/random_chains.py
 T_FAULT   = $(call progs,fault) $(call progs,crash) $(call scripts,fault crash)
