@@ -169,7 +169,7 @@ def main():
                 killed, done = kills.kind(kind, args.kills)
                 total += killed
                 print(f"  {kind}: {killed} of {done} were killed before they had ended", flush=True)
-        if total == 0:
+        if total == 0 and not args.only:
             raise Mismatch("none was killed before it had ended")
     except Mismatch as e:
         print(f"FAIL: {kind}: {e}\nin {root}")
