@@ -26,7 +26,7 @@
 /* What a medium may have after a crash. */
 struct medium {
     uint8_t *base, *state;
-    uint64_t base_size, size, states;
+    uint64_t base_size, size, states, reach; /* reach: no state is longer */
     struct rec_store *again; /* where some of them are opened */
     char     damage[300];
 };
@@ -42,7 +42,7 @@ static void judge(struct medium *m, const char *how, size_t at)
     if (v.damage[0] || m->states++ % 7 != 0)
         return;
     /* Emptied again it is what it would have been, and can be written. */
-    memset(m->again->bytes, 0, CAP);
+    memset(m->again->bytes, 0, m->again->size > m->reach ? m->again->size : m->reach);
     memcpy(m->again->bytes, m->state, m->size);
     m->again->size = m->size;
     assert_int_equal(subject_open(&s, m->again, NULL, NULL), 0);
@@ -81,7 +81,7 @@ static void apply_torn(struct medium *m, const struct rec_op *op, uint64_t mask)
 static void some(struct medium *m, const struct rec_op *op, size_t n, uint64_t mask, uint64_t sectors, const char *how,
                  size_t at)
 {
-    memcpy(m->state, m->base, CAP);
+    memcpy(m->state, m->base, m->reach);
     m->size = m->base_size;
     for (size_t i = 0; i < n; i++)
         if (mask >> (i % 64) & 1)
@@ -102,7 +102,7 @@ static void window(struct medium *m, const struct rec_op *op, size_t n, size_t a
     for (unsigned i = 0; i < 20; i++)
         some(m, op, n, random_next(seed), random_next(seed), "subset", at);
     some(m, op, n, ~UINT64_C(0), 0, "all", at + n);
-    memcpy(m->base, m->state, CAP);
+    memcpy(m->base, m->state, m->reach);
     m->base_size = m->size;
 }
 
@@ -110,6 +110,10 @@ static void crash_everywhere(struct medium *m, const struct rec_store *r, uint64
 {
     size_t first = 0;
 
+    m->reach = m->base_size;
+    for (size_t i = 0; i < r->n; i++)
+        if (r->op[i].kind != REC_RESIZE && r->op[i].offset + r->op[i].length > m->reach)
+            m->reach = r->op[i].offset + r->op[i].length;
     for (size_t i = 0; i <= r->n; i++)
         if (i == r->n || r->op[i].kind == REC_FLUSH) {
             window(m, r->op + first, i - first, first, seed);
@@ -117,9 +121,9 @@ static void crash_everywhere(struct medium *m, const struct rec_store *r, uint64
         }
 }
 
-static void fill(struct subject *s, uint64_t *seed)
+static void fill(struct subject *s, unsigned times, uint64_t *seed)
 {
-    for (unsigned i = 0; i < 300; i++) {
+    while (times-- > 0) {
         uint64_t x = random_next(seed);
 
         assert_int_equal(x % 5 ? map_cluster(s, x >> 8 & 255, NULL) : unmap_cluster(s, x >> 8 & 255, NULL), 0);
@@ -156,7 +160,7 @@ static uint64_t run(unsigned cluster_bits, unsigned order, bool moved, uint64_t 
     image_make(r, order == 4 ? 2 : 3, cluster_bits, order, 256 * cluster);
     assert_int_equal(subject_open(&s, r, NULL, NULL), 0);
     place_block(&s);
-    fill(&s, &seed);
+    fill(&s, 300, &seed);
     if (moved) {
         pthread_mutex_lock(&s.w->lock);
         assert_int_equal(qc2_l1_grow(s.w, s.w->l1_size + 1, NULL), 0);
@@ -169,14 +173,11 @@ static uint64_t run(unsigned cluster_bits, unsigned order, bool moved, uint64_t 
     rec_reset(r);
     r->log = true;
     assert_int_equal(qc2_make_empty(s.img, NULL), 0);
-    r->log = false;
-    fill(&s, &seed); /* it goes on from there */
+    fill(&s, 30, &seed); /* it goes on from there */
     assert_int_equal(qc2_flush(s.w, NULL), 0);
     image_check(r->bytes, r->size, &v);
-    if (atomic_load(&qc2_test_break) == 0) {
-        assert_string_equal(v.damage, "");
-        assert_true(v.mapped > 100);
-    }
+    assert_string_equal(v.damage, "");
+    assert_true(v.mapped > 10);
     assert_int_equal(qc2_make_empty(s.img, NULL), 0);
     assert_int_equal(subject_close(&s, true, NULL), 0);
     image_check(r->bytes, r->size, &v);
@@ -243,7 +244,7 @@ static void test_errors(void **state)
 
         image_make(r, 3, 9, 4, 256 * 512);
         assert_int_equal(subject_open(&s, r, NULL, NULL), 0);
-        fill(&s, &seed);
+        fill(&s, 300, &seed);
         assert_int_equal(qc2_flush(s.w, NULL), 0);
         rec_reset(r);
         r->fail_from = at;
