@@ -54,48 +54,6 @@ static int put_json(void *data, const qchain_extent *e, bool last)
     return 0;
 }
 
-static bool is_named(const char *layer, const char *wanted)
-{
-    const char *slash = strrchr(layer, '/');
-
-    return strcmp(layer, wanted) == 0 || (slash && strcmp(slash + 1, wanted) == 0);
-}
-
-/* A layer by number or name, up to max; false after a complaint. */
-static bool find_layer(struct tool *t, qchain *c, const char *text, uint32_t max, uint32_t *out)
-{
-    uint32_t layers = qchain_layers(c), i;
-    char *end;
-    unsigned long n = strtoul(text, &end, 10);
-
-    if (text[0] >= '0' && text[0] <= '9' && !*end) {
-        if (n <= max) {
-            *out = (uint32_t)n;
-            return true;
-        }
-        tool_complain(t, "layer %s: the chain has %u layers, and 0 is the top", text,
-                      (unsigned)layers);
-        return false;
-    }
-    for (i = 0; i < layers; i++) {
-        qchain_image_info *info;
-        bool found;
-
-        if (qchain_layer_info(&info, c, i, t->err) != 0) {
-            tool_complain_error(t);
-            return false;
-        }
-        found = is_named(info->name, tool_is_url(text) ? tool_shown_name(t, text) : text);
-        qchain_image_info_free(info);
-        if (found) {
-            *out = i;
-            return true;
-        }
-    }
-    tool_complain(t, "layer %s: the chain has none of that name", tool_shown_name(t, text));
-    return false;
-}
-
 static int print_diff(struct tool *t, qchain *c, uint32_t below, uint32_t upto)
 {
     struct diff_print p = {.chain = c, .full = t->output == TOOL_JSON_FULL};
@@ -125,10 +83,10 @@ static int diff(struct tool *t, qchain *c, const struct diff_args *a)
 {
     uint32_t layers = qchain_layers(c), below, upto = 0;
 
-    if (a->upto && !find_layer(t, c, a->upto, layers - 1, &upto))
+    if (a->upto && !tool_find_layer(t, c, a->upto, layers - 1, &upto))
         return 2;
     below = upto + 1;
-    if (a->below && !find_layer(t, c, a->below, layers, &below))
+    if (a->below && !tool_find_layer(t, c, a->below, layers, &below))
         return 2;
     if (below <= upto) {
         tool_complain(t, "layer %u is not below layer %u", (unsigned)below, (unsigned)upto);

@@ -78,7 +78,7 @@ static int check_args(struct tool *t, const struct rebase_args *a)
     uint32_t copying = QCHAIN_REBASE_COMPARE | QCHAIN_REBASE_COMPRESS;
 
     if (!(a->flags & QCHAIN_REBASE_UNSAFE) && !a->backing)
-        t->status = tool_usage_error(t, "Must specify backing file (-b) or use simple rebase mode (-u)");
+        t->status = tool_usage_error(t, "Must specify backing file (-b) or use unsafe mode (-u)");
     else if (a->flags & QCHAIN_REBASE_UNSAFE && a->flags & copying)
         t->status = tool_usage_error(t, "Cannot use %s with -u: nothing is copied",
                                      a->flags & QCHAIN_REBASE_COMPARE ? "--compare" : "-c");

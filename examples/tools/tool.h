@@ -55,7 +55,7 @@ extern const struct tool_verb tool_verb_map, tool_verb_info, tool_verb_inspect, 
     tool_verb_compare, tool_verb_diff, tool_verb_checksum, tool_verb_convert, tool_verb_index,
     tool_verb_cache, tool_verb_bench, tool_verb_check, tool_verb_create, tool_verb_measure,
     tool_verb_amend, tool_verb_resize, tool_verb_io, tool_verb_write, tool_verb_snapshot, tool_verb_bitmap,
-    tool_verb_dd, tool_verb_rebase, tool_verb_commit;
+    tool_verb_dd, tool_verb_rebase, tool_verb_commit, tool_verb_stream, tool_verb_merge, tool_verb_delete;
 
 /* ---- command line (tool_opts.c) ---- */
 
@@ -257,6 +257,11 @@ void tool_job_finish(struct tool_job *j, bool done);
 /* The exit code for the library's answer r: 0; 128 + the signal, silently; or `other`
  * after its message. */
 int tool_job_status(const struct tool *t, int r, int other);
+
+/* ---- layers (tool_layer.c) ---- */
+
+/* A layer by number or name, up to max; false after a complaint. */
+bool tool_find_layer(struct tool *t, qchain *c, const char *text, uint32_t max, uint32_t *out);
 
 /* ---- options of new images (tool_create.c) ---- */
 

@@ -59,3 +59,73 @@ int qchain_rebase(qchain *c, const qchain_rebase_opts *opts, qchain_job_result *
     put_result(result, &r);
     return ret;
 }
+
+int qchain_stream(qchain *c, uint32_t base, qchain_job *job, qchain_job_result *result, qchain_error *err)
+{
+    qchain_job_result r = {.struct_size = sizeof(r)};
+    int ret;
+
+    QC_ERR(err);
+    ret = check_chain(c, "stream", err);
+    if (ret == 0)
+        ret = qc_stream(c, base, job, &r, err);
+    put_result(result, &r);
+    return ret;
+}
+
+int qchain_merge(qchain *c, uint64_t limit, qchain_job *job, qchain_job_result *result, qchain_error *err)
+{
+    qchain_job_result r = {.struct_size = sizeof(r)};
+    int ret;
+
+    QC_ERR(err);
+    ret = check_chain(c, "merge", err);
+    if (ret == 0)
+        ret = qc_merge(c, limit, job, &r, err);
+    put_result(result, &r);
+    return ret;
+}
+
+/* Children are opened one after the other, by names. */
+static int check_delete(const qchain_open_opts *open, const char *layer, const char *const *children, uint32_t n,
+                        qchain_error *err)
+{
+    bool bad = !layer || (n && !children);
+
+    for (uint32_t i = 0; !bad && i < n; i++)
+        bad = !children[i];
+    if (bad)
+        return qc_fail(err, QCHAIN_E_INVAL, "delete: an argument is NULL");
+    if (open->store || open->snapshot || open->data_file || open->index || open->flags & QCHAIN_OPEN_FD)
+        return qc_fail(err, QCHAIN_E_INVAL, "delete: images are opened by their names");
+    if (open->flags & (QCHAIN_OPEN_NO_BACKING | QCHAIN_OPEN_SALVAGE))
+        return qc_fail(err, QCHAIN_E_INVAL, "delete: chains must be opened whole");
+    return 0;
+}
+
+int qchain_delete_layer(qchain_env *env, const char *layer, const char *const *children, uint32_t n, int remove,
+                        const qchain_open_opts *opts, qchain_job *job, qchain_job_result *result,
+                        qchain_error *err)
+{
+    qchain_job_result r = {.struct_size = sizeof(r)};
+    qchain_open_opts open = {.struct_size = sizeof(open)};
+    qchain_env *own = NULL;
+    int ret = 0;
+
+    QC_ERR(err);
+    if (opts)
+        ret = qc_opts_copy(&open, sizeof(open), opts, err);
+    if (ret == 0)
+        ret = check_delete(&open, layer, children, n, err);
+    if (ret == 0 && !env) {
+        ret = qchain_env_create(&own, NULL, err);
+        env = own;
+    }
+    if (ret == 0 && qc_env_forked(env))
+        ret = qc_fail_forked(err);
+    if (ret == 0)
+        ret = qc_delete_layer(env, layer, children, n, remove != 0, &open, job, &r, err);
+    qchain_env_destroy(own);
+    put_result(result, &r);
+    return ret;
+}

@@ -98,6 +98,8 @@ static int put_task(void *ctx, struct qc_copy_task *t, qchain_error *err)
 
         if (v->m->flags & QC_MOVE_COMPARE)
             ret = qc_move_compare(v, s->buf, s->offset, s->length, t->local, err);
+        else if (s->streams)
+            ret = qc_move_put_streams(v, t, s, err);
         else if (s->buf)
             ret = qc_move_put_data(v, s->buf, s->offset, s->length, err);
         else
@@ -116,6 +118,15 @@ static uint64_t target_unit(const struct qc_move *m)
     return unit == 0 || m->flags & QC_MOVE_EXACT || (m->upto > 0 && m->from != m->to) ? 512 : unit;
 }
 
+/* May streams be taken into the target as they are? */
+static bool takes_streams(const struct qc_move *m)
+{
+    const struct qc_tip *t = m->to->tip;
+
+    return m->flags & QC_MOVE_KEEP_STREAMS && !(m->flags & QC_MOVE_COMPARE) && t->ops->write_compressed &&
+           !t->img->data_store;
+}
+
 int qc_move_run(struct qc_move *m, qchain_error *err)
 {
     struct qc_mover v = {.m = m};
@@ -127,6 +138,8 @@ int qc_move_run(struct qc_move *m, qchain_error *err)
     int ret;
 
     job.align = target_unit(m);
+    if (takes_streams(m))
+        select.streams_of = m->to->tip->img;
     v.unit = job.align;
     if (m->flags & QC_MOVE_COMPARE)
         job.local_size = v.room = CHUNK;

@@ -53,15 +53,16 @@ static int put_differing(struct qc_mover *v, const struct part *p, const char *o
 /* One stretch against which the other disk stores bytes. */
 static int compare_stored(struct qc_mover *v, const struct part *p, char *room, qchain_error *err)
 {
+    uint64_t n, size = v->m->against->size;
     struct part piece;
-    uint64_t n;
     int ret = 0;
 
     for (uint64_t at = 0; ret == 0 && at < p->length; at += n) {
         n = qc_min64(p->length - at, v->room);
-        qchain_iov iov = {room, (size_t)n};
-
         piece = (struct part){p->buf ? p->buf + at : NULL, p->offset + at, n};
+        qchain_iov iov = {room, (size_t)qc_min64(n, qc_max64(size, piece.offset) - piece.offset)};
+
+        memset(room + iov.len, 0, (size_t)n - iov.len); /* beyond its end, in a unit that begins before */
         ret = qc_chain_readv(v->m->against, &iov, 1, iov.len, piece.offset, QC_CHAIN_READ_SERIAL, err);
         if (ret != 0) {
             qc_error_prefix(err, -1, "the disk that is compared with: ");

@@ -21,5 +21,8 @@ int qc_move_put_data(struct qc_mover *v, const char *buf, uint64_t offset, uint6
 /* Put what differs from the disk that is compared with. buf is NULL for zeros; room: the worker's. */
 int qc_move_compare(struct qc_mover *v, const char *buf, uint64_t offset, uint64_t length, char *room,
                     qchain_error *err);
+/* Move the streams of a segment. */
+int qc_move_put_streams(struct qc_mover *v, const struct qc_copy_task *t, const struct qc_segment *g,
+                        qchain_error *err);
 
 #endif

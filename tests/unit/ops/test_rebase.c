@@ -1,0 +1,374 @@
+/* SPDX-License-Identifier: MIT */
+/* Rebase, stream, merge and taking a layer out: random chains keep their bytes, images stay valid, the handle
+ * reads on; what cannot be right is refused. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+#include <cmocka.h>
+
+#include <qchain.h>
+
+#include "image_tools.h"
+#include "mem_layers.h"
+#include "share.h"
+
+#define MAX_DISK (3u << 20)
+
+static char dir[256];
+static qchain_env *env;
+static qchain_error *err;
+static uint64_t seed;
+
+static int setup(void **state)
+{
+    const char *tmp = getenv("TMPDIR");
+
+    (void)state;
+    snprintf(dir, sizeof(dir), "%s/qchain-rebase-XXXXXX", tmp ? tmp : "/tmp");
+    err = qchain_error_create();
+    return qchain_env_create(&env, NULL, err) == 0 && mkdtemp(dir) && chdir(dir) == 0 ? 0 : -1;
+}
+
+static int teardown(void **state)
+{
+    char command[300];
+
+    (void)state;
+    qchain_error_destroy(err);
+    qchain_env_destroy(env);
+    snprintf(command, sizeof(command), "rm -r %s", dir);
+    return chdir("/") == 0 && system(command) == 0 ? 0 : -1;
+}
+
+#define OK(call)                                                                                   \
+    do {                                                                                           \
+        int ok_ret = (call);                                                                       \
+        if (ok_ret != 0)                                                                           \
+            fail_msg("seed %llu: %s: %d, %s", (unsigned long long)seed, #call, ok_ret, qchain_error_message(err)); \
+    } while (0)
+
+static uint64_t some(uint64_t *s, uint64_t n)
+{
+    return random_next(s) % n;
+}
+
+static qchain *open_chain(const char *name, uint32_t flags)
+{
+    qchain_open_opts o;
+    qchain *c = NULL;
+
+    qchain_open_opts_init(&o, sizeof(o));
+    o.flags = flags;
+    OK(qchain_open(&c, env, name, &o, err));
+    return c;
+}
+
+/* Some bytes that compress, and are other ones each time. */
+static void fill_bytes(unsigned char *p, size_t n, uint64_t *s)
+{
+    unsigned kind = (unsigned)some(s, 4);
+
+    memset(p, kind == 0 ? 0 : (int)some(s, 255) + 1, n);
+    for (size_t i = 0; kind > 1 && i < n; i += 1 + some(s, 64))
+        p[i] = (unsigned char)random_next(s);
+}
+
+static void change(qchain *c, uint64_t cluster, bool qcow2, uint64_t *s)
+{
+    static unsigned char buf[MAX_DISK * 2];
+    uint64_t size = qchain_size(c), unit = some(s, 2) ? 512 : cluster;
+    uint64_t at = some(s, qchain_size(c)) / unit * unit;
+    uint64_t n = (1 + some(s, some(s, 3) ? 16 : 400)) * 512;
+
+    if (unit == cluster)
+        n = (n + cluster - 1) / cluster * cluster;
+    n = n > size - at ? size - at : n;
+    fill_bytes(buf, n, s);
+    switch (some(s, 8)) {
+    case 0:
+        OK(qchain_write_zeroes(c, n, at, some(s, 2) ? QCHAIN_WRITE_UNMAP : 0, err));
+        break;
+    case 1:
+        OK(qchain_discard(c, n, at, 0, err));
+        break;
+    case 2:
+    case 3:
+    case 4:
+        if (qcow2 && unit == cluster) {
+            OK(qchain_write_compressed(c, buf, n, at, 0, err));
+            break;
+        } /* fall through */
+    default:
+        OK(qchain_write(c, buf, n, at, 0, err));
+    }
+}
+
+/* Make a layer and fill it. */
+static void make_layer(const char *name, const char *below, const char *below_format, uint64_t size, bool raw,
+                       uint64_t *s)
+{
+    static const uint64_t clusters[] = {512, 4096, 4096, 16384, 65536, 65536, 65536, 262144};
+    qchain_create_opts o;
+    uint64_t cluster = 4096;
+    qchain *c;
+
+    qchain_create_opts_init(&o, sizeof(o));
+    o.format = raw ? "raw" : "qcow2";
+    o.size = size;
+    o.backing_file = below;
+    o.backing_format = below_format;
+    if (!raw) {
+        o.cluster_size = cluster = clusters[some(s, 8)];
+        o.version = some(s, 5) == 0 ? 2 : 3;
+        if (o.version == 3 && cluster >= 16384 && some(s, 3) == 0)
+            o.flags |= QCHAIN_CREATE_EXTENDED_L2;
+        if (o.version == 3 && some(s, 4) == 0)
+            o.compression = QCHAIN_COMPRESSION_ZSTD;
+    }
+    OK(qchain_create(env, name, &o, err));
+    c = open_chain(name, QCHAIN_OPEN_WRITE | QCHAIN_OPEN_UNSAFE);
+    for (uint64_t i = some(s, 16); i > 0; i--)
+        change(c, cluster, !raw, s);
+    OK(qchain_finish(c, err));
+    qchain_close(c);
+}
+
+struct chain {
+    char     name[8][8]; /* the bottom first */
+    char     format[8][8];
+    unsigned n;
+    uint64_t size;
+    unsigned char *want;
+};
+
+static uint64_t some_size(uint64_t size, uint64_t *s)
+{
+    static const unsigned tenths[] = {10, 10, 10, 10, 3, 9, 13, 18};
+
+    size = size * tenths[some(s, 8)] / 10 / 512 * 512;
+    return size ? size : 512;
+}
+
+static void make_chain(struct chain *k, unsigned n, uint64_t *s)
+{
+    uint64_t base = 512 * (1 + some(s, some(s, 2) ? 300 : MAX_DISK / 1024));
+
+    memset(k, 0, sizeof(*k));
+    k->n = n;
+    for (unsigned i = 0; i < n; i++) {
+        bool raw = i == 0 && n > 1 && some(s, 4) == 0;
+
+        snprintf(k->name[i], sizeof(k->name[i]), "l%u", i);
+        snprintf(k->format[i], sizeof(k->format[i]), "%s", raw ? "raw" : "qcow2");
+        k->size = some_size(base, s);
+        make_layer(k->name[i], i ? k->name[i - 1] : NULL, i ? k->format[i - 1] : NULL, k->size, raw, s);
+    }
+}
+
+static unsigned char *read_all(qchain *c)
+{
+    unsigned char *p = malloc(qchain_size(c) + 1);
+
+    OK(qchain_read(c, p, qchain_size(c), 0, 0, err));
+    return p;
+}
+
+static unsigned char *contents(const char *name)
+{
+    qchain *c = open_chain(name, QCHAIN_OPEN_NO_INDEX);
+    unsigned char *p = read_all(c);
+
+    qchain_close(c);
+    return p;
+}
+
+static void same(const char *what, const unsigned char *a, const unsigned char *b, uint64_t n)
+{
+    for (uint64_t i = 0; i < n; i++)
+        if (a[i] != b[i])
+            fail_msg("seed %llu: %s: byte %llu differs", (unsigned long long)seed, what, (unsigned long long)i);
+}
+
+/* Is the image valid, and does it read as it should? */
+static void look(const char *name, const unsigned char *want, uint64_t size)
+{
+    qchain_check_result r = {.struct_size = sizeof(r)};
+    unsigned char *p;
+
+    OK(qchain_check(env, name, NULL, &r, err));
+    if (r.corruptions || r.leaks || r.check_errors)
+        fail_msg("seed %llu: %s: %llu corruptions, %llu leaks", (unsigned long long)seed, name,
+                 (unsigned long long)r.corruptions, (unsigned long long)r.leaks);
+    p = contents(name);
+    same(name, p, want, size);
+    free(p);
+}
+
+/* The handle reads on after the operation, also what is written, made zero and given up then. */
+static void use_on(qchain *c, unsigned char *want, uint64_t size, uint64_t *s)
+{
+    unsigned char *p = read_all(c);
+    uint64_t at = some(s, size), n = 1 + some(s, size - at);
+
+    same("the handle", p, want, size);
+    free(p);
+    if (some(s, 2)) {
+        OK(qchain_write_zeroes(c, n, at, 0, err));
+        memset(want + at, 0, n);
+        at = some(s, size);
+        n = 1 + some(s, size - at);
+        OK(qchain_write(c, want, n, at, 0, err));
+        memmove(want + at, want, n);
+        p = read_all(c);
+        same("the handle, written", p, want, size);
+        free(p);
+    }
+}
+
+static int rebase_to(qchain *c, const char *backing, const char *format, uint32_t flags, uint32_t threads,
+                     qchain_job *job)
+{
+    qchain_job_result r = {.struct_size = sizeof(r)};
+    qchain_rebase_opts o;
+
+    qchain_rebase_opts_init(&o, sizeof(o));
+    o.flags = flags;
+    o.threads = threads;
+    o.backing_file = backing;
+    o.backing_format = format;
+    o.job = job;
+    return qchain_rebase(c, &o, &r, err);
+}
+
+/* One that is cancelled before it begins, or in its midst, changes nothing to be seen. */
+static void cancel_first(const char *name, const char *backing, const char *format, const unsigned char *want,
+                         uint64_t size)
+{
+    qchain_job *job = qchain_job_create();
+    qchain *c = open_chain(name, QCHAIN_OPEN_WRITE);
+
+    qchain_job_cancel(job);
+    if (rebase_to(c, backing, format, 0, 1, job) != 0)
+        assert_int_equal(qchain_error_code(err), QCHAIN_E_CANCELLED);
+    OK(qchain_finish(c, err));
+    qchain_close(c);
+    qchain_job_destroy(job);
+    look(name, want, size);
+}
+
+static void one_rebase(struct chain *k, uint64_t *s)
+{
+    static const uint32_t flags[] = {0, 0, 0, QCHAIN_REBASE_COMPARE, QCHAIN_REBASE_COMPRESS,
+                                     QCHAIN_REBASE_COMPARE | QCHAIN_REBASE_COMPRESS};
+    const char *top = k->name[k->n - 1], *backing = NULL, *format = NULL;
+    uint64_t kind = some(s, 8);
+    uint32_t flag = flags[some(s, 6)], threads = (uint32_t)some(s, 5);
+    qchain *c;
+
+    if (kind < 4 && k->n > 1) {
+        unsigned i = (unsigned)some(s, k->n - 1);
+
+        backing = k->name[i];
+        format = some(s, 2) ? k->format[i] : NULL;
+    } else if (kind < 7) { /* of another chain, which may have layers of this one */
+        unsigned i = k->n > 1 ? (unsigned)some(s, k->n - 1) : 0;
+        bool shared = k->n > 1 && some(s, 2);
+
+        make_layer("x", shared ? k->name[i] : NULL, shared ? k->format[i] : NULL, some_size(k->size, s), false, s);
+        backing = "x";
+        format = "qcow2";
+    }
+    if (some(s, 5) == 0)
+        cancel_first(top, backing, format, k->want, k->size);
+    c = open_chain(top, QCHAIN_OPEN_WRITE);
+    OK(rebase_to(c, backing, format, flag, threads, NULL));
+    use_on(c, k->want, k->size, s);
+    OK(qchain_finish(c, err));
+    qchain_close(c);
+    look(top, k->want, k->size);
+}
+
+static void one_stream(struct chain *k, uint64_t *s)
+{
+    const char *top = k->name[k->n - 1];
+    qchain_job_result r = {.struct_size = sizeof(r)};
+    qchain *c = open_chain(top, QCHAIN_OPEN_WRITE);
+
+    if (some(s, 3)) {
+        uint32_t base = 1 + (uint32_t)some(s, k->n);
+
+        OK(qchain_stream(c, base, NULL, &r, err));
+        assert_int_equal(r.layers, base < k->n ? k->n - base + 1 : 1);
+    } else {
+        OK(qchain_merge(c, some(s, 2) ? 0 : 1 + some(s, 1 << 20), NULL, &r, err));
+        assert_true(r.layers >= (k->n < 2 ? 1 : 2) && r.layers <= k->n);
+    }
+    use_on(c, k->want, k->size, s);
+    OK(qchain_finish(c, err));
+    qchain_close(c);
+    c = open_chain(top, 0);
+    assert_int_equal(qchain_layers(c), r.layers);
+    qchain_close(c);
+    look(top, k->want, k->size);
+}
+
+static void one_delete(struct chain *k, uint64_t *s)
+{
+    const char *children[] = {k->name[k->n - 1], "y"}, *layer = k->name[k->n - 2];
+    qchain_job_result r = {.struct_size = sizeof(r)};
+    unsigned char *other;
+    uint64_t size = some_size(k->size, s);
+    bool twice = some(s, 2);
+
+    if (k->n < 2 || strcmp(k->format[k->n - 2], "raw") == 0)
+        return;
+    make_layer("y", layer, "qcow2", size, false, s);
+    other = contents("y");
+    if (twice) /* as if it had ended after the first child */
+        OK(qchain_delete_layer(env, layer, children, 1, 0, NULL, NULL, &r, err));
+    OK(qchain_delete_layer(env, layer, children, 2, 1, NULL, NULL, &r, err));
+    assert_int_equal(access(layer, F_OK), -1);
+    look(children[0], k->want, k->size);
+    look("y", other, size);
+    free(other);
+}
+
+static void random_chains(void **state)
+{
+    uint64_t first = mem_seed(7000), rounds = share(300);
+
+    (void)state;
+    for (seed = first; seed < first + rounds; seed++) {
+        uint64_t s = seed * UINT64_C(0x9e3779b97f4a7c15) + 1;
+        struct chain k;
+
+        make_chain(&k, 1 + (unsigned)some(&s, 5), &s);
+        k.want = contents(k.name[k.n - 1]);
+        switch (some(&s, 4)) {
+        case 0:
+            one_stream(&k, &s);
+            break;
+        case 1:
+            if (k.n > 1) {
+                one_delete(&k, &s);
+                break;
+            } /* fall through */
+        default:
+            one_rebase(&k, &s);
+        }
+        free(k.want);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(random_chains),
+    };
+
+    return cmocka_run_group_tests(tests, setup, teardown);
+}
