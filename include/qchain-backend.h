@@ -71,6 +71,7 @@ typedef struct qchain_store_limits {
 /* Flags of pread, preadv and submit. 0 but for stores whose limits set `parallel`. */
 #define QCHAIN_STORE_META 0x1u  /* metadata: waited for, and not worth widening */
 #define QCHAIN_STORE_FRESH 0x2u /* what caches hold was found to be wrong: from its origin */
+#define QCHAIN_STORE_EXACT 0x4u /* read once, by one who knows what he needs: not worth widening */
 
 /* Flag of zero. */
 #define QCHAIN_STORE_UNMAP 0x1u

@@ -591,7 +591,7 @@ static int run_convert(struct tool *t, int argc, char **argv)
 const struct tool_verb tool_verb_convert = {
     .name = "convert",
     .run = run_convert,
-    .synopsis = "[options] SRC DST",
+    .synopsis = "[options] SRC... DST",
     .help = "  -f FMT, -O FMT          the formats of SRC and of DST (raw); DST may be '-'\n"
             "  -o KEY=VALUE,...        options of DST's format; -o help lists them\n"
             "  -B BACKING, -F FMT      the image below DST, and its format: what it has is left out\n"
@@ -606,6 +606,7 @@ const struct tool_verb tool_verb_convert = {
             "  -C                      let the file system copy\n"
             "  -t CACHE, -T CACHE      cache modes of DST (unsafe) and of SRC\n"
             "  -r RATE                 bytes a second at most\n"
-            "  -m N, -W                known, but of little effect\n",
+            "  -m N, -W                known, but of little effect\n"
+            "Several SRC are joined, one behind the other.\n",
     .usage_exit = 1,
 };

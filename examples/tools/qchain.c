@@ -23,7 +23,7 @@ static const struct {
     {&tool_verb_compare, "compare two disks"},
     {&tool_verb_diff, "print what layers of a chain change"},
     {&tool_verb_checksum, "print a digest of a disk's bytes"},
-    {&tool_verb_convert, "copy a disk to a raw image"},
+    {&tool_verb_convert, "copy a disk to an image of its own"},
     {&tool_verb_create, "make an image"},
     {&tool_verb_commit, "write what layers hold into the layer below them"},
     {&tool_verb_resize, "make a disk larger or smaller"},

@@ -123,15 +123,16 @@ void qc_layer_prefix(qchain *c, uint32_t layer, qchain_error *err);
 enum qc_chain_read_flags {
     QC_CHAIN_READ_SERIAL = 0x1, /* decode on this thread only */
     QC_CHAIN_READ_INSIDE = 0x2, /* the caller is inside the tip (tip.h) */
-    QC_CHAIN_READ_VM = 0x4      /* the same, and the range lies in its VM state area */
+    QC_CHAIN_READ_VM = 0x4,     /* the same, and the range lies in its VM state area */
+    QC_CHAIN_READ_EXACT = 0x8   /* of what lies far away no more than is asked for: it is read once */
 };
 int qc_chain_readv(qchain *c, const qchain_iov *iov, size_t n_iov, size_t length, uint64_t offset,
                    uint32_t flags, qchain_error *err);
 
 /* The same with runs that were looked up, which cover [offset, end) in order: no look at
- * the index, and decoding on this thread. iov holds end - offset bytes. */
+ * the index, and decoding on this thread. iov holds end - offset bytes. flags: EXACT. */
 int qc_chain_read_runs(qchain *c, const struct qc_run *run, size_t n, const qchain_iov *iov,
-                       uint64_t offset, uint64_t end, qchain_error *err);
+                       uint64_t offset, uint64_t end, uint32_t flags, qchain_error *err);
 
 /* See qchain_map; the arguments are checked already. */
 int qc_chain_map(qchain *c, uint64_t offset, uint64_t end, qchain_extent *extents, uint32_t max,

@@ -28,7 +28,7 @@ int qc_far_read(qchain *c, struct qc_far_list *l, qchain_error *err)
 
     if (l->n == 0)
         return 0;
-    ret = qc_store_read_many(l->piece, l->n, QC_READ_PAST_END, &failed, err);
+    ret = qc_store_read_many(l->piece, l->n, QC_READ_PAST_END | (l->exact ? (uint32_t)QC_READ_EXACT : 0), &failed, err);
     if (ret != 0)
         qc_layer_prefix(c, c->source[l->source[failed]].layer, err);
     return ret;

@@ -9,6 +9,7 @@ struct qc_far_list { /* zeroed to begin with */
     struct qc_store_piece *piece;
     uint16_t              *source; /* one a piece */
     size_t                 n, cap, cap_source;
+    bool                   exact; /* no more than the pieces */
 };
 
 /* Add pieces that follow each other in a store from host on. */

@@ -138,6 +138,24 @@ static int visit_layer(struct fill *f, uint32_t k, qchain_error *err)
     return ret == 0 ? 0 : qc_fail_nomem(err);
 }
 
+/* Of what all layers show together, what those before `bottom` do: who is below decides nothing. */
+static void leave_deeper(struct fill *f)
+{
+    size_t to = 0;
+
+    for (size_t i = 0; i < f->layer.n; i++) {
+        const struct qc_run *r = &f->layer.run[i];
+        enum qc_kind kind = qc_run_kind(r);
+        uint32_t by = f->c->source[r->source].layer;
+
+        /* These are zeros because of the layer below, which is shorter, or is not there. */
+        by += kind == QC_END || kind == QC_SHORT || kind == QC_PREALLOC;
+        if (by < f->bottom)
+            f->layer.run[to++] = *r;
+    }
+    f->layer.n = to;
+}
+
 /* All layers from the sidecar's on down at once. */
 static int visit_sidecar(struct fill *f, uint32_t k, qchain_error *err)
 {
@@ -152,6 +170,8 @@ static int visit_sidecar(struct fill *f, uint32_t k, qchain_error *err)
     ret = qc_sidecar_runs(f->c, f->start, end, &f->layer, err);
     if (ret != 0)
         return ret;
+    if (f->bottom < f->c->n_layers)
+        leave_deeper(f);
     ret = qc_runs_merge_under(f->acc, f->layer.run, f->layer.n, &f->covered);
     return ret == 0 ? 0 : qc_fail_nomem(err);
 }
@@ -164,7 +184,7 @@ static int fill_range(struct qchain *c, uint32_t first, uint32_t last, uint32_t 
     struct fill f = {.c = c, .start = start, .end = end, .limit = limit, .bottom = bottom,
                      .acc = out};
     uint64_t whole = start < limit ? qc_min64(end, limit) - start : 0;
-    uint32_t known = last == c->n_layers ? qc_sidecar_first(c) : last;
+    uint32_t known = qc_sidecar_first(c);
     qchain_error local;
     int ret = 0;
 

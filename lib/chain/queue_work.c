@@ -54,8 +54,7 @@ static int read_some(struct qc_request *r, uint32_t first, uint32_t last, qchain
     qchain_iov part = {(char *)r->one.base + (from - r->offset), to - from};
     bool whole = to - from == r->length;
 
-    return qc_chain_read_runs(r->q->c, run + first, last - first, whole ? r->iov : &part, from, to,
-                              err);
+    return qc_chain_read_runs(r->q->c, run + first, last - first, whole ? r->iov : &part, from, to, 0, err);
 }
 
 static int read_todo(struct qc_request *r, qchain_error *err)

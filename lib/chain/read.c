@@ -98,11 +98,11 @@ static int read_runs(qchain *c, const struct qc_run *run, size_t n, struct qc_cu
 }
 
 int qc_chain_read_runs(qchain *c, const struct qc_run *run, size_t n, const qchain_iov *iov,
-                       uint64_t offset, uint64_t end, qchain_error *err)
+                       uint64_t offset, uint64_t end, uint32_t flags, qchain_error *err)
 {
     struct qc_cursor cur = {iov, 0};
     struct qc_decode_list list;
-    struct qc_far_list far = {0};
+    struct qc_far_list far = {.exact = flags & QC_CHAIN_READ_EXACT};
     int ret;
 
     qc_decode_init(&list);

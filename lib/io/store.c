@@ -219,7 +219,8 @@ static inline uint32_t slot_flags(const struct qc_store *s, uint32_t flags)
     if (__builtin_expect(!qc_store_is_far(s), 1))
         return 0;
     return (flags & QC_READ_META ? QCHAIN_STORE_META : 0) |
-           (flags & QC_READ_FRESH ? QCHAIN_STORE_FRESH : 0);
+           (flags & QC_READ_FRESH ? QCHAIN_STORE_FRESH : 0) |
+           (flags & QC_READ_EXACT ? QCHAIN_STORE_EXACT : 0);
 }
 
 static inline int call_pread(struct qc_store *s, void *buf, size_t length, uint64_t offset,

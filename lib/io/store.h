@@ -43,6 +43,7 @@ static inline bool qc_store_is_writable(const struct qc_store *s)
 enum qc_read_flags {
     QC_READ_META = 0x1,      /* counted as metadata */
     QC_READ_PAST_END = 0x2,  /* bytes past the end read as zeros, else CORRUPT */
+    QC_READ_EXACT = 0x8,     /* of a far store: no more than this; what lies around will not be wanted */
     QC_READ_FRESH = 0x4      /* of a far store: not from a cache, whose bytes make no sense */
 };
 

@@ -85,7 +85,8 @@ static bool take_off(struct flying *f, struct batch *b, const struct qc_store_pi
     f->number = i;
     f->read = (qchain_store_read){.buf = p->buf, .length = inside, .offset = p->offset,
                                   .flags = (flags & QC_READ_META ? QCHAIN_STORE_META : 0) |
-                                           (flags & QC_READ_FRESH ? QCHAIN_STORE_FRESH : 0),
+                                           (flags & QC_READ_FRESH ? QCHAIN_STORE_FRESH : 0) |
+                                           (flags & QC_READ_EXACT ? QCHAIN_STORE_EXACT : 0),
                                   .err = &f->err, .done = landed};
     pthread_mutex_lock(&b->lock);
     b->left++;

@@ -61,7 +61,7 @@ static int read_selected(struct qc_copy_engine *e, const struct qc_copy_task *t,
         if (absent)
             ret = qc_chain_readv(e->job->c, &iov, 1, iov.len, at, QC_CHAIN_READ_SERIAL, err);
         else
-            ret = qc_chain_read_runs(e->job->c, run + i, n, &iov, at, stop, err);
+            ret = qc_chain_read_runs(e->job->c, run + i, n, &iov, at, stop, QC_CHAIN_READ_EXACT, err);
     }
     return ret;
 }

@@ -78,6 +78,23 @@ static int check_loop(const struct rebase *r)
     return 0;
 }
 
+/* It could not be opened, for a lock; which is our own if it stands on the image. */
+static int who_locks(struct rebase *r, qchain_open_opts *open)
+{
+    qchain_error why = *r->err;
+    int ret;
+
+    open->flags |= QCHAIN_OPEN_FORCE_SHARE;
+    qc_error_init(r->err);
+    ret = qc_chain_open_backing(&r->against, r->c, r->name, r->format, open, r->err);
+    if (ret == 0)
+        ret = check_loop(r);
+    if (ret == QCHAIN_E_CHAIN)
+        return ret;
+    *r->err = why;
+    return QCHAIN_E_LOCKED;
+}
+
 /* Open the new backing as the top would open it. */
 static int open_against(struct rebase *r)
 {
@@ -93,7 +110,7 @@ static int open_against(struct rebase *r)
         open.resolver_data = r->o->open->resolver_data;
     }
     ret = qc_chain_open_backing(&r->against, r->c, r->name, r->format, &open, r->err);
-    return ret == 0 ? check_loop(r) : ret;
+    return ret == QCHAIN_E_LOCKED ? who_locks(r, &open) : ret == 0 ? check_loop(r) : ret;
 }
 
 /* ------------------------------------------------------------------ unsafe --- */

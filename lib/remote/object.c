@@ -116,12 +116,16 @@ static void want_meta(struct qc_object *o, struct qc_reading *rd, char *dest, ui
 /* A stretch of data that is nowhere: most of a block, or more, is read as it is, straight into the
  * reader's memory; less brings its blocks. */
 static void want_data(struct qc_object *o, struct qc_reading *rd, char *dest, uint64_t offset,
-                      uint64_t end)
+                      uint64_t end, bool exact)
 {
     uint64_t block = o->shared->block_bytes, size = o->pin.size, next;
-    bool bulk = end - offset >= block / 2 && offset % QC_GRAIN == 0 &&
+    bool bulk = (exact || end - offset >= block / 2) && offset % QC_GRAIN == 0 &&
                 (end % QC_GRAIN == 0 || end == size);
 
+    if (exact && !bulk && end - offset < block / 2) {
+        want_meta(o, rd, dest, offset, (size_t)(end - offset)); /* whole grains */
+        return;
+    }
     for (; offset < end; dest += next - offset, offset = next) {
         uint64_t start = qc_align_down(offset, block);
 
@@ -139,7 +143,7 @@ static void want_data(struct qc_object *o, struct qc_reading *rd, char *dest, ui
 /* Block by block: what is in memory, local (if that is looked at) or under way, and the stretches
  * between. */
 static void read_data(struct qc_object *o, struct qc_reading *rd, char *buf, uint64_t offset,
-                      size_t length, bool local)
+                      size_t length, bool local, bool exact)
 {
     uint64_t end = offset + length, at, next, missing = offset;
 
@@ -152,11 +156,11 @@ static void read_data(struct qc_object *o, struct qc_reading *rd, char *buf, uin
             !qc_flight_join(o, rd, dest, at, (size_t)(next - at)))
             continue;
         if (missing < at)
-            want_data(o, rd, buf + (missing - offset), missing, at);
+            want_data(o, rd, buf + (missing - offset), missing, at, exact);
         missing = next;
     }
     if (missing < end)
-        want_data(o, rd, buf + (missing - offset), missing, end);
+        want_data(o, rd, buf + (missing - offset), missing, end, exact);
 }
 
 /* A reader who goes on where he stopped, for some blocks, will go on. */
@@ -192,11 +196,13 @@ static int check_unchanged(const struct qc_object *o, qchain_error *err)
 
 /* All of a read that does not wait; what is left the reading waits for. */
 static void begin_read(struct qc_object *o, struct qc_reading *rd, char *buf, size_t length,
-                       uint64_t offset, bool meta, bool local)
+                       uint64_t offset, uint32_t flags, bool local)
 {
-    if (!meta) {
-        read_data(o, rd, buf, offset, length, local);
-        if (length < o->shared->block_bytes / 2)
+    bool exact = flags & QCHAIN_STORE_EXACT;
+
+    if (!(flags & QCHAIN_STORE_META)) {
+        read_data(o, rd, buf, offset, length, local, exact);
+        if (!exact && length < o->shared->block_bytes / 2)
             look_ahead(o, offset, length);
     } else if (!in_memory(o, buf, offset, length, true) &&
                !(local && on_this_machine(o, buf, offset, length)) &&
@@ -225,7 +231,7 @@ static int object_pread(void *obj, void *buf, size_t length, uint64_t offset, ui
         qc_block_drop_owner(o->shared->blocks, o->owner);
         qc_flight_fresh(o, &rd, buf, offset, length);
     } else {
-        begin_read(o, &rd, buf, length, offset, meta, true);
+        begin_read(o, &rd, buf, length, offset, flags, true);
     }
     ret = qc_reading_wait(&rd);
     if (ret == QCHAIN_E_CHANGED && o->shared->forget)
@@ -261,7 +267,7 @@ static void run_submitted(struct qc_task *t)
     struct submitted *s = (struct submitted *)(void *)((char *)t - offsetof(struct submitted, task));
     qchain_store_read *r = s->r;
 
-    begin_read(s->o, &s->rd, r->buf, r->length, r->offset, r->flags & QCHAIN_STORE_META,
+    begin_read(s->o, &s->rd, r->buf, r->length, r->offset, r->flags,
                s->o->tier->ops->fetch_local != NULL);
     qc_reading_begun(&s->rd); /* s may be gone */
 }

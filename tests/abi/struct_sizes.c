@@ -451,6 +451,29 @@ AT(qchain_commit_opts, open, 24);
 AT(qchain_commit_opts, job, 32);
 AT(qchain_commit_opts, reserved, 40);
 
+/* qchain_rebase_opts */
+SIZE(qchain_rebase_opts, 80);
+AT(qchain_rebase_opts, struct_size, 0);
+AT(qchain_rebase_opts, flags, 8);
+AT(qchain_rebase_opts, threads, 12);
+AT(qchain_rebase_opts, backing_file, 16);
+AT(qchain_rebase_opts, backing_format, 24);
+AT(qchain_rebase_opts, open, 32);
+AT(qchain_rebase_opts, job, 40);
+AT(qchain_rebase_opts, reserved, 48);
+
+/* qchain_job_result */
+SIZE(qchain_job_result, 104);
+AT(qchain_job_result, struct_size, 0);
+AT(qchain_job_result, copied, 8);
+AT(qchain_job_result, zeroed, 16);
+AT(qchain_job_result, compressed, 24);
+AT(qchain_job_result, compared, 32);
+AT(qchain_job_result, salvaged, 40);
+AT(qchain_job_result, layers, 48);
+AT(qchain_job_result, reserved0, 52);
+AT(qchain_job_result, reserved, 56);
+
 #endif /* __LP64__ */
 
 int main(void)

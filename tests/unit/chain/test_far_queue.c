@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* Queues of chains that lie far away. */
+#include "share.h"
 #include "far_tools.h"
 
 /* A disk of one far layer: one run of data, then some of several kinds. */
@@ -239,7 +240,7 @@ static void cancel_and_close(void **unused)
 static void close_while_filling(void **unused)
 {
     (void)unused;
-    for (unsigned round = 0; round < 10; round++) {
+    for (unsigned round = 0; round < 2 + share(8); round++) {
         struct bench b;
 
         begin(&b);
@@ -258,7 +259,7 @@ static void random_requests(void **unused)
     uint64_t seed = mem_seed(60);
 
     (void)unused;
-    for (int round = 0; round < 6; round++) {
+    for (unsigned round = 0; round < 3 + share(3); round++) {
         struct mem_chain *m = mem_chain_random(1 + random_next(&seed) % 6, MIB, &seed);
         struct far *f = far_create(m, 4);
         qchain *c = far_open(f, NULL);

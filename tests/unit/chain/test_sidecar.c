@@ -14,6 +14,7 @@
 
 #include <cmocka.h>
 
+#include "share.h"
 #include "chain/chain.h"
 #include "image_tools.h"
 #include "mem_layers.h"
@@ -178,7 +179,7 @@ static void is_used_and_right(void **unused)
     uint64_t seed = mem_seed(11);
 
     (void)unused;
-    for (int round = 0; round < 8; round++) {
+    for (unsigned round = 0; round < 2 + share(6); round++) {
         uint32_t n = 1 + (uint32_t)(random_next(&seed) % 6);
         struct mem_chain *m = round % 2 ? layers(n, &seed) : mem_chain_random(n, 4 << 20, &seed);
         qchain *plain, *c;
@@ -556,7 +557,7 @@ static void damage_is_no_harm(void **unused)
     build(layer_path(0), 0, 0);
     bytes = load_file(path, &size);
     assert_non_null(bytes);
-    for (int i = 0; i < 40; i++) {
+    for (unsigned i = 0; i < 4 + share(36); i++) {
         uint64_t at = random_next(&seed) % size;
 
         if (i % 4 == 0)
@@ -625,7 +626,7 @@ static void *read_all(void *data)
     unsigned char got[4096], want[4096];
     uint64_t seed = 99, at;
 
-    for (int i = 0; i < 3000; i++) {
+    for (unsigned i = 0; i < share(3000); i++) {
         at = random_next(&seed) % (qchain_size(r->c) / 512 - 8) * 512;
         if (qchain_read(r->c, got, sizeof(got), at, 0, NULL) != 0) {
             r->bad++;
@@ -645,7 +646,7 @@ static void first_reads_may_meet(void **unused)
 
     (void)unused;
     build(layer_path(0), 0, 0);
-    for (int round = 0; round < 5; round++) {
+    for (unsigned round = 0; round < 1 + share(4); round++) {
         struct reader r[4];
         pthread_t id[4];
         qchain *c = open_chain(layer_path(0), 0);

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <sys/stat.h>
 
+#include "share.h"
 #include "object_server.h"
 
 #include "chain/chain.h"
@@ -347,7 +348,7 @@ static void is_not_believed(void **unused)
     (void)unused;
     must_build();
     o = object_find(server, "/layer0.qci");
-    for (size_t i = 0; i < o->size; i += 31) {
+    for (size_t i = 0; i < o->size; i += 31 * short_by()) {
         flip(o, i);
         used("", top(), NULL);
         assert_int_not_equal(verify(top(), NULL), 0);

@@ -364,9 +364,116 @@ static void random_chains(void **state)
     }
 }
 
+/* An image of so many sectors of a byte each, from a sector on. */
+static void make_plain(const char *name, const char *below, uint64_t sectors, uint64_t from, int byte)
+{
+    static unsigned char buf[512 * 256];
+    qchain_create_opts o;
+    qchain *c;
+
+    qchain_create_opts_init(&o, sizeof(o));
+    o.size = sectors * 512;
+    o.cluster_size = 4096;
+    o.backing_file = below;
+    o.backing_format = below ? "qcow2" : NULL;
+    OK(qchain_create(env, name, &o, err));
+    c = open_chain(name, QCHAIN_OPEN_WRITE | QCHAIN_OPEN_UNSAFE);
+    memset(buf, byte, sizeof(buf));
+    OK(qchain_write(c, buf, (sectors - from) * 512, from * 512, 0, err));
+    OK(qchain_finish(c, err));
+    qchain_close(c);
+}
+
+static int unsafe_to(const char *name, uint32_t open, const char *backing, const char *format, uint32_t flags)
+{
+    qchain *c = open_chain(name, QCHAIN_OPEN_WRITE | open);
+    int ret = rebase_to(c, backing, format, QCHAIN_REBASE_UNSAFE | flags, 0, NULL);
+
+    OK(qchain_finish(c, err));
+    qchain_close(c);
+    return ret;
+}
+
+/* What is named must be there, be what it is called, be long enough, and not stand on the image. */
+static void unsafe_is_looked_at(void **state)
+{
+    unsigned char *want, *got;
+
+    (void)state;
+    make_plain("base", NULL, 128, 0, 1);
+    make_plain("renamed", NULL, 128, 0, 1);
+    make_plain("short", NULL, 64, 0, 1);
+    make_plain("tip", "base", 128, 120, 2);
+    make_plain("over", "tip", 128, 127, 3);
+    want = contents("tip");
+    for (uint32_t open = 0; open <= QCHAIN_OPEN_NO_BACKING; open += QCHAIN_OPEN_NO_BACKING) {
+        assert_int_equal(unsafe_to("tip", open, "nofile", "qcow2", 0), QCHAIN_E_CHAIN);
+        assert_int_equal(unsafe_to("tip", open, "short", "qcow2", 0), QCHAIN_E_CHAIN);
+        assert_int_equal(unsafe_to("tip", open, "over", "qcow2", 0), QCHAIN_E_CHAIN);
+        assert_int_equal(unsafe_to("tip", open, "tip", "qcow2", 0), QCHAIN_E_CHAIN);
+        assert_int_equal(unsafe_to("tip", open, "renamed", NULL, 0), QCHAIN_E_INVAL);
+        assert_int_equal(unsafe_to("tip", open, "/etc/passwd", "raw", 0), QCHAIN_E_ACCESS);
+    }
+    look("tip", want, 128 * 512); /* nothing of that was done */
+    assert_int_equal(unsafe_to("tip", 0, "renamed", "qcow2", 0), 0);
+    look("tip", want, 128 * 512);
+    make_plain("tail", "base", 128, 64, 2); /* needs nothing behind the short one's end */
+    assert_int_equal(unsafe_to("tail", 0, "short", "qcow2", 0), 0);
+    got = contents("tail");
+    assert_int_equal(got[63 * 512], 1);
+    assert_int_equal(got[64 * 512], 2);
+    free(got);
+    assert_int_equal(unsafe_to("tip", 0, "nofile", "qcow2", QCHAIN_REBASE_FORCE), 0);
+    assert_int_equal(unsafe_to("tip", QCHAIN_OPEN_NO_BACKING, "base", "qcow2", 0), 0);
+    look("tip", want, 128 * 512);
+    free(want);
+}
+
+/* Once it stands elsewhere, the handle is for reading and writing alone; others need what they need. */
+static void calls_are_checked(void **state)
+{
+    qchain_job_result r = {.struct_size = sizeof(r)};
+    const char *child = "tip";
+    qchain *c;
+
+    (void)state;
+    make_plain("base", NULL, 128, 0, 1);
+    make_plain("mid", "base", 128, 60, 4);
+    make_plain("tip", "mid", 128, 120, 2);
+    c = open_chain("tip", QCHAIN_OPEN_WRITE);
+    assert_int_equal(rebase_to(c, "nofile", "qcow2", 0, 0, NULL), QCHAIN_E_NOTFOUND);
+    assert_int_equal(rebase_to(c, "base", NULL, QCHAIN_REBASE_FORCE, 0, NULL), QCHAIN_E_INVAL);
+    assert_int_equal(rebase_to(c, "base", NULL, 0x100, 0, NULL), QCHAIN_E_INVAL);
+    assert_int_equal(qchain_stream(c, 0, NULL, &r, err), QCHAIN_E_INVAL);
+    assert_int_equal(qchain_stream(c, 4, NULL, &r, err), QCHAIN_E_INVAL);
+    OK(qchain_stream(c, 1, NULL, &r, err));
+    assert_int_equal(r.layers, 3);
+    OK(qchain_stream(c, 2, NULL, &r, err));
+    assert_int_equal(r.copied, 64 * 512); /* whole clusters, from sector 56 on */
+    assert_int_equal(qchain_stream(c, 2, NULL, &r, err), QCHAIN_E_INVAL);
+    assert_int_equal(rebase_to(c, "base", NULL, 0, 0, NULL), QCHAIN_E_INVAL);
+    OK(qchain_finish(c, err));
+    qchain_close(c);
+    c = open_chain("tip", 0);
+    assert_int_equal(qchain_stream(c, 1, NULL, &r, err), QCHAIN_E_READONLY);
+    qchain_close(c);
+    c = open_chain("tip", QCHAIN_OPEN_WRITE | QCHAIN_OPEN_NO_BACKING);
+    assert_int_equal(rebase_to(c, "base", "qcow2", 0, 0, NULL), QCHAIN_E_INVAL);
+    assert_int_equal(qchain_stream(c, 1, NULL, &r, err), 0);
+    qchain_close(c);
+    assert_int_equal(qchain_delete_layer(env, "mid", &child, 1, 1, NULL, NULL, &r, err), 0); /* as if done before */
+    assert_int_equal(access("mid", F_OK), -1);
+    make_plain("alone", NULL, 128, 0, 1);
+    child = "alone";
+    assert_int_equal(qchain_delete_layer(env, "tip", &child, 1, 1, NULL, NULL, &r, err), QCHAIN_E_INVAL);
+    assert_int_equal(access("tip", F_OK), 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(unsafe_is_looked_at),
+        cmocka_unit_test(calls_are_checked),
         cmocka_unit_test(random_chains),
     };
 

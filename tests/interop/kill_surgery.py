@@ -1,0 +1,182 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+"""Operations that change chains, killed at any moment.
+
+Each kind runs on a copy of one chain and is killed after a random part of the time that it takes, once or several times
+in a row. After each kill the disk reads as before (qemu-img compare), and no file is corrupt (leaks are allowed); run
+again the operation completes, nothing lies about that was not there before, and no more leaks than one kill leaves.
+"""
+import argparse
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+import interop_lib as lib
+from interop_lib import Mismatch
+
+FILES = ("base", "low", "mid", "top", "twin")
+SIZE = 24  # MiB
+
+# What is run, which disks must stay as they are, and files that may be new or gone afterwards.
+KINDS = {
+    "rebase": (["rebase", "-b", "low", "-F", "qcow2", "top"], ("top", "twin", "mid"), ()),
+    "rebase-compare": (["rebase", "--compare", "-b", "base", "-F", "raw", "top"], ("top", "twin", "mid"), ()),
+    "rebase-none": (["rebase", "-b", "", "top"], ("top", "twin", "mid"), ()),
+    "rebase-compress": (["rebase", "-c", "-b", "low", "-F", "qcow2", "top"], ("top", "twin", "mid"), ()),
+    "stream": (["stream", "-b", "2", "top"], ("top", "twin", "mid"), ()),
+    "merge": (["merge", "--limit=20M", "top"], ("top", "twin", "mid"), ()),
+    "commit": (["commit", "top"], ("top",), ()),
+    "commit-base": (["commit", "-b", "low", "top"], ("top",), ()),
+    "commit-keep": (["commit", "-d", "top"], ("top",), ()),
+    "delete": (["delete", "mid", "top", "twin"], ("top", "twin"), ("mid",)),
+    "convert": (["convert", "-O", "qcow2", "top", "out"], FILES, ("out",)),
+}
+
+
+def sh(cwd, *argv, ok=(0,)):
+    r = subprocess.run(argv, cwd=cwd, capture_output=True, check=False, timeout=300)
+    if r.returncode not in ok:
+        raise Mismatch(f"{' '.join(argv)}: exit {r.returncode}: {r.stdout.decode()[:600]}{r.stderr.decode()}")
+    return r.stdout
+
+
+def fmt(name):
+    return "raw" if name == "base" else "qcow2"
+
+
+def make_chain(rng, cwd):
+    """Four layers and a twin of the top, of different clusters, with streams, zeros, and a shorter one."""
+    os.mkdir(cwd)
+    sh(cwd, "qemu-img", "create", "-q", "-f", "raw", "base", f"{SIZE}M")
+    for name, below, options, size in (("low", "base", "cluster_size=32k", SIZE - 8), ("mid", "low", "extended_l2=on", SIZE),
+                                       ("top", "mid", "cluster_size=64k", SIZE), ("twin", "mid", "compat=0.10", SIZE)):
+        sh(cwd, "qemu-img", "create", "-q", "-f", "qcow2", "-o", options, "-b", below, "-F", fmt(below), name, f"{size}M")
+    for name, count in (("base", 30), ("low", 60), ("mid", 60), ("top", 30), ("twin", 20)):
+        commands = []
+        for _ in range(count):
+            at, n = 512 * rng.randint(0, 2048 * (SIZE - 10)), 512 * rng.randint(1, 1500)
+            byte = rng.randint(1, 255)
+            commands.append(rng.choice((f"write -P {byte} {at} {n}", f"write -P {byte} {at} {n}", f"write -z {at} {n}")))
+            if name in ("low", "mid") and rng.random() < 0.4:
+                commands[-1] = f"write -c -P {byte} {at // 65536 * 65536} {-(-n // 65536) * 65536}"
+        # Streams onto what is allocated are refused: no matter.
+        subprocess.run(["qemu-io", "-f", fmt(name), name], cwd=cwd, input="\n".join(commands).encode() + b"\nquit\n",
+                       stdout=subprocess.DEVNULL, check=False, timeout=120)
+    os.mkdir(os.path.join(cwd, "flat"))
+    for name in FILES:
+        sh(cwd, "qemu-img", "convert", "-f", fmt(name), "-O", "raw", name, f"flat/{name}")
+
+
+class Kills:
+    def __init__(self, args, rng, root):
+        self.args, self.rng = args, rng
+        self.master, self.cwd = os.path.join(root, "master"), os.path.join(root, "victim")
+        self.tool = os.path.join(args.bin, "qchain")
+        make_chain(rng, self.master)
+
+    def renew(self):
+        shutil.rmtree(self.cwd, ignore_errors=True)
+        os.mkdir(self.cwd)
+        sh(self.master, "cp", "--sparse=always", *FILES, self.cwd)
+
+    def run_once(self, words, delay=None):
+        """True if it was killed before it had ended."""
+        p = subprocess.Popen([self.tool, *words], cwd=self.cwd, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        try:
+            _, err = p.communicate(timeout=delay)
+        except subprocess.TimeoutExpired:
+            p.kill()
+            _, err = p.communicate()
+        if p.returncode not in (0, -signal.SIGKILL):
+            raise Mismatch(f"exit {p.returncode}: {err.decode()}")
+        return p.returncode != 0
+
+    def look(self, disks, leaks):
+        """Returns how many clusters leak."""
+        n = 0
+        for name in os.listdir(self.cwd):
+            if name in FILES and fmt(name) == "qcow2":
+                out = sh(self.cwd, "qemu-img", "check", "-f", "qcow2", name, ok=(0, 3) if leaks else (0,))
+                n += out.count(b"Leaked cluster")
+        for name in disks:
+            if os.path.exists(os.path.join(self.cwd, name)):
+                sh(self.cwd, "qemu-img", "compare", "-q", "-f", fmt(name), "-F", "raw", name,
+                   os.path.join(self.master, "flat", name))
+        return n
+
+    def litter(self, extra):
+        return [x for x in os.listdir(self.cwd) if x not in FILES and x not in extra]
+
+    def finish(self, kind):
+        words, disks, extra = KINDS[kind]
+        self.run_once(words)
+        self.look(disks, True)
+        if self.litter(extra):
+            raise Mismatch(f"files are left: {self.litter(extra)}")
+        if kind == "convert":
+            sh(self.cwd, "qemu-img", "compare", "-q", "-f", "qcow2", "-F", "raw", "out",
+               os.path.join(self.master, "flat", "top"))
+        elif kind == "delete" and os.path.exists(os.path.join(self.cwd, "mid")):
+            raise Mismatch("mid is still there")
+
+    def kind(self, kind, count):
+        words, disks, extra = KINDS[kind]
+        self.renew()
+        start = time.monotonic()
+        self.run_once(words)
+        took = time.monotonic() - start
+        self.look(disks, False)
+        killed = done = 0
+        while done < count:
+            self.renew()
+            for _ in range(self.rng.choice((1, 1, 1, 3))):
+                if kind == "delete" and not os.path.exists(os.path.join(self.cwd, "mid")):
+                    break
+                killed += self.run_once(words, self.rng.uniform(0.02, 1.0) * took)
+                self.look(disks, True)
+                if len(self.litter(extra)) > 1:
+                    raise Mismatch(f"files pile up: {self.litter(extra)}")
+                done += 1
+            if kind != "delete" or os.path.exists(os.path.join(self.cwd, "mid")):
+                self.finish(kind)
+        return killed, done
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
+    p.add_argument("--bin", default=lib.default_bin(), help="directory of the program qchain")
+    p.add_argument("--hammer", help="not used")
+    p.add_argument("--seed", type=int)
+    p.add_argument("--kills", type=int, default=lib.share(10), help="of each kind")
+    p.add_argument("--only", choices=KINDS)
+    p.add_argument("--dir")
+    args = p.parse_args()
+    args.bin = os.path.abspath(args.bin)
+    lib.need("qemu-img", "qemu-io", os.path.join(args.bin, "qchain"))
+    seed = args.seed if args.seed is not None else random.SystemRandom().randrange(1 << 31)
+    print(f"kill surgery: seed {seed}", flush=True)
+    root = tempfile.mkdtemp(prefix="qchain-kill-", dir=args.dir)
+    total, kind = 0, "making"
+    try:
+        kills = Kills(args, random.Random(seed), root)
+        for kind in KINDS:
+            if args.only in (None, kind):
+                killed, done = kills.kind(kind, args.kills)
+                total += killed
+                print(f"  {kind}: {killed} of {done} were killed before they had ended", flush=True)
+        if total == 0 and not args.only:
+            raise Mismatch("none was killed before it had ended")
+    except Mismatch as e:
+        print(f"FAIL: {kind}: {e}\nin {root}")
+        return 1
+    shutil.rmtree(root)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
