@@ -18,8 +18,9 @@ enum qc_move_flags {
     QC_MOVE_SALVAGE      = 0x08,
     QC_MOVE_COMPARE      = 0x10, /* leave out what `against` has, too, by reading both             */
     QC_MOVE_SKIP_ZEROS   = 0x20, /* the target reads as zeros: they need not be written            */
-    QC_MOVE_EXACT        = 0x40  /* what lies around is not to be had from the source: nothing is written but what
+    QC_MOVE_EXACT        = 0x40, /* what lies around is not to be had from the source: nothing is written but what
                                     the layers hold                                                */
+    QC_MOVE_STILL        = 0x80  /* nobody writes to `from`, though it may be open for that        */
 };
 
 struct qc_move {
