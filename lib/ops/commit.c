@@ -58,7 +58,8 @@ static int open_parts(struct commit *k, qchain_env *env, const char *name, const
 static int move(struct commit *k, qchain_job_result *result, qchain_error *err)
 {
     struct qc_move m = {.from = k->above, .to = k->base, .below = k->above->n_layers, .end = k->above->size,
-                        .flags = QC_MOVE_KEEP_STREAMS | QC_MOVE_EXACT, .threads = k->opts->threads, .job = k->opts->job};
+                        .flags = QC_MOVE_KEEP_STREAMS | QC_MOVE_EXACT | QC_MOVE_STILL, .threads = k->opts->threads,
+                        .job = k->opts->job};
     int ret = 0;
 
     /* What the layers above have behind the base's end was zeros below them, and is so in what the base gets. */

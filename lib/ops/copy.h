@@ -41,6 +41,7 @@ struct qc_copy_select {
     uint32_t upto, below;
     bool     absent;       /* what none of them holds, nor [0, upto), is zeros, too */
     bool     exact;        /* the rest of units is not what the chain shows: segments are what was found */
+    bool     still;        /* nobody writes the chain, though it may be open for that */
     /* Streams of compressed clusters of this format, kind and size are left as they are. NULL: none. */
     const struct qc_image *streams_of;
 };

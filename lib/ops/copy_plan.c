@@ -142,7 +142,8 @@ static bool is_stream(const struct qc_copy_engine *e, const qchain_extent *x)
     qchain *c = e->job->c;
     qchain_error why;
 
-    if (!to || !(x->flags & QCHAIN_EXTENT_COMPRESSED) || x->layer < c->frozen)
+    if (!to || !(x->flags & QCHAIN_EXTENT_COMPRESSED) ||
+        (x->layer < c->frozen && !e->job->select->still))
         return false;
     if (c->layer[x->layer].cluster_size != to->cluster_size || x->offset % to->cluster_size != 0 ||
         x->host_length > to->cluster_size || x->host_length == 0)
@@ -205,7 +206,7 @@ static struct qc_run run_of(const struct qc_copy_engine *e, enum what what, uint
     if (what == ZEROS || (what == NOTHING && e->at < e->n_extents && x->offset > e->pos &&
                           s->below >= e->job->c->n_layers))
         return qc_run_make(e->pos, sectors, QC_ZERO, 0);
-    if (what == NOTHING || x->layer < e->job->c->frozen)
+    if (what == NOTHING || (x->layer < e->job->c->frozen && what != STREAM))
         return r;
     if (x->flags & QCHAIN_EXTENT_COMPRESSED) {
         r = qc_run_make(e->pos, sectors, QC_COMPRESSED, x->host_offset);

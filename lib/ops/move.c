@@ -175,6 +175,7 @@ int qc_move_run(struct qc_move *m, qchain_error *err)
     job.align = target_unit(m);
     if (takes_streams(m))
         select.streams_of = m->to->tip->img;
+    select.still = m->flags & QC_MOVE_STILL;
     v.unit = job.align;
     if (m->flags & QC_MOVE_COMPARE)
         job.local_size = v.room = CHUNK;

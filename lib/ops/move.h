@@ -21,7 +21,8 @@ enum qc_move_flags {
     QC_MOVE_EXACT        = 0x40, /* what lies around is not to be had from the source: nothing is written but what
                                     the layers hold                                                */
     QC_MOVE_WRITE_ZEROS  = 0x80, /* as data                                                        */
-    QC_MOVE_WRITE_BEHIND = 0x100 /* the target will be flushed: let the medium begin before        */
+    QC_MOVE_WRITE_BEHIND = 0x100, /* the target will be flushed: let the medium begin before       */
+    QC_MOVE_STILL        = 0x200 /* nobody writes to `from`, though it may be open for that        */
 };
 
 struct qc_move {
