@@ -4,7 +4,8 @@
 
 Each kind runs on a copy of one chain and is killed after a random part of the time that it takes, once or several times
 in a row. After each kill the disk reads as before (qemu-img compare), and no file is corrupt (leaks are allowed); run
-again the operation completes, nothing lies about that was not there before, and no more leaks than one kill leaves.
+again the operation completes, and nothing lies about that was not there before, but for the unfinished file of an image
+that was to be made.
 """
 import argparse
 import os
@@ -110,7 +111,9 @@ class Kills:
         return n
 
     def litter(self, extra):
-        return [x for x in os.listdir(self.cwd) if x not in FILES and x not in extra]
+        """Files that are new; but an image that is made whole leaves, if it is killed, what it had made of it."""
+        hidden = tuple(f".{x}." for x in extra)
+        return [x for x in os.listdir(self.cwd) if x not in FILES and x not in extra and not x.startswith(hidden or "\0")]
 
     def finish(self, kind):
         words, disks, extra = KINDS[kind]
