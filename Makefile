@@ -190,15 +190,15 @@ progs   = $(filter $(BUILD)/tests/$(1)/test_%,$(PROGS))
 T_UNIT    = $(UNIT)
 T_FILES   = $(call scripts,files)
 # What has no threads of its own, or has them shown by unit tests, has nothing to show to ThreadSanitizer.
-ONE_THREAD = $(patsubst %,tests/interop/%.py,check_check check_create check_bitmaps check_dirty check_locks \
-	check_policy check_sidecar check_write_tools test-tools)
+ONE_THREAD = $(patsubst %,tests/interop/%.py,check_check check_commit check_convert check_create check_bitmaps \
+	check_dirty check_locks check_policy check_rebase check_sidecar check_write_tools test-tools)
 SCRIPTS_INTEROP = $(filter-out $(if $(findstring thread,$(SAN)),$(ONE_THREAD)),$(call scripts,interop))
 T_INTEROP = $(call progs,interop) $(foreach s,$(SCRIPTS_INTEROP),'$(s) $(INTEROP_ARGS)') \
 	'$(RANDOM_CHAINS) $(INTEROP_ARGS) --count $(CHAINS)' \
 	'$(RANDOM_CHAINS) $(INTEROP_ARGS) --count $(if $(SAN),5,15) --sidecars' \
 	'tests/interop/random_writes.py --count $(if $(SAN),8,30)' \
 	'tests/interop/random_surgery.py --count $(if $(SAN),5,20)' \
-	'tests/interop/kill_surgery.py --kills $(if $(SAN),2,10)'
+	$(if $(SAN),,'tests/interop/kill_surgery.py --kills 5')
 INTEROP_ARGS  = --bin $(BUILD)/bin --hammer $(BUILD)/tests/interop/hammer
 RANDOM_CHAINS = tests/interop/random_chains.py
 T_FAULT   = $(call progs,fault) $(call progs,crash) $(call scripts,fault crash)
