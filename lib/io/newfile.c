@@ -20,12 +20,15 @@
 #define NAME_TRIES 100
 #define COPY_BYTES (256u << 10)
 #define SUFFIX 7 /* a dot and six digits */
+#define OF_FD "/proc/self/fd/%d"
+
+bool qc_newfile_test_named;
 
 struct qc_newfile {
     char             *name;      /* the last component that it will have */
     char              temporary[NAME_MAX + 1];
     int               dir, fd;
-    bool              exists;    /* under its temporary name */
+    bool              exists;    /* under its temporary name; else it has none yet */
     bool              failed;    /* something is missing in it */
     struct qc_store  *store;     /* on it; NULL: nobody asked */
     struct qc_escaped path;      /* for messages */
@@ -60,18 +63,47 @@ static int open_dir(struct qc_newfile *f, const char *path, qchain_error *err)
     return f->name[0] ? 0 : qc_fail(err, QCHAIN_E_INVAL, "%s: names no file", f->path.text);
 }
 
-/* Not mkostemp: that knows no directory descriptor, and only the kernel can apply the
- * umask, or the directory's default, without disturbing other threads. */
-static int open_temporary(struct qc_newfile *f, mode_t mode, qchain_error *err)
+/* A file without a name, which is gone when nobody has it open any more, however we end; false where there is no such
+ * thing, or no way to name it later. */
+static bool open_nameless(struct qc_newfile *f, mode_t mode)
+{
+    char path[sizeof(OF_FD) + 12];
+    struct stat st;
+
+    f->fd = qc_newfile_test_named ? -1 : openat(f->dir, ".", O_RDWR | O_TMPFILE | O_CLOEXEC, mode);
+    if (f->fd < 0)
+        return false;
+    snprintf(path, sizeof(path), OF_FD, f->fd);
+    if (stat(path, &st) == 0)
+        return true;
+    close(f->fd);
+    f->fd = -1;
+    return false;
+}
+
+/* One more name beside the one it will have. Not mkostemp's: that knows no directory descriptor, and only the kernel
+ * can apply the umask, or the directory's default, without disturbing other threads. */
+static int next_temporary(struct qc_newfile *f, qchain_error *err)
 {
     int keep = (int)qc_min64(strlen(f->name), NAME_MAX - SUFFIX - 1);
     uint32_t random;
 
+    if (getrandom(&random, sizeof(random), 0) != (ssize_t)sizeof(random))
+        return fail_errno(f, errno, "cannot get random bytes", err);
+    snprintf(f->temporary, sizeof(f->temporary), ".%.*s.%06" PRIx32, keep, f->name, random & 0xffffff);
+    return 0;
+}
+
+static int open_temporary(struct qc_newfile *f, mode_t mode, qchain_error *err)
+{
+    int ret;
+
+    if (open_nameless(f, mode))
+        return 0;
     for (int i = 0; i < NAME_TRIES; i++) {
-        if (getrandom(&random, sizeof(random), 0) != (ssize_t)sizeof(random))
-            return fail_errno(f, errno, "cannot get random bytes", err);
-        snprintf(f->temporary, sizeof(f->temporary), ".%.*s.%06" PRIx32, keep, f->name,
-                 random & 0xffffff);
+        ret = next_temporary(f, err);
+        if (ret != 0)
+            return ret;
         f->fd = openat(f->dir, f->temporary, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, mode);
         if (f->fd >= 0) {
             f->exists = true;
@@ -81,6 +113,27 @@ static int open_temporary(struct qc_newfile *f, mode_t mode, qchain_error *err)
             break;
     }
     return fail_errno(f, errno, "cannot create a temporary file beside it", err);
+}
+
+/* Give a nameless file a temporary name: only renaming puts one in another's place. */
+static int link_temporary(struct qc_newfile *f, qchain_error *err)
+{
+    char path[sizeof(OF_FD) + 12];
+    int ret;
+
+    snprintf(path, sizeof(path), OF_FD, f->fd);
+    for (int i = 0; i < NAME_TRIES; i++) {
+        ret = next_temporary(f, err);
+        if (ret != 0)
+            return ret;
+        if (linkat(AT_FDCWD, path, f->dir, f->temporary, AT_SYMLINK_FOLLOW) == 0) {
+            f->exists = true;
+            return 0;
+        }
+        if (errno != EEXIST)
+            break;
+    }
+    return fail_errno(f, errno, "cannot name its temporary file", err);
 }
 
 /* Owner first: giving a file away may clear bits of its mode. Who may not do that is left
@@ -255,8 +308,10 @@ static int make_durable(struct qc_newfile *f, qchain_error *err)
 
 static int give_name(struct qc_newfile *f, qchain_error *err)
 {
-    int fd = f->fd;
+    int fd = f->fd, ret = f->exists ? 0 : link_temporary(f, err);
 
+    if (ret != 0)
+        return ret;
     f->fd = -1;
     if (close(fd) != 0)
         return fail_errno(f, errno, "close of its temporary file", err);

@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A file that is written whole before anybody can see it: under another name in
- * the same directory, then fsync, rename, fsync of the directory. Killed at any
- * point, the old file is there or the new one; what may remain is a hidden
- * temporary file.
+ * A file that is written whole before anybody can see it: without a name, or under
+ * another where the file system knows only files with names, then fsync, rename,
+ * fsync of the directory. Killed at any point, the old file is there or the new one;
+ * what may remain of a file that had another name is that.
  */
 #ifndef QC_IO_NEWFILE_H
 #define QC_IO_NEWFILE_H
 
+#include <stdbool.h>
 #include <stdint.h>
 #include <sys/stat.h>
 #include <qchain.h>
@@ -39,5 +40,8 @@ int qc_newfile_rename(struct qc_newfile *f, qchain_error *err);
 int qc_newfile_fd(const struct qc_newfile *f);
 /* Give it up. NULL is fine. */
 void qc_newfile_abort(struct qc_newfile *f);
+
+/* For tests: as if the file system knew no files without names. */
+extern bool qc_newfile_test_named;
 
 #endif
