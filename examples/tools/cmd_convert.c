@@ -591,22 +591,17 @@ static int run_convert(struct tool *t, int argc, char **argv)
 const struct tool_verb tool_verb_convert = {
     .name = "convert",
     .run = run_convert,
-    .synopsis = "[options] SRC... DST",
+    .synopsis = "[options] SRC... DST    (several SRC are joined)",
     .help = "  -f FMT, -O FMT          the formats of SRC and of DST (raw); DST may be '-'\n"
             "  -o KEY=VALUE,...        options of DST's format; -o help lists them\n"
             "  -B BACKING, -F FMT      the image below DST, and its format: what it has is left out\n"
-            "  -c                      compressed\n"
-            "  -p, -q                  show progress; be quiet\n"
+            "  -c, -C, -p, -q          compressed; let the file system copy; show progress; be quiet\n"
             "  -S SIZE                 zeros that become holes (4k); 0: write them all\n"
             "  -n, --target-is-zero    DST exists; and holds nothing but zeros\n"
             "  --target-image-opts     DST is driver=...,file.filename=...\n"
             "  -l SNAPSHOT             convert an internal snapshot, by id or name\n"
-            "  --bitmaps, --skip-broken-bitmaps  take the dirty bitmaps along; but for damaged ones\n"
-            "  --salvage               what cannot be read becomes zeros\n"
-            "  -C                      let the file system copy\n"
+            "  --salvage, --bitmaps, --skip-broken-bitmaps  zeros for damage; take bitmaps, but broken ones\n"
             "  -t CACHE, -T CACHE      cache modes of DST (unsafe) and of SRC\n"
-            "  -r RATE                 bytes a second at most\n"
-            "  -m N, -W                known, but of little effect\n"
-            "Several SRC are joined, one behind the other.\n",
+            "  -r RATE, -m N, -W       bytes a second at most; of little effect\n",
     .usage_exit = 1,
 };

@@ -184,10 +184,12 @@ def check_random(args, root):
 def main():
     p = argparse.ArgumentParser(description=__doc__)
     p.add_argument("--bin", default=lib.default_bin())
+    p.add_argument("--hammer", help="given to every test of this directory; not used here")
     p.add_argument("--seed", type=int)
-    p.add_argument("--count", type=int, default=40)
+    p.add_argument("--count", type=int, default=lib.share(40))
     p.add_argument("--only", choices=("words", "random"))
     args = p.parse_args()
+    args.bin = os.path.abspath(args.bin)
     lib.need("qemu-img", "qemu-io", os.path.join(args.bin, "qchain"))
     root = tempfile.mkdtemp(prefix="check_rebase.")
     try:

@@ -4,6 +4,7 @@
 or to the sidecar. qemu-img is the oracle."""
 import argparse
 import concurrent.futures
+import json
 import os
 import random
 import resource
@@ -65,8 +66,10 @@ def check_used(args, directory, rng):
         opened, _ = place.traced([place.program, "map", "--no-index", names[0]])
         if not set(names) <= opened or names[0] + ".qci" in opened:
             raise Mismatch(f"a map with --no-index opened {sorted(opened)}")
-        # Reading opens the layers that hold what is read: the lowest one's first cluster.
-        opened, _ = place.traced([place.program, "read", "--offset=4096", "--length=512", names[0],
+        # Reading opens the layers that hold what is read.
+        _, out, _ = place.qemu_img("map", "-f", "qcow2", "--output=json", names[0])
+        below = next(e["start"] for e in json.loads(out) if e["data"] and e["depth"] > 0)
+        opened, _ = place.traced([place.program, "read", f"--offset={below}", "--length=512", names[0],
                                   os.devnull])
         if len(opened & set(names[1:])) != 1:
             raise Mismatch(f"a read of one cluster opened {sorted(opened)}")
