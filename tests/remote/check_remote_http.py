@@ -73,7 +73,9 @@ def same_chain(place, made, number):
     what = f"chain {number} of seed {place.seed}"
     ours = lib.normalise(made.tools.run("map", "--output=json", *how, url).json())
     mine = lib.normalise(made.tools.run("map", "--output=json", *how, local).json())
-    lib.same_extents(what + ": map", ours, mine)
+    # Where a raw file ends within a sector the rest of that is a hole, which URLs do not tell.
+    if all(x.fmt != "raw" or os.path.getsize(os.path.join(home, x.path)) % 512 == 0 for x in layers):
+        lib.same_extents(what + ": map", ours, mine)
     infos = [scrub(made.tools.run("info", "--output=json", "--backing-chain", *how, x).json())
              for x in (url, local)]
     if infos[0] != infos[1]:
