@@ -167,7 +167,7 @@ class Case:
 
 def check_random(args, root):
     first = args.seed if args.seed is not None else int(time.time() * 1000) % (1 << 40)
-    count = lib.share(args.count)
+    count = args.count
     for seed in range(first, first + count):
         cwd = os.path.join(root, str(seed))
         os.mkdir(cwd)

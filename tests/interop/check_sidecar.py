@@ -597,7 +597,7 @@ def main():
     p.add_argument("--bin", default=lib.default_bin())
     p.add_argument("--hammer", help="not used")
     p.add_argument("--seed", type=int, default=None, help="random if absent")
-    p.add_argument("--count", type=int, default=14, help="random chains")
+    p.add_argument("--count", type=int, default=lib.share(14), help="random chains")
     p.add_argument("--only", default="", help="checks to do, by parts of their names")
     p.add_argument("--jobs", type=int, default=2)
     p.add_argument("--keep", action="store_true", help="do not remove the images")
