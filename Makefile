@@ -187,12 +187,14 @@ $(FILES).ok: $(wildcard tests/files/*.py)
 
 scripts = $(sort $(foreach k,$(1),$(wildcard $(foreach n,test_* test-* check*,tests/$(k)/$(n).sh tests/$(k)/$(n).py))))
 progs   = $(filter $(BUILD)/tests/$(1)/test_%,$(PROGS))
-T_UNIT    = $(UNIT)
+# ROOMS: of these rooms of lib/ alone.
+T_UNIT    = $(if $(ROOMS),$(foreach r,$(ROOMS),$(filter $(BUILD)/tests/unit/$(r)/%,$(UNIT))),$(UNIT))
 T_FILES   = $(call scripts,files)
 # What has no threads of its own, or has them shown by unit tests, has nothing to show to ThreadSanitizer.
 ONE_THREAD = $(patsubst %,tests/interop/%.py,check_check check_commit check_convert check_create check_bitmaps \
 	check_dirty check_locks check_policy check_rebase check_sidecar check_write_tools test-tools)
-SCRIPTS_INTEROP = $(filter-out $(if $(findstring thread,$(SAN)),$(ONE_THREAD)),$(call scripts,interop))
+THREAD    = $(findstring thread,$(SAN))
+SCRIPTS_INTEROP = $(filter-out $(if $(THREAD),$(ONE_THREAD)),$(call scripts,interop))
 T_INTEROP = $(call progs,interop) $(foreach s,$(SCRIPTS_INTEROP),'$(s) $(INTEROP_ARGS)') \
 	'$(RANDOM_CHAINS) $(INTEROP_ARGS) --count $(CHAINS)' \
 	'$(RANDOM_CHAINS) $(INTEROP_ARGS) --count $(if $(SAN),5,15) --sidecars' \
@@ -220,7 +222,7 @@ check: deps-check
 	+$(Q)$(MAKE) check-all
 check-all: tests
 	@$(RUN) $(T_HOUSE) $(T_UNIT) $(T_ABI) $(T_FILES) $(T_FAULT) tests/house/replay.sh $(T_INTEROP)
-check-unit: $(UNIT) $(FILES_OK)
+check-unit: $(T_UNIT) $(FILES_OK)
 	@$(RUN) $(T_UNIT)
 check-files: all $(PROGS) $(FILES_OK)
 	@$(RUN) $(T_FILES)
@@ -248,7 +250,9 @@ check-install: all
 	@$(RUN) tests/house/install.sh
 
 # The same tests over a library built for a sanitizer, in a tree of its own. valgrind leaves out one that takes
-# minutes under it, and does what others do.
+# minutes under it, and does what others do; with LESS=1 all that mostly wait.
+VALGRIND_SLOW = $(foreach t,tip_qcow2 $(if $(LESS),sidecar sidecar_url far far_queue far_memory queue queue_write \
+	queue_ends reads compare copy http http_faults http_answers http_tls gate_url url_faults disk_damage object),%/test_$(t))
 .PHONY: check-asan check-ubsan check-tsan check-san check-valgrind check-fuzz run-fuzz
 check-asan: deps-check
 	+$(Q)$(MAKE) BUILD=$(BUILD)/asan FILES=$(FILES) SAN=address,undefined check-san
@@ -257,10 +261,11 @@ check-ubsan: deps-check
 check-tsan: deps-check
 	+$(Q)$(MAKE) BUILD=$(BUILD)/tsan FILES=$(FILES) SAN=thread check-san
 check-san: all $(UNIT) $(PROGS) $(ABI) $(REPLAY) $(FILES_OK)
-	@QC_SHORT=8 $(RUN) $(T_UNIT) $(ABI) $(T_FILES) $(T_QUEUE) tests/house/replay.sh $(T_INTEROP)
+	@QC_SHORT=$(if $(THREAD),16,8) $(RUN) $(T_UNIT) $(if $(THREAD),,$(ABI) $(T_FILES) tests/house/replay.sh) \
+		$(T_QUEUE) $(T_INTEROP)
 check-valgrind: deps-valgrind $(UNIT) $(FILES_OK)
 	@QC_SHORT=40 $(RUN) --wrap 'valgrind -q --error-exitcode=99 --leak-check=full --errors-for-leak-kinds=definite,indirect' \
-		$(filter-out %/test_tip_qcow2,$(T_UNIT))
+		$(filter-out $(VALGRIND_SLOW),$(T_UNIT))
 check-fuzz: deps-fuzz
 	+$(Q)$(MAKE) BUILD=$(BUILD)/libfuzzer FILES=$(FILES) CC=clang SAN=fuzzer-no-link,address,undefined run-fuzz
 run-fuzz: $(FUZZ) $(FILES_OK)
