@@ -13,6 +13,7 @@
 
 #include <cmocka.h>
 
+#include "share.h"
 #include "util/tasks.h"
 
 /* Where time decides, a machine that stops for long may spoil a try, not all. */
@@ -370,12 +371,12 @@ static void thirty_dead_keys_and_one_thread(void **unused)
 
     /* The first waits for every dead key's turn (200 ms, not 30 times 50), the next for
      * some more, the rest for nobody; twice 30 times 50 would be 3 s. A machine on which
-     * one dead key, 50 ms, costs much more cannot tell. */
+     * one dead key, 50 ms, costs much more cannot tell, nor one under a checker. */
     for (int try = 0; try < TRIES && took > 2500; try++) {
         reset(unused);
         took = healthy_beside_dead(1, 30);
     }
-    assert_true(took <= 2500 || one > 200);
+    assert_true(took <= 2500 || one > 200 || short_by() > 1);
 }
 
 static void one_dead_key_leaves_threads_to_others(void **unused)
