@@ -194,6 +194,7 @@ T_FILES   = $(call scripts,files)
 ONE_THREAD = $(patsubst %,tests/interop/%.py,check_check check_commit check_convert check_create check_bitmaps \
 	check_dirty check_locks check_policy check_rebase check_sidecar check_write_tools test-tools)
 THREAD    = $(findstring thread,$(SAN))
+REPLAYING = $(foreach t,empty check writer_flush snapshot_write l2_write bitmap_write,%/qcow2/test_$(t))
 SCRIPTS_INTEROP = $(filter-out $(if $(THREAD),$(ONE_THREAD)),$(call scripts,interop))
 T_INTEROP = $(call progs,interop) $(foreach s,$(SCRIPTS_INTEROP),'$(s) $(INTEROP_ARGS)') \
 	'$(RANDOM_CHAINS) $(INTEROP_ARGS) --count $(CHAINS)' \
@@ -252,7 +253,7 @@ check-install: all
 # The same tests over a library built for a sanitizer, in a tree of its own. valgrind leaves out one that takes
 # minutes under it, and does what others do; with LESS=1 all that mostly wait.
 VALGRIND_SLOW = $(foreach t,tip_qcow2 $(if $(LESS),sidecar sidecar_url far far_queue far_memory queue queue_write \
-	queue_ends reads compare copy http http_faults http_answers http_tls gate_url url_faults disk_damage object),%/test_$(t))
+	queue_ends reads compare copy http http_faults http_answers http_tls gate_url url_faults disk_damage object store_write fdpool),%/test_$(t))
 .PHONY: check-asan check-ubsan check-tsan check-san check-valgrind check-fuzz run-fuzz
 check-asan: deps-check
 	+$(Q)$(MAKE) BUILD=$(BUILD)/asan FILES=$(FILES) SAN=address,undefined check-san
@@ -261,7 +262,7 @@ check-ubsan: deps-check
 check-tsan: deps-check
 	+$(Q)$(MAKE) BUILD=$(BUILD)/tsan FILES=$(FILES) SAN=thread check-san
 check-san: all $(UNIT) $(PROGS) $(ABI) $(REPLAY) $(FILES_OK)
-	@QC_SHORT=$(if $(THREAD),16,8) $(RUN) $(T_UNIT) $(if $(THREAD),,$(ABI) $(T_FILES) tests/house/replay.sh) \
+	@QC_SHORT=$(if $(THREAD),16,8) $(RUN) $(filter-out $(if $(THREAD),$(REPLAYING)),$(T_UNIT)) $(if $(THREAD),,$(ABI) $(T_FILES) tests/house/replay.sh) \
 		$(T_QUEUE) $(T_INTEROP)
 check-valgrind: deps-valgrind $(UNIT) $(FILES_OK)
 	@QC_SHORT=40 $(RUN) --wrap 'valgrind -q --error-exitcode=99 --leak-check=full --errors-for-leak-kinds=definite,indirect' \
