@@ -273,7 +273,7 @@ def compressed(m, _):
         bar.row("writing compressed, %s: times faster than qemu-img convert -c -W -m 16" % kind,
                 s["qemu"] / s["ours"], ">=", least, secs(s["ours"]), secs(s["qemu"]))
         bar.row("writing compressed, %s: bytes / those of qemu-img" % kind, b["ours"] / b["qemu"], "<=", 1.02,
-                "%d MiB" % (b["ours"] >> 20), "%d MiB" % (b["qemu"] >> 20))
+                "%d MiB" % (int(b["ours"]) >> 20), "%d MiB" % (int(b["qemu"]) >> 20))
     os.unlink(raw)
     os.unlink(image)
     return bar
