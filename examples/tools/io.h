@@ -26,10 +26,13 @@ struct io_how {
     bool ignore_discard; /* discards succeed and do nothing */
 };
 
+struct io_request;
+
 struct io_shell {
     struct tool *t;
     qchain *c;           /* NULL: no file is open */
     qchain_queue *queue; /* made at the first asynchronous request */
+    struct io_request *refused; /* could not be begun, and not told yet */
     struct io_how how;
     bool writable;
     bool guard;          /* the format was probed as raw: sector 0 must stay so */

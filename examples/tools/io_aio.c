@@ -22,11 +22,16 @@ struct io_request {
     uint64_t offset;
     uint64_t length; /* of zeros */
     double start;
+    /* It could not be begun: told like one that failed, when completions are. */
+    struct io_request *next;
+    int result;
+    char *why;
 };
 
 static void free_request(struct io_request *q)
 {
     io_pieces_free(&q->pieces);
+    free(q->why);
     free(q);
 }
 
@@ -81,6 +86,13 @@ static bool reap(struct io_shell *sh)
 
 void io_aio_drain(struct io_shell *sh)
 {
+    struct io_request *q;
+
+    while ((q = sh->refused)) {
+        sh->refused = q->next;
+        request_failed(sh, q, q->result, q->why);
+        free_request(q);
+    }
     while (sh->queue && qchain_queue_pending(sh->queue) && reap(sh))
         continue;
 }
@@ -111,10 +123,11 @@ static int submit_once(struct io_shell *sh, struct io_request *q)
     return qchain_queue_writev(sh->queue, p->iov, p->n, q->offset, flags, q, sh->t->err);
 }
 
-/* The request is freed here, or when it is done. A command succeeds once it has begun, and also if it
- * could not: the failure is the request's. */
+/* The request is freed when it is done, or told to have failed. A command succeeds once it has begun, and also if
+ * it could not: the failure is the request's. */
 static void submit(struct io_shell *sh, struct io_request *q)
 {
+    struct io_request **last = &sh->refused;
     int r = 0;
 
     if (!sh->queue)
@@ -126,8 +139,11 @@ static void submit(struct io_shell *sh, struct io_request *q)
         r = submit_once(sh, q);
     if (r == 0)
         return;
-    request_failed(sh, q, r, qchain_error_message(sh->t->err));
-    free_request(q);
+    q->result = r;
+    q->why = strdup(qchain_error_message(sh->t->err));
+    while (*last)
+        last = &(*last)->next;
+    *last = q;
 }
 
 static struct io_request *new_request(int pattern)
