@@ -15,6 +15,7 @@
 #include "util/bytes.h"
 #include "util/escape.h"
 
+#define REPLACED_TRIES 10
 #define HEAD_BYTES (64u << 10) /* read at once: for most sidecars all but the pages */
 #define LOOK_INTO (64 * QC_IXF_WINDOW) /* what is left of a page: worth a look for what is used */
 
@@ -91,8 +92,8 @@ static int check_owner(const struct stat *st, const char *tip, qchain_error *err
     return 0;
 }
 
-static int open_sidecar(struct qc_store **out, qchain_env *env, const char *path, const char *tip,
-                        qchain_error *err)
+static int open_once(struct qc_store **out, qchain_env *env, const char *path, const char *tip,
+                     qchain_error *err)
 {
     struct qc_file_opts fo = {.fds = env->fds, .slots = env->slots, .log = &env->log,
                               .flags = QC_FILE_NO_LOCK, .fd = -1, .name = path};
@@ -112,6 +113,19 @@ static int open_sidecar(struct qc_store **out, qchain_env *env, const char *path
     qc_store_destroy(*out);
     *out = NULL;
     return qc_fail(err, QCHAIN_E_CHANGED, "was replaced while it was opened");
+}
+
+/* Builders put a new one in its place at any time. */
+static int open_sidecar(struct qc_store **out, qchain_env *env, const char *path, const char *tip,
+                        qchain_error *err)
+{
+    int ret = open_once(out, env, path, tip, err);
+
+    for (int i = 1; ret == QCHAIN_E_CHANGED && i < REPLACED_TRIES; i++) {
+        qc_error_init(err);
+        ret = open_once(out, env, path, tip, err);
+    }
+    return ret;
 }
 
 static int read_part(struct qc_store *store, void *buf, size_t n, uint64_t offset,
