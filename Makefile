@@ -187,8 +187,8 @@ $(FILES).ok: $(wildcard tests/files/*.py)
 
 scripts = $(sort $(foreach k,$(1),$(wildcard $(foreach n,test_* test-* check*,tests/$(k)/$(n).sh tests/$(k)/$(n).py))))
 progs   = $(filter $(BUILD)/tests/$(1)/test_%,$(PROGS))
-# ROOMS: of these rooms of lib/ alone.
-T_UNIT    = $(if $(ROOMS),$(foreach r,$(ROOMS),$(filter $(BUILD)/tests/unit/$(r)/%,$(UNIT))),$(UNIT))
+# UNIT_ROOMS: of these rooms of lib/ alone.
+T_UNIT    = $(if $(UNIT_ROOMS),$(foreach r,$(UNIT_ROOMS),$(filter $(BUILD)/tests/unit/$(r)/%,$(UNIT))),$(UNIT))
 T_FILES   = $(call scripts,files)
 # What has no threads of its own, or has them shown by unit tests, has nothing to show to ThreadSanitizer.
 ONE_THREAD = $(patsubst %,tests/interop/%.py,check_check check_commit check_convert check_create check_bitmaps \

@@ -28,7 +28,7 @@ KINDS = {
     "rebase-compare": (["rebase", "--compare", "-b", "base", "-F", "raw", "top"], ("top", "twin", "mid"), ()),
     "rebase-none": (["rebase", "-b", "", "top"], ("top", "twin", "mid"), ()),
     "rebase-compress": (["rebase", "-c", "-b", "low", "-F", "qcow2", "top"], ("top", "twin", "mid"), ()),
-    "stream": (["stream", "-b", "2", "top"], ("top", "twin", "mid"), ()),
+    "stream": (["stream", "-b", "low", "top"], ("top", "twin", "mid"), ()),
     "merge": (["merge", "--limit=20M", "top"], ("top", "twin", "mid"), ()),
     "commit": (["commit", "top"], ("top",), ()),
     "commit-base": (["commit", "-b", "low", "top"], ("top",), ()),

@@ -341,8 +341,8 @@ static void late_and_first(void **unused)
     (void)unused;
     stored_range(0, KIB64);
     limits->patience_ms = limits->patience_max_ms = 20;
-    far->delay_ms = 300;
-    near->delay_ms = 100;
+    far->delay_ms = 2500;
+    near->delay_ms = 400;
     ask(&one, tier, 0, KIB64, 0);
     assert_int_equal(await(&one), 0);
     assert_int_equal(far->gets, 2);
@@ -360,8 +360,8 @@ static void late_and_missing(void **unused)
 
     (void)unused;
     limits->patience_ms = limits->patience_max_ms = 20;
-    far->delay_ms = 200;
-    near->delay_ms = 100;
+    far->delay_ms = 1500;
+    near->delay_ms = 500;
     ask(&one, tier, 0, KIB64, 0);
     assert_int_equal(await(&one), 0);
     assert_true(one.times > 1);
