@@ -8,6 +8,8 @@
 
 #define RUNS 16
 #define ZEROS_WRITTEN QC_TIP_ZEROS /* more are made by other means than writing */
+#define WHOLE_UNIT (256u << 10)    /* units up to here are read and written by one call each */
+#define COVERED (16u << 10)        /* bytes that may be read for nothing, as the write covers them */
 
 _Alignas(4096) unsigned char qc_tip_zeros[QC_TIP_ZEROS];
 
@@ -63,12 +65,37 @@ static int read_edge(qchain *c, struct edge *e, uint32_t flags, qchain_error *er
 
 static int look_at_edge(qchain *c, struct edge *e, uint32_t flags, qchain_error *err)
 {
-    int ret;
-
-    if (e->from == e->to)
+    if (e->from == e->to) {
+        e->zero = true;
         return 0;
-    ret = qc_tip_is_zero(c, e->from, e->to, flags, &e->zero, err);
-    return ret == 0 && !e->zero ? read_edge(c, e, flags, err) : ret;
+    }
+    return qc_tip_is_zero(c, e->from, e->to, flags, &e->zero, err);
+}
+
+/* Something to be kept on both sides of a small write: two calls instead of four do it. 1: it cannot be read in one
+ * piece, maybe because of what the write covers. */
+static int fill_whole(qchain *c, struct qc_cursor *cur, const struct qc_place *p, uint32_t flags,
+                      qchain_error *err)
+{
+    struct edge unit = {.from = p->unit, .to = p->unit + p->unit_length};
+    uint64_t left = p->length;
+    qchain_error why;
+    int ret = 1;
+
+    qc_error_init(&why);
+    if (read_edge(c, &unit, flags, &why) == 0) {
+        char *to = unit.buf + (p->offset - p->unit);
+        qchain_iov piece;
+        size_t bytes;
+
+        for (; left > 0; left -= bytes, to += bytes) {
+            qc_cursor_take(cur, left, &piece, 1, &bytes);
+            memcpy(to, piece.base, bytes);
+        }
+        ret = qc_store_write(c->tip->data, unit.buf, p->unit_length, p->unit_host, err);
+    }
+    qc_free(unit.buf);
+    return ret;
 }
 
 /* Pieces that follow each other in the store, until there are enough for a call. */
@@ -130,25 +157,42 @@ static int gather_data(struct gather *g, struct qc_cursor *cur, uint64_t length,
     return ret;
 }
 
+static int fill_by_edges(qchain *c, struct qc_cursor *cur, const struct qc_place *p, struct edge *head,
+                         struct edge *tail, uint32_t flags, qchain_error *err)
+{
+    struct gather g = {.store = c->tip->data, .host = p->unit_host};
+    int ret = head->zero ? 0 : read_edge(c, head, flags, err);
+
+    if (ret == 0 && !tail->zero)
+        ret = read_edge(c, tail, flags, err);
+    if (ret == 0)
+        ret = gather_edge(&g, head, p->zeroed, err);
+    if (ret == 0)
+        ret = gather_data(&g, cur, p->length, err);
+    if (ret == 0)
+        ret = gather_edge(&g, tail, p->zeroed, err);
+    if (ret == 0)
+        ret = gather_flush(&g, err);
+    qc_free(head->buf);
+    qc_free(tail->buf);
+    return ret;
+}
+
 int qc_tip_fill(qchain *c, struct qc_cursor *cur, const struct qc_place *p, uint32_t flags,
                 qchain_error *err)
 {
     struct edge head = {.from = p->unit, .to = p->offset};
     struct edge tail = {.from = p->offset + p->length, .to = p->unit + p->unit_length};
-    struct gather g = {.store = c->tip->data, .host = p->unit_host};
     int ret = look_at_edge(c, &head, flags, err);
 
     if (ret == 0)
         ret = look_at_edge(c, &tail, flags, err);
-    if (ret == 0)
-        ret = gather_edge(&g, &head, p->zeroed, err);
-    if (ret == 0)
-        ret = gather_data(&g, cur, p->length, err);
-    if (ret == 0)
-        ret = gather_edge(&g, &tail, p->zeroed, err);
-    if (ret == 0)
-        ret = gather_flush(&g, err);
-    qc_free(head.buf);
-    qc_free(tail.buf);
-    return ret;
+    if (ret != 0)
+        return ret;
+    if (!head.zero && !tail.zero && p->unit_length <= WHOLE_UNIT && p->length <= COVERED) {
+        ret = fill_whole(c, cur, p, flags, err);
+        if (ret <= 0)
+            return ret;
+    }
+    return fill_by_edges(c, cur, p, &head, &tail, flags, err);
 }

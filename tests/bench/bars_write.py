@@ -10,7 +10,7 @@ import re
 import subprocess
 
 from bench_bars import Bar, per_second, rate, secs
-from bench_measure import Failed, drop, median
+from bench_measure import Failed, drop, median, warm
 
 BLOCK, DEPTH = 4096, 32
 CLUSTER = 65536
@@ -135,8 +135,8 @@ def first_writes(m, _):
 
 
 def make_below(m, depth):
-    """A chain of `depth` layers that together hold all of the disk."""
-    below = None
+    """The files of a chain of `depth` layers that together hold all of the disk, the base first."""
+    below, files = None, []
     for k in range(depth):
         path = m.path("cow-%d-%d.qcow2" % (depth, k))
         create(path, ALLOCATED, backing=below)
@@ -148,7 +148,8 @@ def make_below(m, depth):
                     k, (k * 7919 + i * 1543) % (ALLOCATED >> 16) << 16))] + [path],
                 stdout=subprocess.DEVNULL, check=True)
         below = path
-    return below
+        files.append(path)
+    return files
 
 
 def copy_on_write(m, _):
@@ -159,12 +160,14 @@ def copy_on_write(m, _):
     speed = {}
     for depth, least in ((1, 1.5), (100, 4.0)):
         below = make_below(m, depth)
+        warm(below)
         for options in ((), ("extended_l2=on",)):
             top = m.path("cow-top.qcow2")
 
             def new(job, options=options, below=below, top=top):
                 def run():
-                    create(top, ALLOCATED, *options, backing=below)
+                    create(top, ALLOCATED, *options, backing=below[-1])
+                    os.sync() # nothing is left to be written of what ran before
                     result = job()
                     sound(top)
                     return result

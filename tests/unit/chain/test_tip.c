@@ -141,6 +141,39 @@ static void random_writes_read_as_the_model(void **unused)
     }
 }
 
+/* A cluster is filled up from below by one read and one write; what the write covers need not be readable. */
+static void clusters_are_filled_at_one_go(void **unused)
+{
+    unsigned char *model, data[4096];
+    struct tip_chain t;
+    int before;
+
+    (void)unused;
+    memset(data, 0x5a, sizeof(data));
+    tip_open(&t, MIB, 16, MIB, 0);
+    model = tip_model(&t, MIB);
+    check_all(&t, model);
+    before = t.below->calls;
+    for (unsigned i = 0; i < 4; i++) {
+        int writes = t.top->writes;
+
+        GOOD(&t, qchain_write(t.c, data, sizeof(data), i * 65536 + 8192, 0, t.err));
+        memcpy(model + i * 65536 + 8192, data, sizeof(data));
+        assert_int_equal(t.top->writes - writes, 1);
+    }
+    assert_int_equal(t.below->calls - before, 4);
+    t.below->bad = 5 * 65536 + 8192;
+    t.below->bad_end = t.below->bad + 512;
+    GOOD(&t, qchain_write(t.c, data, sizeof(data), t.below->bad, 0, t.err));
+    memcpy(model + t.below->bad, data, sizeof(data));
+    check_all(&t, model);
+    t.below->bad = 6 * 65536;
+    t.below->bad_end = t.below->bad + 512;
+    assert_int_equal(qchain_write(t.c, data, sizeof(data), t.below->bad + 8192, 0, t.err), QCHAIN_E_IO);
+    free(model);
+    tip_close(&t);
+}
+
 static void a_diff_tells_what_the_tip_holds(void **unused)
 {
     struct tip_chain t;
@@ -585,6 +618,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(random_writes_read_as_the_model),
+        cmocka_unit_test(clusters_are_filled_at_one_go),
         cmocka_unit_test(a_diff_tells_what_the_tip_holds),
         cmocka_unit_test(resizing_over_a_longer_backing_file),
         cmocka_unit_test(the_vm_state_area_lies_behind_the_disk),

@@ -37,6 +37,7 @@ struct rw_store {
     uint64_t        size, cap;
     atomic_int      calls, fail_at;  /* the call that fails, counted from 1; 0: none */
     int             fail_code;
+    uint64_t        bad, bad_end;    /* reads of any of this fail */
     atomic_int      flushes, writes, n_open;
     unsigned        delay_us;        /* of reads and writes */
     void          (*before_read)(void *data); /* called once */
@@ -101,6 +102,8 @@ static inline int rw_pread(void *obj, void *buf, size_t length, uint64_t offset,
         s->before_read = NULL;
         call(s->before_read_data);
     }
+    if (offset < s->bad_end && s->bad < offset + length)
+        return qc_fail(e, QCHAIN_E_IO, "a bad sector");
     pthread_mutex_lock(&s->lock);
     assert_true(offset + length <= s->size);
     memcpy(buf, s->p + offset, length);
