@@ -8,6 +8,9 @@
 #include "util/alloc.h"
 
 #define N_SHARDS 8
+#define CACHED 1u
+#define PIN 2u
+#define OFTEN 4u /* uses that are counted, at most */
 #define N_BUCKETS 1024 /* a shard; 32 MiB hold 512 clusters of 64 KiB */
 
 struct shard {
@@ -78,8 +81,7 @@ static void remove_block(struct qc_block_cache *c, struct shard *s, struct qc_bl
     *at = b->hash_next;
     list_remove(s, b);
     atomic_fetch_sub_explicit(&c->bytes, b->size, memory_order_relaxed);
-    b->cached = 0;
-    if (b->pins == 0)
+    if (atomic_fetch_sub_explicit(&b->state, CACHED, memory_order_acq_rel) == CACHED)
         qc_free(b);
 }
 
@@ -113,9 +115,9 @@ struct qc_block *qc_block_find(struct qc_block_cache *c, uint64_t owner, uint64_
     pthread_mutex_lock(&s->lock);
     b = find(s, hash, owner, offset);
     if (b) {
-        b->pins++;
-        list_remove(s, b);
-        list_push(s, b);
+        atomic_fetch_add_explicit(&b->state, PIN, memory_order_relaxed);
+        if (b->used < OFTEN)
+            b->used++;
     }
     pthread_mutex_unlock(&s->lock);
     return b;
@@ -128,8 +130,8 @@ struct qc_block *qc_block_new(size_t size)
     if (!b)
         return NULL;
     b->owner = b->offset = 0; /* an unpin finds a shard also for blocks never inserted */
-    b->pins = 1;
-    b->cached = 0;
+    b->used = 0;
+    atomic_init(&b->state, PIN);
     b->size = size;
     return b;
 }
@@ -140,14 +142,28 @@ static bool over_budget(struct qc_block_cache *c)
                atomic_load_explicit(&c->reserved, memory_order_relaxed) > c->budget;
 }
 
-/* Take the least recently used block out of a shard, but not `but`; false if all are in use. */
+/* Pins are taken under the lock, so that what has none stays so. */
+static bool is_pinned(const struct qc_block *b)
+{
+    return atomic_load_explicit(&b->state, memory_order_acquire) >= PIN;
+}
+
+/* Take the oldest block out of a shard that has no use left, but not `but`; false if all are pinned. Those that
+ * have become the newest, with a use less, and are come by again if nothing else is found. */
 static bool evict_from(struct qc_block_cache *c, struct shard *s, const struct qc_block *but)
 {
-    struct qc_block *b;
+    struct qc_block *b, *next;
 
     pthread_mutex_lock(&s->lock);
-    for (b = s->oldest; b && (b->pins > 0 || b == but); b = b->newer)
-        continue;
+    for (b = s->oldest; b && (b->used || b == but || is_pinned(b)); b = next) {
+        next = b->newer;
+        if (b->used && b != but) {
+            b->used--;
+            list_remove(s, b);
+            list_push(s, b);
+            next = next ? next : b;
+        }
+    }
     if (b)
         remove_block(c, s, b);
     pthread_mutex_unlock(&s->lock);
@@ -179,7 +195,7 @@ void qc_block_insert(struct qc_block_cache *c, struct qc_block *b, uint64_t owne
         *bucket_of(s, hash) = b;
         list_push(s, b);
         atomic_fetch_add_explicit(&c->bytes, b->size, memory_order_relaxed);
-        b->cached = 1;
+        atomic_fetch_add_explicit(&b->state, CACHED, memory_order_relaxed);
         added = true;
     }
     pthread_mutex_unlock(&s->lock);
@@ -193,14 +209,16 @@ void qc_block_unpin(struct qc_block_cache *c, struct qc_block *b)
 
     if (!b)
         return;
-    s = shard_of(c, hash_key(b->owner, b->offset));
-    pthread_mutex_lock(&s->lock);
-    b->pins--;
-    if (b->pins == 0 && b->cached && over_budget(c))
-        remove_block(c, s, b);
-    else if (b->pins == 0 && !b->cached)
+    if (over_budget(c)) {
+        s = shard_of(c, hash_key(b->owner, b->offset));
+        pthread_mutex_lock(&s->lock);
+        if (atomic_load_explicit(&b->state, memory_order_relaxed) == (PIN | CACHED))
+            remove_block(c, s, b);
+        pthread_mutex_unlock(&s->lock);
+    }
+    /* Unless it was the last to know of it others may free it from now on. */
+    if (atomic_fetch_sub_explicit(&b->state, PIN, memory_order_acq_rel) == PIN)
         qc_free(b);
-    pthread_mutex_unlock(&s->lock);
 }
 
 void qc_block_drop_owner(struct qc_block_cache *c, uint64_t owner)

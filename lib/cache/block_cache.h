@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Decoded clusters and ranges of remote objects in memory: pinned blocks under a byte budget, least recently
- * used first out. Does no I/O. Any thread.
+ * Decoded clusters and ranges of remote objects in memory: pinned blocks under a byte budget. Out goes the
+ * oldest that has no uses left; whenever one is passed over that takes a use from it. So a hit moves nothing.
+ * Does no I/O. Any thread.
  */
 #ifndef QC_CACHE_BLOCK_CACHE_H
 #define QC_CACHE_BLOCK_CACHE_H
 
+#include <stdatomic.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -15,8 +17,8 @@ struct qc_block {
     struct qc_block *hash_next;
     struct qc_block *newer, *older;
     uint64_t owner, offset; /* the key: a layer's number for life; mostly a host offset */
-    uint32_t pins;          /* under the shard's lock */
-    uint32_t cached;        /* in the table; under the shard's lock */
+    atomic_uint state;      /* 2 * pins, and 1 if it is in the table */
+    uint32_t    used;       /* hits that still protect it; under the shard's lock */
     size_t   size;
     unsigned char data[];
 };

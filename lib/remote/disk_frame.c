@@ -10,7 +10,7 @@
 #include "util/crc32c.h"
 
 /* Read and checked in pieces that the processor's cache still has when they are checked. */
-#define PIECE ((size_t)512 << 10)
+#define PIECE ((size_t)128 << 10)
 /* What is no more than this many grains is read aside, and copied while it is checked. */
 #define SMALL 4u
 /* Where aside: AMD's processors keep what the kernel copies with "rep movsb" out of their near caches,
