@@ -70,5 +70,7 @@ void qc_file_trim(struct qc_store *s);
 /* Begin to bring to the medium what was written here through the page cache, so that a flush has less to wait for.
  * Waits for nothing, and promises nothing. */
 void qc_file_write_out(struct qc_store *s, uint64_t length, uint64_t offset);
+/* The same the other way round: what will be read soon, through the page cache. */
+void qc_file_read_in(struct qc_store *s, uint64_t length, uint64_t offset);
 
 #endif

@@ -223,6 +223,14 @@ void qc_file_write_out(struct qc_store *s, uint64_t length, uint64_t offset)
         (void)sync_file_range(fd_of(f), (off_t)offset, (off_t)length, SYNC_FILE_RANGE_WRITE);
 }
 
+void qc_file_read_in(struct qc_store *s, uint64_t length, uint64_t offset)
+{
+    struct qc_file *f = qc_file_is_local(s) ? s->obj : NULL;
+
+    if (f && !f->direct)
+        (void)posix_fadvise(fd_of(f), (off_t)offset, (off_t)length, POSIX_FADV_WILLNEED);
+}
+
 void qc_file_trim(struct qc_store *s)
 {
     struct qc_file *f = qc_file_is_local(s) ? s->obj : NULL;

@@ -287,10 +287,19 @@ void qc2_flush_wait(struct qc2_writer *w)
 
 int qc2_write_slices(struct qc2_writer *w, enum qc2_stage stage, qchain_error *err)
 {
+    struct qc2_slice *s = w->meta->dirty[stage].oldest;
+    qchain_iov iov[WRITE_PIECES];
     int rc = QCHAIN_OK;
 
-    for (struct qc2_slice *s = w->meta->dirty[stage].oldest; s && rc == 0; s = s->newer)
-        rc = qc_store_write(w->store, s->data, w->slice_bytes, s->host, err);
+    while (s && rc == 0) { /* those that were made dirty one after the other are often neighbours */
+        uint64_t start = s->host, bytes = 0;
+        size_t n = 0;
+
+        for (; s && n < WRITE_PIECES && s->host == start + bytes; s = s->newer, bytes += w->slice_bytes)
+            iov[n++] = (qchain_iov){s->data, w->slice_bytes};
+        rc = n == 1 ? qc_store_write(w->store, iov[0].base, bytes, start, err)
+                    : qc_store_writev(w->store, iov, n, bytes, start, err);
+    }
     return rc;
 }
 

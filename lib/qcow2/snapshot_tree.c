@@ -8,10 +8,12 @@
 #include "qcow2/l2_spot.h"
 #include "qcow2/refcount_bulk.h"
 #include "qcow2/refcount_peek.h"
+#include "qcow2/writer_int.h"
 #include "util/alloc.h"
 #include "util/error.h"
 
 #define PIECE (256u << 10) /* stays in the processor's cache */
+#define AHEAD (4u << 20)   /* bytes of tables that the medium is asked for before they are read */
 #define RAW_COPIED (__builtin_bswap64(QC2_COPIED))
 
 /* A walk over the L2 tables; those that lie side by side are read together. */
@@ -26,6 +28,8 @@ struct walk {
     uint64_t           stride;  /* 64-bit words per entry */
     uint32_t           slot;    /* of the table at hand */
     bool               changed; /* fn: the table is to be written back */
+    uint32_t           ahead;   /* tables up to this slot are asked for; */
+    uint64_t           block;   /* and this block of counts */
     /* counting */
     int                delta;
     uint64_t           calls, max_calls;
@@ -124,6 +128,26 @@ static int walk_piece(struct walk *k, uint64_t table, uint32_t n, qchain_error *
     return rc != 0 ? rc : wrote;
 }
 
+/* Ask for the tables that come next, and for the counts of what lies around them: one after the other they would
+ * take a medium's latency each. */
+static void read_ahead(struct walk *k, const struct qc2_tree *t, uint32_t i)
+{
+    const struct qc2_counts *c = k->w->counts;
+    uint64_t cluster = UINT64_C(1) << k->g.cluster_bits, end = qc_min64(t->n, i + qc_max64(AHEAD / cluster, 1));
+
+    for (k->ahead = k->ahead > i ? k->ahead : i; k->ahead < end; k->ahead++) {
+        uint64_t table = t->l1[k->ahead] & QC2_OFFSET_MASK, block;
+
+        if (table == 0)
+            continue;
+        qc_file_read_in(k->w->store, cluster, table);
+        block = qc2_block_host(c, qc2_block_of(c, table >> k->g.cluster_bits));
+        if (block && block != k->block)
+            qc_file_read_in(k->w->store, cluster, block);
+        k->block = block;
+    }
+}
+
 static int walk_tree(struct walk *k, const struct qc2_tree *t, qchain_error *err)
 {
     uint32_t n;
@@ -138,6 +162,7 @@ static int walk_tree(struct walk *k, const struct qc2_tree *t, qchain_error *err
         n = 1;
         if ((t->l1[i] & QC2_OFFSET_MASK) == 0)
             continue;
+        read_ahead(k, t, i);
         n = side_by_side(k, t, i);
         k->slot = i;
         rc = walk_piece(k, t->l1[i] & QC2_OFFSET_MASK, n, err);
