@@ -31,6 +31,9 @@ struct qc_copy_task {
     char             *buf;
     struct qc_run    *run;
     size_t            n_run, cap_run;
+    struct qc_span   *span;   /* of a selection: how it is read, */
+    qchain_iov       *iov;    /* and into what, one a span */
+    size_t            n_span, cap_span, cap_iov;
     void             *local; /* from job.local_size: zeroed memory of the worker */
 };
 

@@ -10,6 +10,7 @@
 
 #define MAP_BATCH 512
 #define SELECT_BATCH 8192 /* a merge begins anew for each: enough for the clusters of one step */
+#define FAR_BATCH 131072  /* the same of far layers, where a step costs a round trip: their tables come together */
 #define SALVAGE_MAP (UINT64_C(128) << 20)  /* mapped at once after damage was met */
 #define SALVAGE_PIECE (UINT64_C(64) << 10) /* lost when it cannot be mapped */
 #define SALVAGE_SHARE 1024                 /* of what was lost in one stretch: the next piece */
@@ -21,7 +22,7 @@ int qc_copy_plan_init(struct qc_copy_engine *e, qchain_error *err)
     e->pos = e->mapped_to = e->job->start;
     e->least = SALVAGE_PIECE;
     e->whole = !s || (s->upto == 0 && s->below >= e->job->c->n_layers);
-    e->max_extents = s ? SELECT_BATCH : MAP_BATCH;
+    e->max_extents = !s ? MAP_BATCH : e->job->c->far ? FAR_BATCH : SELECT_BATCH;
     e->extent = qc_calloc(e->max_extents, sizeof(*e->extent));
     return e->extent ? 0 : qc_fail_nomem(err);
 }
