@@ -298,7 +298,10 @@ enum qchain_open_flags {
     QCHAIN_OPEN_NO_INDEX    = 0x40, /* use no sidecar index                     */
     QCHAIN_OPEN_WRITETHROUGH = 0x80, /* writes are durable when they return     */
     QCHAIN_OPEN_UNSAFE      = 0x100, /* flushes sync nothing (cache=unsafe)     */
-    QCHAIN_OPEN_DISCARD     = 0x200 /* discarded space goes to the file system  */
+    QCHAIN_OPEN_DISCARD     = 0x200, /* discarded space goes to the file system */
+    QCHAIN_OPEN_NO_READ_AHEAD = 0x400 /* of layers behind URLs read nothing before
+                                       it is needed: the disk's beginning is not
+                                       what will be read first                  */
 };
 
 typedef struct qchain_open_opts {

@@ -169,7 +169,7 @@ static int run_rebase(struct tool *t, int argc, char **argv)
         flags |= QCHAIN_OPEN_NO_BACKING;
     a.share = t->force_share; /* of what is read; the image itself is written */
     t->force_share = false;
-    if (tool_open_writable(t, a.name, flags, &c) != 0)
+    if (tool_open_writable(t, a.name, flags | QCHAIN_OPEN_NO_READ_AHEAD, &c) != 0)
         return 1;
     status = check_format(t, &a);
     if (status == 0)
