@@ -226,7 +226,7 @@ def rebase(m, _):
     layers = make_layers(home, 256 * MIB, scaled(m, 300 * MIB), scaled(m, 100 * MIB))
     rebase_rows(m, bar, "rebase of 300 MiB", layers, 1.5)
     # The same, where B is a disk of text, compressed.
-    size = scaled(m, GIB)
+    size = scaled(m, 512 * MIB)
     raw, zero = os.path.join(home, "words.raw"), layers[0]
     make_compressible(raw, size)
     create(zero, size)
@@ -234,7 +234,7 @@ def rebase(m, _):
     qemu_img("convert", "-c", "-W", "-f", "raw", "-O", "qcow2", "-B", zero, "-F", "qcow2", raw, layers[1])
     create(layers[2], size, backing=layers[1])
     make_chain.write(layers[2], ["write -q -P 9 %d 64k" % (i * 8 * MIB) for i in range(size // (8 * MIB))])
-    rebase_rows(m, bar, "rebase of 1 GiB of compressed clusters", layers, 5.0)
+    rebase_rows(m, bar, "rebase of 512 MiB of compressed clusters", layers, 5.0)
     shutil.rmtree(home)
     return bar
 
@@ -294,7 +294,7 @@ def convert_compressed(m, _):
     """A disk of text compressed by two threads, at the level that both take."""
     bar = Bar()
     raw, out = m.path("words.raw"), m.path("words.qcow2")
-    make_compressible(raw, scaled(m, GIB))
+    make_compressible(raw, scaled(m, 384 * MIB))
     warm([raw])
     for kind in ("zlib", "zstd"):
         def run(tool, kind=kind):
