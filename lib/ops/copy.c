@@ -254,7 +254,10 @@ int qc_copy_run(struct qc_copy_job *job, qchain_error *err)
                                                            they are no leaf tasks */
 
     job->salvaged = 0;
-    qc_job_begin(job->job, job->end - job->start);
+    if (job->began_ns)
+        e.started_ns = job->began_ns;
+    else
+        qc_job_begin(job->job, job->end - job->start);
     if (!pool || qc_copy_plan_init(&e, err) != 0) {
         qc_pool_destroy(pool);
         return qc_fail_nomem(err);
