@@ -68,7 +68,7 @@ static int run_merge(struct tool *t, int argc, char **argv)
 
     if (parse_args(t, argc, argv, &a) != 0)
         return t->status;
-    if (tool_open_writable(t, a.name, 0, &c) != 0)
+    if (tool_open_writable(t, a.name, QCHAIN_OPEN_NO_READ_AHEAD, &c) != 0)
         return 1;
     status = merge(t, c, &a);
     if (status == 0)

@@ -155,6 +155,19 @@ static int rebase(struct tool *t, qchain *c, const struct rebase_args *a)
     return tool_job_status(t, r, 1);
 }
 
+/* Only what the disk shows now is moved. */
+static void warn_of_snapshots(struct tool *t, qchain *c, const struct rebase_args *a)
+{
+    qchain_image_info *i;
+
+    if (t->quiet || qchain_layer_info(&i, c, 0, t->err) != 0)
+        return;
+    if (i->n_snapshots > 0)
+        fprintf(stderr, "WARNING: what the internal snapshots of '%s' do not hold themselves they will read from "
+                "the new backing file\n", tool_shown_name(t, a->name));
+    qchain_image_info_free(i);
+}
+
 static int run_rebase(struct tool *t, int argc, char **argv)
 {
     struct rebase_args a = {.cache = "writeback", .source_cache = "writeback"};
@@ -169,9 +182,11 @@ static int run_rebase(struct tool *t, int argc, char **argv)
         flags |= QCHAIN_OPEN_NO_BACKING;
     a.share = t->force_share; /* of what is read; the image itself is written */
     t->force_share = false;
-    if (tool_open_writable(t, a.name, flags, &c) != 0)
+    if (tool_open_writable(t, a.name, flags | QCHAIN_OPEN_NO_READ_AHEAD, &c) != 0)
         return 1;
     status = check_format(t, &a);
+    if (status == 0)
+        warn_of_snapshots(t, c, &a);
     if (status == 0)
         status = rebase(t, c, &a);
     if (status != 0) {

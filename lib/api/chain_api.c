@@ -10,7 +10,8 @@
 #define KNOWN_OPEN                                                                                 \
     (QCHAIN_OPEN_FORCE_SHARE | QCHAIN_OPEN_DIRECT | QCHAIN_OPEN_NO_BACKING |                       \
      QCHAIN_OPEN_SALVAGE | QCHAIN_OPEN_WRITE | QCHAIN_OPEN_FD | QCHAIN_OPEN_NO_INDEX |            \
-     QCHAIN_OPEN_WRITETHROUGH | QCHAIN_OPEN_UNSAFE | QCHAIN_OPEN_DISCARD)
+     QCHAIN_OPEN_WRITETHROUGH | QCHAIN_OPEN_UNSAFE | QCHAIN_OPEN_DISCARD |       \
+     QCHAIN_OPEN_NO_READ_AHEAD)
 #define MAX_PIECES 1024
 
 void qchain_open_opts_init(qchain_open_opts *o, size_t size)

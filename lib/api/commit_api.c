@@ -7,7 +7,8 @@
 #define KNOWN_COMMIT ((uint32_t)QCHAIN_COMMIT_KEEP)
 #define KNOWN_OPEN                                                                                 \
     ((uint32_t)(QCHAIN_OPEN_FORCE_SHARE | QCHAIN_OPEN_DIRECT | QCHAIN_OPEN_WRITE | QCHAIN_OPEN_FD | \
-                QCHAIN_OPEN_NO_INDEX | QCHAIN_OPEN_WRITETHROUGH | QCHAIN_OPEN_UNSAFE | QCHAIN_OPEN_DISCARD))
+                QCHAIN_OPEN_NO_INDEX | QCHAIN_OPEN_WRITETHROUGH | QCHAIN_OPEN_UNSAFE | QCHAIN_OPEN_DISCARD | \
+                QCHAIN_OPEN_NO_READ_AHEAD))
 
 void qchain_commit_opts_init(qchain_commit_opts *o, size_t size)
 {

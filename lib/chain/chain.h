@@ -129,6 +129,17 @@ enum qc_chain_read_flags {
 int qc_chain_readv(qchain *c, const qchain_iov *iov, size_t n_iov, size_t length, uint64_t offset,
                    uint32_t flags, qchain_error *err);
 
+/* One of several ranges that are read together: what is far away is asked for at once. */
+struct qc_span {
+    const struct qc_run *run; /* looked up, in order, they cover it; NULL: what the chain shows. Of one with a tip the
+                                 caller is inside it (tip.h) */
+    size_t               n;
+    const qchain_iov    *iov; /* holds end - offset bytes */
+    uint64_t             offset, end;
+};
+/* flags: SERIAL, EXACT. */
+int qc_chain_read_spans(qchain *c, const struct qc_span *span, size_t n, uint32_t flags, qchain_error *err);
+
 /* The same with runs that were looked up, which cover [offset, end) in order: no look at
  * the index, and decoding on this thread. iov holds end - offset bytes. flags: EXACT. */
 int qc_chain_read_runs(qchain *c, const struct qc_run *run, size_t n, const qchain_iov *iov,

@@ -215,6 +215,7 @@ int qc_fill_layers(struct qchain *c, uint32_t first, uint32_t last, uint64_t sta
 
 struct group_fill {
     struct qchain  *c;
+    uint32_t        first, last; /* the layers of all of them */
     uint64_t        start, end;
     uint32_t        n;     /* groups; what a sidecar knows is part of the last */
     uint32_t        layers; /* in a group */
@@ -226,11 +227,11 @@ struct group_fill {
 static int fill_group(void *ctx, uint64_t i)
 {
     struct group_fill *g = ctx;
-    uint32_t first = g->c->frozen + (uint32_t)i * g->layers, n = g->c->n_layers;
-    uint32_t last = i + 1 < g->n ? first + g->layers : n;
+    uint32_t first = g->first + (uint32_t)i * g->layers;
+    uint32_t last = i + 1 < g->n ? first + g->layers : g->last;
 
     qc_error_init(&g->errs[i]);
-    g->rets[i] = fill_range(g->c, first, last, n, g->c->layer[first].limit, g->start, g->end,
+    g->rets[i] = fill_range(g->c, first, last, g->last, g->c->layer[first].limit, g->start, g->end,
                             &g->runs[i], &g->errs[i]);
     return 0; /* whether it matters is seen when those above are known */
 }
@@ -251,12 +252,12 @@ static int merge_groups(const struct group_fill *g, struct qc_runs *out, qchain_
     return ret == 0 ? 0 : qc_fail_nomem(err);
 }
 
-/* Groups of layers on several threads, then one merge. */
-static int fill_in_groups(struct qchain *c, struct qc_pool *pool, uint32_t layers, uint64_t start,
-                          uint64_t end, struct qc_runs *out, qchain_error *err)
+/* Groups of layers [first, last) on several threads, then one merge. */
+static int fill_in_groups(struct qchain *c, struct qc_pool *pool, uint32_t layers, uint32_t first, uint32_t last,
+                          uint64_t start, uint64_t end, struct qc_runs *out, qchain_error *err)
 {
-    uint32_t n = (qc_sidecar_first(c) - c->frozen + layers - 1) / layers;
-    struct group_fill g = {c, start, end, n, layers, NULL, NULL, NULL};
+    uint32_t n = ((uint32_t)qc_min64(qc_sidecar_first(c), last) - first + layers - 1) / layers;
+    struct group_fill g = {c, first, last, start, end, n, layers, NULL, NULL, NULL};
     int ret;
 
     out->n = 0;
@@ -283,11 +284,21 @@ int qc_fill_all(struct qchain *c, uint64_t start, uint64_t end, struct qc_runs *
     uint32_t layers = qc_sidecar_first(c) - c->frozen;
 
     if (c->far && layers > 1)
-        return fill_in_groups(c, c->env->far, (layers + FAR_GROUPS - 1) / FAR_GROUPS, start, end, out,
-                              err);
+        return fill_in_groups(c, c->env->far, (layers + FAR_GROUPS - 1) / FAR_GROUPS, c->frozen, c->n_layers,
+                              start, end, out, err);
     if (layers >= 2 * GROUP_LAYERS && qc_pool_threads(c->env->pool) > 1)
-        return fill_in_groups(c, c->env->pool, GROUP_LAYERS, start, end, out, err);
+        return fill_in_groups(c, c->env->pool, GROUP_LAYERS, c->frozen, c->n_layers, start, end, out, err);
     return qc_fill_layers(c, c->frozen, c->n_layers, start, end, out, err);
+}
+
+int qc_fill_upper(struct qchain *c, uint32_t last, uint64_t start, uint64_t end, struct qc_runs *out,
+                  qchain_error *err)
+{
+    uint32_t layers = (uint32_t)qc_min64(qc_sidecar_first(c), last);
+
+    if (c->far && layers > 1)
+        return fill_in_groups(c, c->env->far, (layers + FAR_GROUPS - 1) / FAR_GROUPS, 0, last, start, end, out, err);
+    return qc_fill_layers(c, 0, last, start, end, out, err);
 }
 
 int qc_fill_next_used(struct qchain *c, uint32_t first, uint32_t last, uint64_t guest, uint64_t end,

@@ -14,6 +14,10 @@
 int qc_fill_layers(struct qchain *c, uint32_t first, uint32_t last, uint64_t start, uint64_t end,
                    struct qc_runs *out, qchain_error *err);
 
+/* The same through layers [0, last), what is far away of all of them at once. */
+int qc_fill_upper(struct qchain *c, uint32_t last, uint64_t start, uint64_t end, struct qc_runs *out,
+                  qchain_error *err);
+
 /* The same through all layers, with groups of layers on several threads. */
 int qc_fill_all(struct qchain *c, uint64_t start, uint64_t end, struct qc_runs *out,
                 qchain_error *err);

@@ -13,6 +13,9 @@
 /* The ranges that a diff merges at a time. */
 #define DIFF_STEP (UINT64_C(1) << 30)
 #define DIFF_STEP_MAX (UINT64_C(1) << 50)
+/* Of far layers, which take a round trip each time. */
+#define FAR_STEP_LEAST (UINT64_C(128) << 20)
+#define FAR_STEP (UINT64_C(16) << 30)
 
 /* Nothing is held in [offset, end): tell it without filling windows. */
 static int put_nothing(struct qc_extents *x, uint64_t *offset, uint64_t end, qchain_error *err)
@@ -124,9 +127,30 @@ static bool is_nothing(const qchain *c, const struct qc_run *r)
            (kind == QC_PREALLOC && c->source[r->source].layer + 1 == c->n_layers);
 }
 
+/* How much is merged at a time: of far layers as much as there is room for, however small the runs are, so that their
+ * tables are asked for together, and not again for the next call. */
+static uint64_t diff_merged(const qchain *c, uint32_t below, uint32_t upto, uint32_t max)
+{
+    uint64_t unit = UINT64_MAX, step = FAR_STEP_LEAST;
+    const struct qc_layer *l;
+
+    if (!c->far)
+        return DIFF_STEP;
+    for (uint32_t k = upto; k < below; k++) {
+        l = &c->layer[k];
+        if (l->img && l->img->run_unit)
+            unit = qc_min64(unit, l->img->run_unit);
+        else if (l->cluster_size)
+            unit = qc_min64(unit, l->cluster_size);
+    }
+    while (step < FAR_STEP && 2 * step / unit <= max)
+        step *= 2;
+    return step;
+}
+
 /* Where the step that begins at offset ends: a long one where no layer holds
  * anything, for a disk may be 2^63 bytes of nothing. */
-static int diff_step(qchain *c, uint32_t below, uint32_t upto, uint64_t offset, uint64_t end,
+static int diff_step(qchain *c, uint32_t below, uint32_t upto, uint64_t step, uint64_t offset, uint64_t end,
                      uint64_t *stop, qchain_error *err)
 {
     uint64_t used = qc_min64(end, qc_align_down(offset, DIFF_STEP_MAX) + DIFF_STEP_MAX);
@@ -134,8 +158,8 @@ static int diff_step(qchain *c, uint32_t below, uint32_t upto, uint64_t offset, 
 
     if (ret != 0)
         return ret;
-    used = used < end ? qc_align_down(used, DIFF_STEP) : end;
-    *stop = qc_max64(used, qc_min64(qc_align_down(offset, DIFF_STEP) + DIFF_STEP, end));
+    used = used < end ? qc_align_down(used, step) : end;
+    *stop = qc_max64(used, qc_min64(qc_align_down(offset, step) + step, end));
     return 0;
 }
 
@@ -146,7 +170,7 @@ int qc_chain_diff(qchain *c, uint32_t below, uint32_t upto, uint64_t offset, uin
     struct qc_extents x = {.c = c, .out = extents, .max = max, .flags = flags};
     struct qc_runs runs = {0};
     unsigned token = 0;
-    uint64_t stop, at;
+    uint64_t stop, at, step = diff_merged(c, below, upto, max);
     int ret = qc_chain_check(c, err);
 
     if (c->tip) {
@@ -154,11 +178,12 @@ int qc_chain_diff(qchain *c, uint32_t below, uint32_t upto, uint64_t offset, uin
         end = qc_min64(end, c->size);
     }
     while (ret == 0 && offset < end && !x.full) {
-        ret = diff_step(c, below, upto, offset, end, &stop, err);
+        ret = diff_step(c, below, upto, step, offset, end, &stop, err);
         if (ret != 0)
             break;
-        ret = qc_fill_layers(c, upto, below, qc_align_down(offset, 512), qc_align_up(stop, 512),
-                             &runs, err);
+        at = qc_align_down(offset, 512);
+        ret = upto == 0 ? qc_fill_upper(c, below, at, qc_align_up(stop, 512), &runs, err)
+                        : qc_fill_layers(c, upto, below, at, qc_align_up(stop, 512), &runs, err);
         if (ret != 0)
             break;
         qc_runs_join(&runs);

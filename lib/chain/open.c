@@ -108,7 +108,7 @@ static void ask_for_sidecar(struct opener *o, const char *url, uint32_t k)
 /* Once nothing more urgent can be asked for. */
 static void warm_layers(struct opener *o, uint32_t n)
 {
-    while (o->n_warm < n)
+    while (o->n_warm < n && !(o->opts->flags & QCHAIN_OPEN_NO_READ_AHEAD))
         qc_warm_layer(o->c, o->n_warm++);
 }
 

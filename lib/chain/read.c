@@ -97,37 +97,18 @@ static int read_runs(qchain *c, const struct qc_run *run, size_t n, struct qc_cu
     return ret;
 }
 
-int qc_chain_read_runs(qchain *c, const struct qc_run *run, size_t n, const qchain_iov *iov,
-                       uint64_t offset, uint64_t end, uint32_t flags, qchain_error *err)
+/* What the chain shows of [offset, end), looked up; what is far away is only gathered. A disk that is written may have
+ * become smaller since the range was checked. */
+static int read_shown(qchain *c, struct qc_cursor *cur, uint64_t offset, uint64_t end, uint32_t flags,
+                      struct qc_decode_list *list, struct qc_far_list *far, qchain_error *err)
 {
-    struct qc_cursor cur = {iov, 0};
-    struct qc_decode_list list;
-    struct qc_far_list far = {.exact = flags & QC_CHAIN_READ_EXACT};
-    int ret;
-
-    qc_decode_init(&list);
-    ret = read_runs(c, run, n, &cur, &offset, end, &list, &far, err);
-    if (ret == 0)
-        ret = qc_far_read(c, &far, err);
-    if (ret == 0 && list.n > 0)
-        ret = qc_decode_run(c, &list, true, err);
-    qc_far_finish(&far);
-    qc_decode_finish(&list);
-    return ret;
-}
-
-/* The range into pieces, whatever they are. */
-static int read_range(qchain *c, const qchain_iov *iov, uint64_t offset, uint64_t end,
-                      uint32_t flags, qchain_error *err)
-{
-    struct qc_cursor cur = {iov, 0};
-    struct qc_decode_list list;
-    struct qc_far_list far = {0};
     struct qc_run run[BATCH];
     size_t n;
     int ret = 0;
 
-    qc_decode_init(&list);
+    if (c->tip && end > c->size && !(flags & QC_CHAIN_READ_VM))
+        return qc_fail(err, QCHAIN_E_RANGE, "read: the disk became smaller: it has %llu bytes now",
+                       (unsigned long long)c->size);
     while (ret == 0 && offset < end) {
         if (c->tip)
             ret = qc_tip_copy(c, offset, end, flags & QC_CHAIN_READ_VM ? QC_TIP_VM : 0, run, BATCH, &n,
@@ -135,7 +116,27 @@ static int read_range(qchain *c, const qchain_iov *iov, uint64_t offset, uint64_
         else
             ret = qc_index_copy(c, offset, end, run, BATCH, &n, err);
         if (ret == 0)
-            ret = read_runs(c, run, n, &cur, &offset, end, &list, &far, err);
+            ret = read_runs(c, run, n, cur, &offset, end, list, far, err);
+    }
+    return ret;
+}
+
+int qc_chain_read_spans(qchain *c, const struct qc_span *span, size_t n, uint32_t flags, qchain_error *err)
+{
+    struct qc_decode_list list;
+    struct qc_far_list far = {.exact = flags & QC_CHAIN_READ_EXACT};
+    int ret = 0;
+
+    qc_decode_init(&list);
+    for (size_t i = 0; ret == 0 && i < n; i++) {
+        const struct qc_span *s = &span[i];
+        struct qc_cursor cur = {s->iov, 0};
+        uint64_t offset = s->offset;
+
+        if (s->run)
+            ret = read_runs(c, s->run, s->n, &cur, &offset, s->end, &list, &far, err);
+        else
+            ret = read_shown(c, &cur, offset, s->end, flags, &list, &far, err);
     }
     if (ret == 0)
         ret = qc_far_read(c, &far, err);
@@ -146,7 +147,24 @@ static int read_range(qchain *c, const qchain_iov *iov, uint64_t offset, uint64_
     return ret;
 }
 
-/* A read of a disk that is written. It may have become smaller since the range was checked. */
+int qc_chain_read_runs(qchain *c, const struct qc_run *run, size_t n, const qchain_iov *iov,
+                       uint64_t offset, uint64_t end, uint32_t flags, qchain_error *err)
+{
+    struct qc_span span = {run, n, iov, offset, end};
+
+    return qc_chain_read_spans(c, &span, 1, flags | QC_CHAIN_READ_SERIAL, err);
+}
+
+/* The range into pieces, whatever they are. */
+static int read_range(qchain *c, const qchain_iov *iov, uint64_t offset, uint64_t end,
+                      uint32_t flags, qchain_error *err)
+{
+    struct qc_span span = {NULL, 0, iov, offset, end};
+
+    return qc_chain_read_spans(c, &span, 1, flags, err);
+}
+
+/* A read of a disk that is written. */
 static __attribute__((noinline)) int read_tip(qchain *c, const qchain_iov *iov, uint64_t offset,
                                               uint64_t end, uint32_t flags, qchain_error *err)
 {
@@ -154,11 +172,7 @@ static __attribute__((noinline)) int read_tip(qchain *c, const qchain_iov *iov, 
     unsigned token = inside ? 0 : qc_tip_enter(c->tip);
     int ret;
 
-    if (end > c->size && !(flags & QC_CHAIN_READ_VM))
-        ret = qc_fail(err, QCHAIN_E_RANGE, "read: the disk became smaller: it has %llu bytes now",
-                      (unsigned long long)c->size);
-    else
-        ret = read_range(c, iov, offset, end, flags, err);
+    ret = read_range(c, iov, offset, end, flags, err);
     if (!inside)
         qc_tip_exit(c->tip, token);
     return ret;

@@ -62,6 +62,8 @@ static int move(struct commit *k, qchain_job_result *result, qchain_error *err)
                         .job = k->opts->job};
     int ret = 0;
 
+    if (!(k->base->open_flags & QCHAIN_OPEN_UNSAFE))
+        m.flags |= QC_MOVE_WRITE_BEHIND;
     /* What the layers above have behind the base's end was zeros below them, and is so in what the base gets. */
     if (k->above->size > k->base->size)
         ret = qc_chain_resize(k->base, k->above->size, false, err);

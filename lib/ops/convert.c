@@ -185,7 +185,7 @@ static int move_data(struct converting *v)
 {
     struct qc_ranges left = {0};
     struct qc_move m;
-    uint64_t shared = 0;
+    uint64_t shared = 0, total;
     int ret = 0;
 
     choose(v, &m);
@@ -196,8 +196,14 @@ static int move_data(struct converting *v)
         *v->done = m.done;
         return ret;
     }
+    m.began_ns = qc_now_ns();
+    qc_job_begin(v->o->job, v->from->size);
     ret = qc_convert_share(v->from, v->to, m.flags & QC_MOVE_SKIP_ZEROS, has(v, QCHAIN_CONVERT_OFFLOAD), v->o->job,
                            &left, &shared, v->err);
+    total = shared; /* what is neither shared nor left takes no time */
+    for (size_t i = 0; i < left.n; i++)
+        total += left.r[i].end - left.r[i].start;
+    qc_job_total(v->o->job, total);
     for (size_t i = 0; ret == 0 && i < left.n; i++) {
         m.start = left.r[i].start;
         m.end = left.r[i].end;

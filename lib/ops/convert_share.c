@@ -57,6 +57,7 @@ static int share(struct sharing *s, struct qc_store *file, uint64_t start, uint6
             ret = qc_file_share(s->to->tip->data, start, file, host, n, s->copy, &done, err);
         s->no = done < n;
         s->shared += done;
+        qc_job_pass(s->job, done);
     }
     return ret == 0 ? leave(s, start, end, err) : ret;
 }

@@ -4,10 +4,12 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "chain/tip.h"
 #include "ops/copy_int.h"
 #include "remote/remote.h"
 #include "util/alloc.h"
 #include "util/bytes.h"
+#include "util/vec.h"
 
 #define SALVAGE_UNIT 4096
 #define HUGE_PAGE ((size_t)2 << 20)
@@ -41,32 +43,53 @@ static int salvage_segment(struct qc_copy_engine *e, const struct qc_segment *s,
     return 0;
 }
 
-/* Read where things lie; what is not selected, through the chain. */
-static int read_selected(struct qc_copy_engine *e, const struct qc_copy_task *t, const struct qc_segment *s,
-                         qchain_error *err)
+/* Note how a segment is read: where things lie; what is not selected, through the chain. */
+static void plan_segment(struct qc_copy_task *t, const struct qc_segment *s)
 {
     const struct qc_run *run = t->run + s->run;
     uint64_t at = s->offset, end = s->offset + s->length, stop;
     size_t n;
-    int ret = 0;
 
-    for (size_t i = 0; ret == 0 && i < s->n_run; i += n, at = stop) {
+    for (size_t i = 0; i < s->n_run; i += n, at = stop) {
         bool absent = qc_run_kind(&run[i]) == QC_ABSENT;
-        qchain_iov iov = {s->buf + (at - s->offset), 0};
+        qchain_iov *iov = &t->iov[t->n_span];
 
         for (n = 1; i + n < s->n_run && (qc_run_kind(&run[i + n]) == QC_ABSENT) == absent; n++)
             ;
         stop = qc_min64(qc_run_end(&run[i + n - 1]), end);
-        iov.len = (size_t)(stop - at);
-        if (absent)
-            ret = qc_chain_readv(e->job->c, &iov, 1, iov.len, at, QC_CHAIN_READ_SERIAL, err);
-        else
-            ret = qc_chain_read_runs(e->job->c, run + i, n, &iov, at, stop, QC_CHAIN_READ_EXACT, err);
+        *iov = (qchain_iov){s->buf + (at - s->offset), (size_t)(stop - at)};
+        t->span[t->n_span++] = (struct qc_span){absent ? NULL : run + i, n, iov, at, stop};
     }
+}
+
+static int read_spans(struct qc_copy_engine *e, const struct qc_copy_task *t, qchain_error *err)
+{
+    qchain *c = e->job->c;
+    unsigned token = c->tip ? qc_tip_enter(c->tip) : 0;
+    int ret = qc_chain_check(c, err);
+
+    if (ret == 0)
+        ret = qc_chain_read_spans(c, t->span, t->n_span, QC_CHAIN_READ_SERIAL | QC_CHAIN_READ_EXACT, err);
+    if (c->tip)
+        qc_tip_exit(c->tip, token);
     return ret;
 }
 
-static int read_segment(struct qc_copy_engine *e, const struct qc_copy_task *t, const struct qc_segment *s,
+/* Of a selection all that the task needs is asked for at once: of what lies far away each piece would take a round
+ * trip, and pieces are small. */
+static int read_selected(struct qc_copy_engine *e, struct qc_copy_task *t, qchain_error *err)
+{
+    if (qc_grow((void **)&t->span, &t->cap_span, t->n_run, sizeof(*t->span)) != 0 ||
+        qc_grow((void **)&t->iov, &t->cap_iov, t->n_run, sizeof(*t->iov)) != 0)
+        return qc_fail_nomem(err);
+    t->n_span = 0;
+    for (unsigned i = 0; i < t->n; i++)
+        if (t->segment[i].buf && !t->segment[i].streams)
+            plan_segment(t, &t->segment[i]);
+    return t->n_span > 0 ? read_spans(e, t, err) : 0;
+}
+
+static int read_segment(struct qc_copy_engine *e, struct qc_copy_task *t, const struct qc_segment *s,
                         qchain_error *err)
 {
     qchain_iov iov = {s->buf, (size_t)s->length};
@@ -74,8 +97,11 @@ static int read_segment(struct qc_copy_engine *e, const struct qc_copy_task *t, 
 
     if (ret != 0)
         return ret;
-    if (e->job->select)
-        return read_selected(e, t, s, err);
+    if (e->job->select) {
+        t->n_span = 0;
+        plan_segment(t, s);
+        return read_spans(e, t, err);
+    }
     return qc_chain_readv(e->job->c, &iov, 1, iov.len, s->offset, QC_CHAIN_READ_SERIAL, err);
 }
 
@@ -83,6 +109,12 @@ static int read_task(struct qc_copy_engine *e, struct qc_copy_task *t, qchain_er
 {
     int ret = 0;
 
+    if (e->job->select) {
+        ret = read_selected(e, t, err);
+        if (ret == 0 || !e->job->salvage || !qc_copy_is_damage(ret))
+            return ret;
+        ret = 0; /* one by one: what is sound is to be had */
+    }
     for (unsigned i = 0; ret == 0 && i < t->n; i++) {
         struct qc_segment *s = &t->segment[i];
 
@@ -191,6 +223,8 @@ static int worker(void *ctx, uint64_t i)
         qc_free(t->buf);
         qc_free(t->local);
         qc_free(t->run);
+        qc_free(t->span);
+        qc_free(t->iov);
     }
     qc_free(t);
     return 0;
@@ -220,7 +254,10 @@ int qc_copy_run(struct qc_copy_job *job, qchain_error *err)
                                                            they are no leaf tasks */
 
     job->salvaged = 0;
-    qc_job_begin(job->job, job->end - job->start);
+    if (job->began_ns)
+        e.started_ns = job->began_ns;
+    else
+        qc_job_begin(job->job, job->end - job->start);
     if (!pool || qc_copy_plan_init(&e, err) != 0) {
         qc_pool_destroy(pool);
         return qc_fail_nomem(err);

@@ -31,6 +31,9 @@ struct qc_copy_task {
     char             *buf;
     struct qc_run    *run;
     size_t            n_run, cap_run;
+    struct qc_span   *span;   /* of a selection: how it is read, */
+    qchain_iov       *iov;    /* and into what, one a span */
+    size_t            n_span, cap_span, cap_iov;
     void             *local; /* from job.local_size: zeroed memory of the worker */
 };
 
@@ -57,6 +60,7 @@ struct qc_copy_job {
     bool        salvage;     /* what cannot be read is zeros, counted in salvaged */
     uint64_t    salvaged;    /* out */
     qchain_job *job;
+    uint64_t    began_ns;    /* when the job was begun, for this and more; 0: this is all of it */
     void       *ctx;
     /* With the task's data read, on the worker, in any order; may be NULL. */
     int (*work)(void *ctx, struct qc_copy_task *t, qchain_error *err);

@@ -20,6 +20,7 @@ struct qc_copy_engine {
     uint32_t            n_extents, at, max_extents;
     uint64_t            mapped_from, mapped_to; /* and the range they speak of */
     bool                whole;    /* the map of the chain answers; else what is selected is merged */
+    uint64_t            stride;   /* of far layers: mapped at once */
     uint64_t            piece;    /* map no more at a time; 0: no damage met so far */
     uint64_t            least;    /* a piece of this size is not divided any more */
     uint64_t            lost_run; /* bytes just lost in one stretch */

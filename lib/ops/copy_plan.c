@@ -10,6 +10,8 @@
 
 #define MAP_BATCH 512
 #define SELECT_BATCH 8192 /* a merge begins anew for each: enough for the clusters of one step */
+#define FAR_BATCH 131072  /* the same of far layers, where a step costs a round trip: their tables come together */
+#define FAR_STRIDE (UINT64_C(8) << 30) /* mapped at once: the first bytes should not wait for all tables */
 #define SALVAGE_MAP (UINT64_C(128) << 20)  /* mapped at once after damage was met */
 #define SALVAGE_PIECE (UINT64_C(64) << 10) /* lost when it cannot be mapped */
 #define SALVAGE_SHARE 1024                 /* of what was lost in one stretch: the next piece */
@@ -21,19 +23,31 @@ int qc_copy_plan_init(struct qc_copy_engine *e, qchain_error *err)
     e->pos = e->mapped_to = e->job->start;
     e->least = SALVAGE_PIECE;
     e->whole = !s || (s->upto == 0 && s->below >= e->job->c->n_layers);
-    e->max_extents = s ? SELECT_BATCH : MAP_BATCH;
+    e->max_extents = !s ? MAP_BATCH : e->job->c->far ? FAR_BATCH : SELECT_BATCH;
     e->extent = qc_calloc(e->max_extents, sizeof(*e->extent));
     return e->extent ? 0 : qc_fail_nomem(err);
 }
 
 /* ---------------------------------------------------------------- mapping --- */
 
-/* From pos to stop. */
+/* Of far layers a stretch at a time, while others still read what was found before; but a longer one each time where
+ * nothing is. */
+static uint64_t far_stop(struct qc_copy_engine *e, uint64_t stop)
+{
+    e->stride = e->stride == 0 || e->n_extents > 0 ? FAR_STRIDE : qc_min64(2 * e->stride, UINT64_C(1) << 62);
+    if (stop - e->pos <= e->stride)
+        return stop;
+    return qc_align_down(e->pos, FAR_STRIDE) + e->stride;
+}
+
+/* From pos on, at most to stop. */
 static int map(struct qc_copy_engine *e, uint64_t stop, qchain_error *err)
 {
     const struct qc_copy_select *s = e->job->select;
     uint32_t flags = s && s->streams_of ? QCHAIN_MAP_CLUSTERS : 0;
 
+    if (s && e->job->c->far)
+        stop = far_stop(e, stop);
     e->at = e->n_extents = 0;
     e->mapped_from = e->pos;
     if (e->whole)

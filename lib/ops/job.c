@@ -14,6 +14,12 @@ void qc_job_begin(qchain_job *job, uint64_t total)
     atomic_store(&job->total, total);
 }
 
+void qc_job_total(qchain_job *job, uint64_t total)
+{
+    if (job)
+        atomic_store(&job->total, total);
+}
+
 void qc_job_add(qchain_job *job, uint64_t bytes)
 {
     if (!job)

@@ -19,6 +19,8 @@ struct qchain_job {
 /* All accept NULL. */
 void qc_job_begin(qchain_job *job, uint64_t total);
 void qc_job_add(qchain_job *job, uint64_t bytes);
+/* There is so much to do, as is known by now. */
+void qc_job_total(qchain_job *job, uint64_t total);
 /* So much of the work turned out to be none: no rate holds for it. */
 void qc_job_pass(qchain_job *job, uint64_t bytes);
 /* Hold while paused or ahead of the rate (started_ns: when the call began);

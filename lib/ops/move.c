@@ -169,7 +169,7 @@ int qc_move_run(struct qc_move *m, qchain_error *err)
                                     .absent = m->below > m->from->n_layers};
     struct qc_copy_job job = {.c = m->from, .start = m->start, .end = m->end, .threads = m->threads,
                               .salvage = m->flags & QC_MOVE_SALVAGE, .select = &select, .job = m->job,
-                              .ctx = &v, .work = put_task};
+                              .began_ns = m->began_ns, .ctx = &v, .work = put_task};
     int ret;
 
     job.align = target_unit(m);

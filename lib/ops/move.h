@@ -37,6 +37,7 @@ struct qc_move {
     unsigned    threads;      /* 0: chosen                                                         */
     qchain     *against;      /* with COMPARE                                                      */
     qchain_job *job;
+    uint64_t    began_ns;     /* when that was begun, for this range and others; 0: this is all    */
     qchain_job_result done;   /* out                                                               */
 };
 

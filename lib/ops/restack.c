@@ -41,7 +41,11 @@ int qc_restack_move(qchain *c, uint32_t below, uint32_t flags, uint32_t threads,
 {
     struct qc_move m = {.from = c, .to = c, .upto = 1, .below = below, .end = c->size, .flags = flags,
                         .threads = threads, .against = against, .job = job};
-    int ret = qc_move_run(&m, err);
+    int ret;
+
+    if (!(c->open_flags & QCHAIN_OPEN_UNSAFE))
+        m.flags |= QC_MOVE_WRITE_BEHIND;
+    ret = qc_move_run(&m, err);
 
     out->copied += m.done.copied;
     out->zeroed += m.done.zeroed;

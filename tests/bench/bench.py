@@ -21,6 +21,7 @@ sys.dont_write_bytecode = True
 import bars_queue  # noqa: E402
 import bars_remote  # noqa: E402
 import bars_sidecar  # noqa: E402
+import bars_surgery  # noqa: E402
 import bars_write  # noqa: E402
 import bench_bars  # noqa: E402
 from bench_measure import Failed, Measure, machine  # noqa: E402
@@ -28,7 +29,7 @@ import bench_report  # noqa: E402
 import make_chain  # noqa: E402
 
 BARS = {**bench_bars.BARS, **bars_sidecar.BARS, **bars_queue.BARS,
-        **bars_remote.BARS, **bars_write.BARS}
+        **bars_remote.BARS, **bars_write.BARS, **bars_surgery.BARS}
 
 QUICK_SCALE = 0.0625
 

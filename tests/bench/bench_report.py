@@ -28,7 +28,7 @@ def table(results):
     """The rows as a Markdown table."""
     lines = ["| bar | required | measured | libqchain | peer | |", "|---|---|---|---|---|---|"]
     for row in all_rows(results):
-        need = "%s %s" % (row["op"], number(row["limit"])) if row["op"] else ""
+        need = "%s %.4g" % (row["op"], row["limit"]) if row["op"] else ""
         got = "" if row["measured"] is None else number(row["measured"])
         lines.append("| %s |" % " | ".join((row["what"].replace("|", "/").replace("\n", " "), need,
                                             got, row["ours"], row["peer"], verdict(row))))

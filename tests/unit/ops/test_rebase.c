@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: MIT */
 /* Rebase, stream, merge and taking a layer out: random chains keep their bytes, images stay valid, the handle
  * reads on; what cannot be right is refused. */
+#include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 #include <cmocka.h>
 
@@ -469,11 +471,103 @@ static void calls_are_checked(void **state)
     assert_int_equal(access("tip", F_OK), 0);
 }
 
+/* ------------------------------------------------------------------- jobs --- */
+
+#define HELD (12u << 20) /* bytes that move: more than a few tasks */
+
+static double seconds(void)
+{
+    struct timespec t;
+
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
+}
+
+static void *go_on_soon(void *job)
+{
+    usleep(150000);
+    qchain_job_pause(job, 0);
+    return NULL;
+}
+
+/* A tip over a layer that holds much, over a base that holds nothing. */
+static void make_much(void)
+{
+    static unsigned char buf[1 << 20];
+    qchain *c;
+
+    make_plain("base", NULL, HELD / 512, HELD / 512 - 1, 1);
+    make_plain("mid", "base", HELD / 512, HELD / 512 - 1, 2);
+    make_plain("tip", "mid", HELD / 512, HELD / 512 - 1, 3);
+    c = open_chain("mid", QCHAIN_OPEN_WRITE | QCHAIN_OPEN_UNSAFE);
+    for (uint64_t at = 0; at < HELD; at += sizeof(buf)) {
+        memset(buf, (int)(at >> 20) + 1, sizeof(buf));
+        OK(qchain_write(c, buf, sizeof(buf), at, 0, err));
+    }
+    OK(qchain_finish(c, err));
+    qchain_close(c);
+}
+
+static int move_tip(qchain_job *job)
+{
+    qchain *c = open_chain("tip", QCHAIN_OPEN_WRITE);
+    int ret = rebase_to(c, "base", "qcow2", 0, 1, job);
+
+    OK(qchain_finish(c, err));
+    qchain_close(c);
+    return ret;
+}
+
+static int commit_mid(qchain_job *job)
+{
+    qchain_commit_opts o;
+
+    qchain_commit_opts_init(&o, sizeof(o));
+    o.threads = 1;
+    o.job = job;
+    return qchain_commit(env, "mid", &o, NULL, err);
+}
+
+/* Rebase and commit wait while they are paused, and keep to a rate; their progress comes to its end. */
+static void jobs_pause_and_keep_a_rate(void **state)
+{
+    int (*const op[])(qchain_job *) = {move_tip, commit_mid};
+    uint64_t done, total;
+    pthread_t thread;
+    double begin;
+
+    (void)state;
+    for (unsigned i = 0; i < 4; i++) {
+        qchain_job *job = qchain_job_create();
+        unsigned char *want;
+
+        make_much();
+        want = contents("tip");
+        if (i % 2) {
+            qchain_job_rate(job, HELD * 4);
+        } else {
+            qchain_job_pause(job, 1);
+            assert_int_equal(pthread_create(&thread, NULL, go_on_soon, job), 0);
+        }
+        begin = seconds();
+        OK(op[i / 2](job));
+        assert_true(seconds() - begin > 0.14);
+        if (i % 2 == 0)
+            pthread_join(thread, NULL);
+        qchain_job_progress(job, &done, &total);
+        assert_true(done == total && total == HELD);
+        look("tip", want, HELD);
+        free(want);
+        qchain_job_destroy(job);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(unsafe_is_looked_at),
         cmocka_unit_test(calls_are_checked),
+        cmocka_unit_test(jobs_pause_and_keep_a_rate),
         cmocka_unit_test(random_chains),
     };
 
