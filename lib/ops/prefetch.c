@@ -35,6 +35,14 @@ static bool next_missing(struct prefetch *p, const struct qc_store *s, uint64_t 
     return true;
 }
 
+/* A request may have to wait long, and others bring things meanwhile. */
+static bool still_missing(struct prefetch *p, const struct qc_store *s, uint64_t start, uint64_t end)
+{
+    uint64_t at = start, to = end;
+
+    return next_missing(p, s, &at, &to) && at == start && to == end;
+}
+
 /* One request's worth of a want: ask for what is missing of it. */
 static int fetch_piece(struct prefetch *p, qchain *c, uint32_t source, struct qc_store *s, uint64_t start,
                        uint64_t end, qchain_error *err)
@@ -51,6 +59,8 @@ static int fetch_piece(struct prefetch *p, qchain *c, uint32_t source, struct qc
         }
         length = (size_t)(to - at);
         ret = qc_prefetch_hold(p->window, c->env->remote, &length, err);
+        if (ret == 0 && !still_missing(p, s, at, at + length))
+            continue;
         if (ret == 0)
             ret = qc_prefetch_begin(p->window, c, source, s, at, length, err);
         if (ret == 0) {
