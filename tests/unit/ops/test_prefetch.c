@@ -79,6 +79,29 @@ static void look_at_all(void)
             }
 }
 
+/* What lies between things that show, and is small, may come along. */
+static void allow_gaps(void)
+{
+    for (uint32_t k = 0; k < LAYERS; k++)
+        for (uint64_t g = 0, last = GRAINS; g < GRAINS; g++) {
+            if (!wanted[k][g])
+                continue;
+            for (uint64_t i = last; i < g && (g - last - 1) * QC_GRAIN <= QC_PREFETCH_GAP; i++)
+                hidden[k][i] = false;
+            last = g;
+        }
+}
+
+static unsigned n_hidden(void)
+{
+    unsigned n = 0;
+
+    for (uint32_t k = 0; k < LAYERS; k++)
+        for (uint64_t g = 0; g < GRAINS; g++)
+            n += hidden[k][g];
+    return n;
+}
+
 static int setup(void **unused)
 {
     uint64_t seed = mem_seed(77);
@@ -97,7 +120,8 @@ static int setup(void **unused)
         object_put(server, name, m->layer[k].file, m->layer[k].file_size);
     }
     look_at_all();
-    assert_true(n_wanted > 1000);
+    allow_gaps();
+    assert_true(n_wanted > 800 && n_hidden() > 400);
     return 0;
 }
 
@@ -163,19 +187,19 @@ static void unlock_objects(void)
 static unsigned given_out(uint64_t *n)
 {
     static unsigned char times[LAYERS][GRAINS];
-    unsigned most = 0;
+    unsigned most = 0, vain = 0;
 
     memset(times, 0, sizeof(times));
     *n = 0;
     pthread_mutex_lock(&server->lock);
-    assert_true(server->n_ranges < OBJECT_RANGES);
+    vain += server->n_ranges == OBJECT_RANGES;
     for (unsigned i = 0; i < server->n_ranges; i++) {
         const struct object_range *r = &server->range[i];
 
         if (r->object >= LAYERS)
             continue;
         for (uint64_t g = r->first / QC_GRAIN; g <= r->last / QC_GRAIN; g++) {
-            assert_false(hidden[r->object][g]);
+            vain += hidden[r->object][g];
             if (!wanted[r->object][g])
                 continue;
             *n += times[r->object][g]++ == 0;
@@ -183,6 +207,7 @@ static unsigned given_out(uint64_t *n)
         }
     }
     pthread_mutex_unlock(&server->lock);
+    assert_int_equal(vain, 0);
     return most;
 }
 
