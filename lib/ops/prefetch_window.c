@@ -14,7 +14,7 @@
 #include "util/alloc.h"
 #include "util/bytes.h"
 
-#define PARALLEL 32                     /* requests, if nobody says how many: */
+#define PARALLEL 48                     /* requests, if nobody says how many: less than connections are;  */
 #define FIRST 8                         /* at first, and one more for each that landed: the first to be
                                            wanted should not share the link with all others */
 #define ROOM (UINT64_C(16) << 20)       /* bytes of their buffers */
