@@ -547,6 +547,40 @@ static void cancelled_at_once(void **unused)
     others_ask_for_nothing();
 }
 
+/* What is on its way, and cannot be seen in the cache yet, is not asked for again as a part of something larger. */
+static void what_is_on_its_way_is_not_asked_for_again(void **unused)
+{
+    qchain_prefetch_range range[2] = {{.offset = 5 * MIB, .length = CLUSTER}, {.offset = 0, .length = UINT64_MAX}};
+    qchain_env *env = new_env("", true);
+    qchain *c = open_top(env);
+    struct running r;
+    uint64_t n;
+
+    (void)unused;
+    start_counting();
+    opts.flags = QCHAIN_PREFETCH_METADATA;
+    prefetch_well(c);
+    while (mem_chain_look(m, range[0].offset, &(enum mem_state){0}) != LAYERS - 1 ||
+           !place_of(LAYERS - 1, range[0].offset / CLUSTER, &n, &n))
+        range[0].offset += CLUSTER;
+    start_counting();
+    opts.ranges = range;
+    opts.n_ranges = 2;
+    opts.parallel = 200;
+    lock_object("/layer3")->stalls = true;
+    unlock_objects();
+    start_run(&r, c);
+    nap(300);
+    lock_object("/layer3")->stalls = false;
+    unlock_objects();
+    pthread_join(r.thread, NULL);
+    assert_int_equal(r.ret, 0);
+    assert_int_equal(given_out(&n), 1);
+    assert_true(n == n_wanted);
+    qchain_close(c);
+    qchain_env_destroy(env);
+}
+
 static void paused_and_told_of(void **unused)
 {
     qchain_env *env = new_env("", true);
@@ -759,6 +793,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(several_disks, setup, teardown),
         cmocka_unit_test_setup_teardown(rates_hold, setup, teardown),
         cmocka_unit_test_setup_teardown(cancelled_at_once, setup, teardown),
+        cmocka_unit_test_setup_teardown(what_is_on_its_way_is_not_asked_for_again, setup, teardown),
         cmocka_unit_test_setup_teardown(paused_and_told_of, setup, teardown),
         cmocka_unit_test(how_many_beside_readers),
         cmocka_unit_test_setup_teardown(idle_steps_back, setup, teardown),
