@@ -581,6 +581,43 @@ static void what_is_on_its_way_is_not_asked_for_again(void **unused)
     qchain_env_destroy(env);
 }
 
+/* The beginning is on its way before anybody knows what the rest is. */
+static void fetches_while_it_maps(void **unused)
+{
+    enum { BEGIN = 3 * CLUSTER, FAR_TABLE = 4 * CLUSTER }; /* in the file */
+    struct mem_chain *large = mem_chain_create(1);
+    qchain_env *env = new_env("", true);
+    struct running r;
+    unsigned there = 0;
+    struct object *o;
+    qchain *c;
+
+    (void)unused;
+    mem_layer_init(large, 0, 4096 * MIB, BITS);
+    mem_layer_set(large, 0, 1, MEM_DATA);
+    mem_layer_set(large, 0, 3500 * MIB / CLUSTER, MEM_DATA);
+    object_put(server, "/layer0", large->layer[0].file, large->layer[0].file_size);
+    c = open_top(env);
+    start_counting();
+    o = lock_object("/layer0");
+    o->stalls_at = FAR_TABLE;
+    o->stalls = true;
+    unlock_objects();
+    start_run(&r, c);
+    nap(300);
+    for (unsigned i = 0; i < requests() && i < 4; i++)
+        there += seen(i).first == BEGIN;
+    lock_object("/layer0")->stalls = false;
+    unlock_objects();
+    pthread_join(r.thread, NULL);
+    assert_int_equal(there, 1);
+    assert_int_equal(r.ret, 0);
+    assert_true(result.fetched == 2 * CLUSTER && result.requests == 2);
+    qchain_close(c);
+    qchain_env_destroy(env);
+    mem_chain_destroy(large);
+}
+
 static void paused_and_told_of(void **unused)
 {
     qchain_env *env = new_env("", true);
@@ -794,6 +831,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(rates_hold, setup, teardown),
         cmocka_unit_test_setup_teardown(cancelled_at_once, setup, teardown),
         cmocka_unit_test_setup_teardown(what_is_on_its_way_is_not_asked_for_again, setup, teardown),
+        cmocka_unit_test_setup_teardown(fetches_while_it_maps, setup, teardown),
         cmocka_unit_test_setup_teardown(paused_and_told_of, setup, teardown),
         cmocka_unit_test(how_many_beside_readers),
         cmocka_unit_test_setup_teardown(idle_steps_back, setup, teardown),
