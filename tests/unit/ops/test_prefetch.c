@@ -38,11 +38,16 @@ static uint64_t big_endian(const unsigned char *p)
     return v;
 }
 
-/* Where a cluster's bytes lie in its layer's file; false: it has none. */
-static bool place_of(uint32_t k, uint64_t cluster, uint64_t *start, uint64_t *end)
+/* Where the L2 table of a cluster lies; 0: it has none. */
+static uint64_t table_of(const unsigned char *file, uint64_t cluster)
 {
-    const unsigned char *file = m->layer[k].file;
-    uint64_t per_l2 = CLUSTER / 8, l2 = big_endian(file + CLUSTER + cluster / per_l2 * 8) & UINT64_C(0xfffffffffffe00);
+    return big_endian(file + CLUSTER + cluster / (CLUSTER / 8) * 8) & UINT64_C(0xfffffffffffe00);
+}
+
+/* Where a cluster's bytes lie in its layer's file; false: it has none. */
+static bool place_in(const unsigned char *file, uint64_t cluster, uint64_t *start, uint64_t *end)
+{
+    uint64_t per_l2 = CLUSTER / 8, l2 = table_of(file, cluster);
     uint64_t entry = l2 ? big_endian(file + l2 + cluster % per_l2 * 8) : 0;
     unsigned x = 62 - (BITS - 8);
 
@@ -54,6 +59,11 @@ static bool place_of(uint32_t k, uint64_t cluster, uint64_t *start, uint64_t *en
         *end = *start + CLUSTER;
     }
     return *start > 0;
+}
+
+static bool place_of(uint32_t k, uint64_t cluster, uint64_t *start, uint64_t *end)
+{
+    return place_in(m->layer[k].file, cluster, start, end);
 }
 
 /* What of the files shows, and what is data that does not. Files may end within a grain. */
@@ -547,10 +557,19 @@ static void cancelled_at_once(void **unused)
     others_ask_for_nothing();
 }
 
+/* Does it show bytes of that layer? */
+static bool shows_at(uint32_t k, uint64_t offset)
+{
+    uint64_t start, end;
+
+    assert_true(offset < DISK);
+    return mem_chain_look(m, offset, &(enum mem_state){0}) == k && place_of(k, offset / CLUSTER, &start, &end);
+}
+
 /* What is on its way, and cannot be seen in the cache yet, is not asked for again as a part of something larger. */
 static void what_is_on_its_way_is_not_asked_for_again(void **unused)
 {
-    qchain_prefetch_range range[2] = {{.offset = 5 * MIB, .length = CLUSTER}, {.offset = 0, .length = UINT64_MAX}};
+    qchain_prefetch_range range[2] = {{.length = CLUSTER}, {.offset = 0, .length = UINT64_MAX}};
     qchain_env *env = new_env("", true);
     qchain *c = open_top(env);
     struct running r;
@@ -560,8 +579,7 @@ static void what_is_on_its_way_is_not_asked_for_again(void **unused)
     start_counting();
     opts.flags = QCHAIN_PREFETCH_METADATA;
     prefetch_well(c);
-    while (mem_chain_look(m, range[0].offset, &(enum mem_state){0}) != LAYERS - 1 ||
-           !place_of(LAYERS - 1, range[0].offset / CLUSTER, &n, &n))
+    while (!shows_at(LAYERS - 1, range[0].offset) || !shows_at(LAYERS - 1, range[0].offset + CLUSTER))
         range[0].offset += CLUSTER;
     start_counting();
     opts.ranges = range;
@@ -584,10 +602,11 @@ static void what_is_on_its_way_is_not_asked_for_again(void **unused)
 /* The beginning is on its way before anybody knows what the rest is. */
 static void fetches_while_it_maps(void **unused)
 {
-    enum { BEGIN = 3 * CLUSTER, FAR_TABLE = 4 * CLUSTER }; /* in the file */
+    const uint64_t far_cluster = 3500 * MIB / CLUSTER;
     struct mem_chain *large = mem_chain_create(1);
     qchain_env *env = new_env("", true);
     struct running r;
+    uint64_t start, end;
     unsigned there = 0;
     struct object *o;
     qchain *c;
@@ -595,18 +614,21 @@ static void fetches_while_it_maps(void **unused)
     (void)unused;
     mem_layer_init(large, 0, 4096 * MIB, BITS);
     mem_layer_set(large, 0, 1, MEM_DATA);
-    mem_layer_set(large, 0, 3500 * MIB / CLUSTER, MEM_DATA);
+    mem_layer_set(large, 0, far_cluster, MEM_DATA);
+    assert_true(place_in(large->layer[0].file, 1, &start, &end) && table_of(large->layer[0].file, far_cluster) >= end);
     object_put(server, "/layer0", large->layer[0].file, large->layer[0].file_size);
     c = open_top(env);
     start_counting();
     o = lock_object("/layer0");
-    o->stalls_at = FAR_TABLE;
+    o->stalls_at = table_of(large->layer[0].file, far_cluster);
     o->stalls = true;
     unlock_objects();
     start_run(&r, c);
     nap(300);
-    for (unsigned i = 0; i < requests() && i < 4; i++)
-        there += seen(i).first == BEGIN;
+    pthread_mutex_lock(&server->lock);
+    for (unsigned i = 0; i < server->n_ranges; i++)
+        there += server->range[i].first == start;
+    pthread_mutex_unlock(&server->lock);
     lock_object("/layer0")->stalls = false;
     unlock_objects();
     pthread_join(r.thread, NULL);
