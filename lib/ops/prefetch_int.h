@@ -72,7 +72,7 @@ int  qc_prefetch_check(struct qc_prefetch_window *w, qchain_error *err);
  * what is wanted, becomes what max_bytes lets. */
 int  qc_prefetch_hold(struct qc_prefetch_window *w, struct qc_remote *remote, size_t *length,
                       qchain_error *err);
-/* Cut what is under way off both ends of a stretch of a source's file; false if nothing is left. */
+/* Cut what is under way, for any of the disks, off both ends of a stretch of an object; false if nothing is left. */
 bool qc_prefetch_trim(struct qc_prefetch_window *w, const struct qc_store *s, uint64_t *start, uint64_t *end);
 /* Begin a request of [start, start + length). */
 int  qc_prefetch_begin(struct qc_prefetch_window *w, qchain *c, uint32_t source, struct qc_store *s,

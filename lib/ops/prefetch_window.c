@@ -238,7 +238,7 @@ bool qc_prefetch_trim(struct qc_prefetch_window *w, const struct qc_store *s, ui
     for (const struct bringing *b = w->under_way; b; b = b->next) {
         uint64_t from = b->b.offset, to = from + b->b.length;
 
-        if (b->store != s || to <= *start || from >= *end)
+        if (to <= *start || from >= *end || !qc_bring_same(b->store, s))
             continue;
         if (from <= *start)
             *start = qc_min64(to, *end);

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 #include "remote/bring.h"
 
+#include <string.h>
+
 #include "remote/remote_int.h"
 #include "util/clock.h"
 #include "util/escape.h"
@@ -34,6 +36,15 @@ bool qc_bring_lacks(const struct qc_store *s, uint64_t offset, uint64_t end, uin
     struct qc_tier *t = qc_object_of(s)->tier;
 
     return t->ops->lacks(t, offset, end, from, to);
+}
+
+bool qc_bring_same(const struct qc_store *a, const struct qc_store *b)
+{
+    const struct qc_object *x = qc_object_of(a), *y = qc_object_of(b);
+
+    return x == y || (x->shared == y->shared && strcmp(qc_place_key(x->place), qc_place_key(y->place)) == 0 &&
+                      strcmp(qc_place_scope(x->place), qc_place_scope(y->place)) == 0 &&
+                      qc_pin_same(&x->pin, &y->pin));
 }
 
 static struct qc_bring *of_reading(struct qc_reading *rd)

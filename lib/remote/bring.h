@@ -21,6 +21,9 @@ bool qc_bring_keeps(const struct qc_store *s);
  * object may be less); false: all of it is. Needs keeps. May block on local disks only. */
 bool qc_bring_lacks(const struct qc_store *s, uint64_t offset, uint64_t end, uint64_t *from, uint64_t *to);
 
+/* Are both the same object in the same cache, opened twice? */
+bool qc_bring_same(const struct qc_store *a, const struct qc_store *b);
+
 /* One range on its way. Embed it. */
 struct qc_bring {
     /* The asker's; unchanged until done is called. */
