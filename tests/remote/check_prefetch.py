@@ -244,7 +244,7 @@ def several(place, made):
             if block in made.wanted[name] and block >= 5: # the first ones may be tables of both
                 seen[name, block] = seen.get((name, block), 0) + 1
     twice = [k for k, v in seen.items() if v > 1]
-    if len(twice) > len(seen) / 20:
+    if twice:
         raise Mismatch(f"{len(twice)} of {len(seen)} blocks twice: {twice[:5]}")
     made.reads_nothing(place, rules)
     return f"{got}"
