@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * qchain-jobs.h - long operations that change chains: convert, rebase, commit, stream, taking a layer out,
- * merging before upload. Included by <qchain.h>, whose rules on errors, option structs, threads and units
- * hold here.
+ * merging before upload; and prefetching, which changes none. Included by <qchain.h>, whose rules on errors,
+ * option structs, threads and units hold here.
  *
  * What a kill leaves. Each of these can be killed at any instruction, or lose power: the chain reads the same
  * bytes as before, and running the call again finishes the work. What is on disk is changed in this order:
@@ -156,6 +156,78 @@ QCHAIN_API void qchain_commit_opts_init(qchain_commit_opts *o, size_t size);
  * qchain_read and qchain_write. Since 0.1. */
 QCHAIN_API int qchain_commit(qchain_env *env, const char *name, const qchain_commit_opts *opts,
                              qchain_job_result *result, qchain_error *err);
+
+/* -------------------------------------------------------------- prefetch --- */
+
+enum qchain_prefetch_flags {
+    QCHAIN_PREFETCH_METADATA = 0x1, /* only what finding the data takes: tables, or the sidecar index           */
+    QCHAIN_PREFETCH_IDLE     = 0x2  /* reads through the same environment go first: while one waits for its
+                                       server, hardly anything is fetched; one request at a time for 0.3 s
+                                       after it; then as much as the link carries                               */
+};
+
+/* A part of one of the disks. */
+typedef struct qchain_prefetch_range {
+    uint64_t offset;    /* guest bytes, of any alignment; what lies past the disk's end is left out             */
+    uint64_t length;    /* UINT64_MAX = to the end                                                              */
+    uint32_t chain;     /* which disk: its number among those of the call                                       */
+    uint32_t reserved0; /* 0                                                                                    */
+} qchain_prefetch_range;
+
+typedef struct qchain_prefetch_opts {
+    size_t      struct_size;         /* set by qchain_prefetch_opts_init                                        */
+    uint32_t    flags;               /* QCHAIN_PREFETCH_*                                                       */
+    uint32_t    parallel;            /* requests under way, at most 256; 0 = chosen                             */
+    const qchain_prefetch_range *ranges; /* in the order in which they are wanted; NULL = the whole of each disk */
+    uint32_t    n_ranges;
+    uint32_t    reserved0;           /* 0                                                                       */
+    uint64_t    bytes_per_second;    /* of data; 0 = no limit. The job's rate holds as well                     */
+    uint64_t    requests_per_second; /* for data; 0 = no limit                                                  */
+    uint64_t    max_bytes;           /* of data in all: then it ends; 0 = no limit                              */
+    uint64_t    deadline_ms;         /* after so long it ends; 0 = no limit                                     */
+    qchain_job *job;                 /* may be NULL; progress is told in guest bytes of the ranges              */
+    uint64_t    reserved[4];
+} qchain_prefetch_opts;
+
+/* Why a prefetch that did not fail has ended. */
+enum qchain_prefetch_end {
+    QCHAIN_PREFETCH_ALL      = 0, /* everything is in the cache                                                 */
+    QCHAIN_PREFETCH_BYTES    = 1, /* max_bytes were fetched                                                     */
+    QCHAIN_PREFETCH_DEADLINE = 2  /* deadline_ms were over                                                      */
+};
+
+/* What a prefetch did, also one that failed: in bytes, but for requests. */
+typedef struct qchain_prefetch_result {
+    size_t   struct_size; /* set by the caller                                                                  */
+    uint64_t visible;     /* guest bytes looked at that layers behind URLs show                                 */
+    uint64_t local;       /* the same of other layers, which need no cache                                      */
+    uint64_t unkept;      /* the same of objects whose server sends no validators: these cannot be cached       */
+    uint64_t cached;      /* bytes of objects that were in the cache, or on their way there                     */
+    uint64_t fetched;     /* bytes of objects that were brought into it                                         */
+    uint64_t requests;    /* for these                                                                          */
+    uint32_t end;         /* enum qchain_prefetch_end                                                           */
+    uint32_t reserved0;
+    uint64_t reserved[4];
+} qchain_prefetch_result;
+
+/* Fill o with defaults; size is sizeof(qchain_prefetch_opts). Since 0.1. */
+QCHAIN_API void qchain_prefetch_opts_init(qchain_prefetch_opts *o, size_t size);
+/* Bring what layers behind URLs show of n disks into the disk cache of their environment (setting cache-dir),
+ * so that reads of it, by other processes too, ask no server for data. What upper layers hide is not fetched,
+ * but for gaps of at most 16 KiB between what is; nothing is fetched twice, nor what is in the cache already:
+ * run again, it goes on where it was ended or killed. Neighbours become requests of up to 2 MiB. It fetches
+ * while it still maps; the disks take turns under one budget. Reads through the same chains that want what is on
+ * its way wait for that. More than fits the cache pushes out what came first. Needs up to 16 MiB of memory besides
+ * the environment's budgets, whatever the chain's size.
+ * chains: any, also of different environments; ranges of a disk are taken in their order, which is kept but within
+ * a batch of some MiB. opts and result may be NULL. Blocks; any thread; the chains may be read, written and
+ * mapped meanwhile, not closed. Local layers are left alone, and chains of nothing else need no cache. The rate
+ * holds for data alone, not for tables.
+ * Errors: UNSUPPORTED (a layer lies behind a URL, and there is no disk cache), IO (the cache cannot be used, or
+ * not be written), CANCELLED by the job (at once: what is under way still lands in the cache), RANGE (a range
+ * begins past the end), and those of qchain_map and qchain_read. Since 0.1. */
+QCHAIN_API int qchain_prefetch(qchain *const *chains, uint32_t n, const qchain_prefetch_opts *opts,
+                               qchain_prefetch_result *result, qchain_error *err);
 
 #ifdef __cplusplus
 }

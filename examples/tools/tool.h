@@ -45,6 +45,7 @@ struct tool {
     enum tool_stats stats;
     enum tool_progress progress;
     uint32_t threads;
+    uint64_t index_bytes, block_bytes; /* budgets; 0 = the library's */
     qchain_policy *policy;
     qchain_remote *remote;
     char *shown;           /* what tool_shown_name answered last */
@@ -56,7 +57,8 @@ extern const struct tool_verb tool_verb_map, tool_verb_info, tool_verb_inspect, 
     tool_verb_compare, tool_verb_diff, tool_verb_checksum, tool_verb_convert, tool_verb_index,
     tool_verb_cache, tool_verb_bench, tool_verb_check, tool_verb_create, tool_verb_measure,
     tool_verb_amend, tool_verb_resize, tool_verb_io, tool_verb_write, tool_verb_snapshot, tool_verb_bitmap,
-    tool_verb_dd, tool_verb_rebase, tool_verb_commit, tool_verb_stream, tool_verb_merge, tool_verb_delete;
+    tool_verb_dd, tool_verb_rebase, tool_verb_commit, tool_verb_stream, tool_verb_merge, tool_verb_delete,
+    tool_verb_prefetch;
 
 /* ---- command line (tool_opts.c) ---- */
 
@@ -243,6 +245,8 @@ struct tool_job {
     qchain_job *job;
     enum tool_progress progress;
     int fd; /* where progress goes */
+    bool eta; /* tell how long it will take */
+    double began; /* seconds */
     bool running;
     bool stop;
     pthread_t thread;

@@ -97,6 +97,8 @@ int tool_make_env(struct tool *t)
 
     qchain_env_opts_init(&o, sizeof(o));
     o.threads = t->threads;
+    o.index_bytes = t->index_bytes;
+    o.block_bytes = t->block_bytes;
     o.policy = t->policy;
     o.remote = t->remote;
     o.log = log_warning;

@@ -45,20 +45,45 @@ static void catch_signals(bool on)
     }
 }
 
+static double seconds_now(void)
+{
+    struct timespec t;
+
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
+}
+
+/* Seconds that are left, if it goes on as it did; 0: nobody can say. */
+static double time_left(const struct tool_job *j, double percent)
+{
+    double spent = seconds_now() - j->began;
+
+    return j->eta && percent >= 1 && percent < 100 && spent >= 1 ? spent * (100 - percent) / percent : 0;
+}
+
 static void show(struct tool_job *j, bool all)
 {
     uint64_t done = 0, total = 0;
-    char line[96];
+    char line[128];
     double percent;
+    double left;
     int n;
 
     qchain_job_progress(j->job, &done, &total);
     if (all)
         done = total;
     percent = all || total == 0 ? (all ? 100.0 : 0.0) : 100.0 * (double)done / (double)total;
-    if (j->progress == TOOL_PROGRESS_JSON)
+    left = time_left(j, percent);
+    if (j->progress == TOOL_PROGRESS_JSON && left > 0)
+        n = snprintf(line, sizeof(line), "{\"done\": %" PRIu64 ", \"total\": %" PRIu64 ", \"eta\": %.1f}\n", done,
+                     total, left);
+    else if (j->progress == TOOL_PROGRESS_JSON)
         n = snprintf(line, sizeof(line), "{\"done\": %" PRIu64 ", \"total\": %" PRIu64 "}\n", done,
                      total);
+    else if (left > 0)
+        n = snprintf(line, sizeof(line), "    (%3.2f/100%%) %.0f s left   \r", percent, left);
+    else if (j->eta)
+        n = snprintf(line, sizeof(line), "    (%3.2f/100%%)               \r", percent);
     else
         n = snprintf(line, sizeof(line), "    (%3.2f/100%%)\r", percent);
     if (write(j->fd, line, (size_t)n) < 0)
@@ -101,6 +126,7 @@ int tool_job_start(struct tool *t, struct tool_job *j, int fd, bool exit_at_once
 {
     memset(j, 0, sizeof(*j));
     j->fd = fd;
+    j->began = seconds_now();
     j->progress = t->quiet ? TOOL_PROGRESS_NONE : t->progress;
     if (j->progress == TOOL_PROGRESS_JSON)
         j->fd = STDERR_FILENO;

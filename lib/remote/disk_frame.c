@@ -317,6 +317,61 @@ bool qc_disk_object_read(struct qc_disk_object *o, void *buf, uint64_t offset, s
     return all;
 }
 
+/* ----------------------------------------------------------------- looking --- */
+
+/* The first grain of [first, end), within a frame, that is there or not, as asked for; end: none. */
+static uint64_t find_grain(const struct qc_disk_object *o, struct qc_block *table, uint64_t first,
+                           uint64_t end, bool there)
+{
+    if (!table)
+        return there ? end : first;
+    while (first < end && (check_marks(o, table_in(table), first, 1) == HIT) != there)
+        first++;
+    return first;
+}
+
+/* A descriptor of a file that others find, too. Unpin it. -1: none. */
+static int pin_to_look(struct qc_disk_object *o)
+{
+    int fd = qc_disk_object_pin(o, false);
+    struct stat st;
+
+    if (fd < 0 || (fstat(fd, &st) == 0 && st.st_nlink > 0))
+        return fd;
+    qc_disk_object_forget(o);
+    qc_disk_object_unpin(o);
+    return -1;
+}
+
+/* Tables are looked at as they are on the medium: other processes store, and evict. */
+bool qc_disk_object_lacks(struct qc_disk_object *o, uint64_t offset, uint64_t end, uint64_t *from,
+                          uint64_t *to)
+{
+    uint64_t at = offset / QC_GRAIN, last = qc_align_up(end, QC_GRAIN) / QC_GRAIN, first = at, stop;
+    int fd = pin_to_look(o);
+    bool lacks = fd < 0, ended = false;
+
+    while (fd >= 0 && at < last && !ended) {
+        bool fresh = true;
+        struct qc_block *b = get_table(o, fd, at / QC_FRAME_GRAINS, &fresh);
+
+        stop = qc_min64(last, (at / QC_FRAME_GRAINS + 1) * QC_FRAME_GRAINS);
+        if (!lacks) {
+            first = at = find_grain(o, b, at, stop, false);
+            lacks = at < stop;
+        }
+        if (lacks)
+            at = find_grain(o, b, at, stop, true);
+        ended = at < stop;
+        qc_block_unpin(o->disk->o.blocks, b);
+    }
+    if (fd >= 0)
+        qc_disk_object_unpin(o);
+    *from = qc_max64(first * QC_GRAIN, offset);
+    *to = ended ? at * QC_GRAIN : end;
+    return lacks;
+}
+
 /* ----------------------------------------------------------------- storing --- */
 
 /* Have what is in memory say the same as the medium. */

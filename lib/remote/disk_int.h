@@ -171,6 +171,9 @@ void qc_disk_object_forget(struct qc_disk_object *o);
 
 /* True if all of it was there. Any range within the object. */
 bool qc_disk_object_read(struct qc_disk_object *o, void *buf, uint64_t offset, size_t length);
+/* See qc_tier_ops.lacks: by the marks alone. */
+bool qc_disk_object_lacks(struct qc_disk_object *o, uint64_t offset, uint64_t end, uint64_t *from,
+                          uint64_t *to);
 /* Store a range as a qc_fetch has it. */
 void qc_disk_object_store(struct qc_disk_object *o, const void *buf, uint64_t offset, size_t length);
 

@@ -139,6 +139,18 @@ static int disk_fetch_local(struct qc_tier *t, void *buf, uint64_t offset, size_
     return qc_disk_object_read(dt->object, buf, offset, length) ? 0 : QCHAIN_E_NOTFOUND;
 }
 
+static bool disk_lacks(struct qc_tier *t, uint64_t offset, uint64_t end, uint64_t *from, uint64_t *to)
+{
+    return qc_disk_object_lacks(((struct disk_tier *)t)->object, offset, end, from, to);
+}
+
+static bool disk_keeps(struct qc_tier *t)
+{
+    struct qc_disk_object *o = ((struct disk_tier *)t)->object;
+
+    return qc_disk_fills(o->disk) && !atomic_load(&o->no_fill);
+}
+
 /* Stores are parts of fetches, and none is under way. */
 static void disk_close(struct qc_tier *t)
 {
@@ -153,6 +165,8 @@ static const struct qc_tier_ops disk_ops = {
     .name = "disk",
     .fetch = disk_fetch,
     .fetch_local = disk_fetch_local,
+    .lacks = disk_lacks,
+    .keeps = disk_keeps,
     .close = disk_close,
 };
 

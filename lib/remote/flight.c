@@ -7,6 +7,7 @@
 
 #include "util/alloc.h"
 #include "util/bytes.h"
+#include "util/clock.h"
 
 struct qc_flight {
     struct qc_fetch    fetch;  /* first */
@@ -20,6 +21,7 @@ struct qc_flight {
     bool               direct;
     bool               counts; /* takes room */
     bool               keep;   /* the block is for the cache */
+    bool               wanted; /* data, by readers; counted among these */
 };
 
 /* ------------------------------------------------------------------ readings --- */
@@ -169,6 +171,12 @@ void qc_flight_progress(struct qc_flight *f, size_t have)
     parts_over(ready, 0, NULL);
 }
 
+/* A reader wants data of a far object now, or did until now. */
+static void note_wanted(struct qc_flights *s)
+{
+    atomic_store_explicit(&s->wanted_ns, qc_now_ns(), memory_order_relaxed);
+}
+
 static void make_room(struct qc_flights *s, uint64_t bytes);
 
 void qc_flight_over(struct qc_flight *f, int ret, const qchain_error *err)
@@ -178,6 +186,10 @@ void qc_flight_over(struct qc_flight *f, int ret, const qchain_error *err)
     uint64_t room = f->counts ? f->fetch.length : 0;
     struct qc_part *p;
 
+    if (f->wanted) {
+        note_wanted(s);
+        atomic_fetch_sub(&s->n_wanted, 1);
+    }
     /* Before it counts as cached, or there would seem to be too much, and it would go at once. */
     if (room > 0)
         qc_block_cache_release(s->blocks, room);
@@ -370,6 +382,8 @@ bool qc_flight_join(struct qc_object *o, struct qc_reading *rd, char *dest, uint
     pthread_mutex_lock(&o->lock);
     joined = join(o, rd, dest, offset, length);
     pthread_mutex_unlock(&o->lock);
+    if (joined)
+        note_wanted(o->shared);
     return joined;
 }
 
@@ -400,6 +414,8 @@ static void link_flight(struct qc_flight *f)
     if (f->next)
         f->next->link = &f->next;
     o->flight = f;
+    if (f->wanted)
+        atomic_fetch_add(&o->shared->n_wanted, 1);
 }
 
 /* Somebody brought it while we looked elsewhere. Under the object's lock. */
@@ -450,7 +466,7 @@ void qc_flight_want(struct qc_object *o, struct qc_reading *rd, char *dest, uint
         fail_reading(rd, qc_fail_nomem);
         return;
     }
-    f->counts = !meta;
+    f->counts = f->wanted = !meta;
     f->key = head ? QC_KEY_HEAD : meta ? qc_key_meta(first) : qc_key_data(first);
     f->keep = !meta || head || atomic_load_explicit(&o->keep, memory_order_relaxed);
     f->fetch.flags = meta ? QC_FETCH_META : 0;
@@ -493,8 +509,8 @@ void qc_flight_fresh(struct qc_object *o, struct qc_reading *rd, char *dest, uin
     start(f);
 }
 
-void qc_flight_direct(struct qc_object *o, struct qc_reading *rd, char *dest, uint64_t offset,
-                      size_t length)
+static void fly_direct(struct qc_object *o, struct qc_reading *rd, char *dest, uint64_t offset,
+                       size_t length, bool wanted)
 {
     struct qc_flight *f = new_flight(o, offset, length);
     bool there;
@@ -504,6 +520,7 @@ void qc_flight_direct(struct qc_object *o, struct qc_reading *rd, char *dest, ui
         return;
     }
     f->direct = true;
+    f->wanted = wanted;
     f->fetch.buf = dest;
     pthread_mutex_lock(&o->lock);
     there = join(o, rd, dest, offset, length); /* begun while we looked elsewhere */
@@ -516,6 +533,18 @@ void qc_flight_direct(struct qc_object *o, struct qc_reading *rd, char *dest, ui
         drop_flight(f);
     else
         start(f);
+}
+
+void qc_flight_direct(struct qc_object *o, struct qc_reading *rd, char *dest, uint64_t offset,
+                      size_t length)
+{
+    fly_direct(o, rd, dest, offset, length, true);
+}
+
+void qc_flight_bring(struct qc_object *o, struct qc_reading *rd, char *dest, uint64_t offset,
+                     size_t length)
+{
+    fly_direct(o, rd, dest, offset, length, false);
 }
 
 struct qc_flight *qc_flight_begin(struct qc_object *o, struct qc_block *block, size_t length)

@@ -46,6 +46,9 @@ void qc_flight_want(struct qc_object *o, struct qc_reading *rd, char *dest, uint
 /* Have the grains of the piece brought anew, from the origin. */
 void qc_flight_fresh(struct qc_object *o, struct qc_reading *rd, char *dest, uint64_t offset,
                      size_t length);
+/* The same of data that nobody has asked for yet (bring.h): readers may join, but it is none of theirs. */
+void qc_flight_bring(struct qc_object *o, struct qc_reading *rd, char *dest, uint64_t offset,
+                     size_t length);
 /* Have the piece brought straight into dest. */
 void qc_flight_direct(struct qc_object *o, struct qc_reading *rd, char *dest, uint64_t offset,
                       size_t length);

@@ -35,6 +35,9 @@ struct qc_flights {
     struct qc_slots       *slots;
     uint32_t               block_bytes;
     uint32_t               parallel;
+    /* Of data that readers want, or are expected to: what is under way, and when some last was. */
+    atomic_uint            n_wanted;
+    atomic_uint_fast64_t   wanted_ns; /* 0: never */
     /* An object was found to be another than the pin says: forget the pin. May block; NULL:
      * nobody keeps pins. */
     void                 (*forget)(void *data, struct qc_place *place);

@@ -7,6 +7,8 @@
 #ifndef QC_REMOTE_TIER_H
 #define QC_REMOTE_TIER_H
 
+#include <stdbool.h>
+
 #include "net/pin.h"
 #include "net/place.h"
 #include "util/error.h"
@@ -43,6 +45,12 @@ struct qc_tier_ops {
      * touched) if a byte is missing. Any offset and length within the object. May block on local disks
      * only. NULL: never. */
     int  (*fetch_local)(struct qc_tier *t, void *buf, uint64_t offset, size_t length);
+    /* The first stretch of [offset, end) that the tier lacks on this machine, by whole grains; false: it
+     * lacks none. It looks at no byte of it, so what is damaged is not lacking. May block on local disks
+     * only. NULL: the tier keeps nothing. */
+    bool (*lacks)(struct qc_tier *t, uint64_t offset, uint64_t end, uint64_t *from, uint64_t *to);
+    /* Does it keep what it fetches now? Never blocks. NULL: no. */
+    bool (*keeps)(struct qc_tier *t);
     /* Free it, and the tier below. Nothing of the asker's is under way; the tier waits for what it has
      * under way itself (stores), or lets that end by itself. */
     void (*close)(struct qc_tier *t);

@@ -474,6 +474,41 @@ AT(qchain_job_result, layers, 48);
 AT(qchain_job_result, reserved0, 52);
 AT(qchain_job_result, reserved, 56);
 
+/* qchain_prefetch_range */
+SIZE(qchain_prefetch_range, 24);
+AT(qchain_prefetch_range, offset, 0);
+AT(qchain_prefetch_range, length, 8);
+AT(qchain_prefetch_range, chain, 16);
+AT(qchain_prefetch_range, reserved0, 20);
+
+/* qchain_prefetch_opts */
+SIZE(qchain_prefetch_opts, 104);
+AT(qchain_prefetch_opts, struct_size, 0);
+AT(qchain_prefetch_opts, flags, 8);
+AT(qchain_prefetch_opts, parallel, 12);
+AT(qchain_prefetch_opts, ranges, 16);
+AT(qchain_prefetch_opts, n_ranges, 24);
+AT(qchain_prefetch_opts, reserved0, 28);
+AT(qchain_prefetch_opts, bytes_per_second, 32);
+AT(qchain_prefetch_opts, requests_per_second, 40);
+AT(qchain_prefetch_opts, max_bytes, 48);
+AT(qchain_prefetch_opts, deadline_ms, 56);
+AT(qchain_prefetch_opts, job, 64);
+AT(qchain_prefetch_opts, reserved, 72);
+
+/* qchain_prefetch_result */
+SIZE(qchain_prefetch_result, 96);
+AT(qchain_prefetch_result, struct_size, 0);
+AT(qchain_prefetch_result, visible, 8);
+AT(qchain_prefetch_result, local, 16);
+AT(qchain_prefetch_result, unkept, 24);
+AT(qchain_prefetch_result, cached, 32);
+AT(qchain_prefetch_result, fetched, 40);
+AT(qchain_prefetch_result, requests, 48);
+AT(qchain_prefetch_result, end, 56);
+AT(qchain_prefetch_result, reserved0, 60);
+AT(qchain_prefetch_result, reserved, 64);
+
 #endif /* __LP64__ */
 
 int main(void)

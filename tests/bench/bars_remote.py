@@ -426,6 +426,64 @@ def remote_trace(m, data):
     return bar
 
 
+def remote_prefetch(m, data):
+    """A chain of 100 layers into an empty disk cache; the peer fetches as many bytes by ranges of 2 MiB."""
+    bar, n = Bar(), net(m)
+    image, dense = data("C100"), data("D1")
+    home = os.path.dirname(image)
+    depth = len([x for x in os.listdir(home) if x.endswith(".qcow2")])
+    layers = [make_chain.layer_name(home, d) for d in range(depth - 1, -1, -1)]
+    warm(layers + [dense])
+    url, cache, config = n.far + n.share(image), m.path("prefetch-cache"), m.path("prefetch-ranges")
+    m.run([m.tool("qchain-map"), "--output=json", image], out=m.path("map"))
+    with open(m.path("map"), encoding="utf-8") as f:
+        extents = json.load(f)
+    shown = [(e["start"], e["length"]) for e in extents if e["data"]]
+    _, size = least(extents, shown, layers, 65536)
+    stored = sum(os.stat(x).st_blocks * 512 for x in layers)
+
+    def ours():
+        shutil.rmtree(cache, ignore_errors=True)
+        os.makedirs(cache, 0o700)
+        return m.answer([m.tool("qchain-prefetch"), "--output=json", "--cache-dir", cache, url])
+
+    drop = with_index(m, url, image)
+    try:
+        n.moved()
+        first = ours()
+        moved = n.moved()
+        far = n.far + n.share(dense)
+        ends = os.path.getsize(dense) // BLOCK
+        with open(config, "w", encoding="ascii") as f:
+            f.write("\nnext\n".join('url = "%s"\nrange = "%d-%d"\noutput = /dev/null\nsilent' % (
+                far, i % ends * BLOCK, (i % ends + 1) * BLOCK - 1)
+                for i in range(max(1, round(first["fetched"] / BLOCK)))))
+        runs = m.alternate({
+            "ours": ours,
+            "curl": lambda: m.run(["curl", "-Z", "--parallel-max", "16", "-K", config])})
+        none = write_list(m, "prefetched", [(at, 4096) for at, length in shown if length >= 4096][:2000])
+        read = reader(m, none, url, "--rule", "cache-dir " + cache, "--rule", "revalidate 3600",
+                      "--rule", "verify first-read")()
+    finally:
+        drop()
+    bar.raw = {"ours": runs["ours"], "curl": runs["curl"], "read": read}
+    if read["sum"] != reader(m, none, image)()["sum"]:
+        raise Failed("the prefetched chain reads other bytes than its files")
+    seconds = median(runs["ours"], "run", "seconds")
+    rate_of = first["fetched"] / seconds
+    theirs = max(1, round(first["fetched"] / BLOCK)) * BLOCK / median(runs["curl"], "seconds")
+    bar.row("remote: prefetch depth %d / curl -Z of as many bytes, ranges of 2 MiB" % (depth - 1),
+            rate_of / theirs, ">=", 0.95, rate(rate_of), rate(theirs))
+    bar.row("remote: prefetch: bytes moved / what shows, in blocks of 64 KiB", moved["bytes_down"] / size,
+            "<=", 1.1, mib(moved["bytes_down"] / 2**20), mib(size / 2**20))
+    bar.row("remote: prefetch: part of the stored data that shows", size / stored)
+    bar.row("remote: prefetch: requests", first["requests"])
+    bar.row("remote: prefetch: peak memory, MiB", max(r["run"]["rss_mib"] for r in runs["ours"]), "<=", 64)
+    bar.row("remote: prefetch: requests of who reads afterwards", read["requests"], "<=", 0)
+    shutil.rmtree(cache, ignore_errors=True)
+    return bar
+
+
 def remote_memory(m, data):
     """40 disks of 100 layers each, in one process."""
     bar, n = Bar(), net(m)
@@ -448,5 +506,6 @@ BARS = {
     "remote-random": remote_random,
     "remote-cache": remote_cache,
     "remote-trace": remote_trace,
+    "remote-prefetch": remote_prefetch,
     "remote-memory": remote_memory,
 }

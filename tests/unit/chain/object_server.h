@@ -28,6 +28,7 @@
 
 #define OBJECTS 64
 #define OBJECT_CONNS 256
+#define OBJECT_RANGES 8192
 
 struct object {
     char     name[64]; /* "/layer0" */
@@ -42,6 +43,12 @@ struct object {
     unsigned resets;       /* so many answers break off behind their header */
 };
 
+/* A range that was given out. */
+struct object_range {
+    unsigned object; /* its number */
+    uint64_t first, last;
+};
+
 struct object_server {
     int             fd;
     uint16_t        port;
@@ -53,6 +60,8 @@ struct object_server {
     int             conn[OBJECT_CONNS];
     unsigned        requests;
     bool            stop;
+    struct object_range range[OBJECT_RANGES]; /* the first ones */
+    unsigned        n_ranges;
 };
 
 struct object_conn {
@@ -172,6 +181,8 @@ static inline bool object_get(struct object_server *s, int fd, const char *name,
         n = (size_t)(last - first + 1);
         body = malloc(n);
         memcpy(body, o->bytes + first, n);
+        if (s->n_ranges < OBJECT_RANGES)
+            s->range[s->n_ranges++] = (struct object_range){(unsigned)(o - s->object), first, last};
         spoil(o, body, first, last);
         if (o->resets > 0) {
             o->resets--;

@@ -1,0 +1,289 @@
+/* SPDX-License-Identifier: MIT */
+/* cmd_prefetch.c - bring what layers behind URLs show into the disk cache. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "tool.h"
+
+/* Beside what is on its way; so that all of it stays small, however large the chain. */
+#define INDEX_BYTES (8u << 20)
+#define BLOCK_BYTES (8u << 20)
+
+enum { OPT_OUTPUT = TOOL_OPT_BASE, OPT_RANGE, OPT_METADATA, OPT_IDLE, OPT_REQUESTS, OPT_PARALLEL, OPT_MAX_BYTES,
+       OPT_DEADLINE };
+
+static const struct option prefetch_options[] = {
+    {"format", required_argument, NULL, 'f'},
+    {"output", required_argument, NULL, OPT_OUTPUT},
+    {"start-offset", required_argument, NULL, 's'},
+    {"max-length", required_argument, NULL, 'l'},
+    {"range", required_argument, NULL, OPT_RANGE},
+    {"metadata", no_argument, NULL, OPT_METADATA},
+    {"idle", no_argument, NULL, OPT_IDLE},
+    {"requests", required_argument, NULL, OPT_REQUESTS},
+    {"parallel", required_argument, NULL, OPT_PARALLEL},
+    {"max-bytes", required_argument, NULL, OPT_MAX_BYTES},
+    {"deadline", required_argument, NULL, OPT_DEADLINE},
+    {NULL, 0, NULL, 0},
+};
+
+struct prefetch_args {
+    qchain_prefetch_opts o;
+    uint64_t start, length;        /* -s, -l: of every disk */
+    qchain_prefetch_range *range;  /* --range, likewise; in the end those of all disks */
+    uint32_t n_ranges;
+    char **name;
+    uint32_t n;
+};
+
+/* ------------------------------------------------------------------ options --- */
+
+static bool add_range(struct tool *t, struct prefetch_args *a, uint64_t offset, uint64_t length)
+{
+    qchain_prefetch_range *more = realloc(a->range, (a->n_ranges + 1) * sizeof(*more));
+
+    if (!more) {
+        tool_complain(t, "out of memory");
+        return false;
+    }
+    a->range = more;
+    memset(&more[a->n_ranges], 0, sizeof(*more));
+    more[a->n_ranges].offset = offset;
+    more[a->n_ranges++].length = length;
+    return true;
+}
+
+/* OFFSET+LENGTH */
+static bool parse_range(struct tool *t, struct prefetch_args *a, char *text)
+{
+    char *plus = strchr(text, '+');
+    uint64_t offset, length;
+
+    if (!plus) {
+        tool_complain(t, "Invalid range '%s': expecting OFFSET+LENGTH", text);
+        return false;
+    }
+    *plus = '\0';
+    return tool_parse_size(t, "offset of a range", text, &offset) &&
+           tool_parse_size(t, "length of a range", plus + 1, &length) && add_range(t, a, offset, length);
+}
+
+static bool parse_deadline(struct tool *t, struct prefetch_args *a, const char *text)
+{
+    uint64_t seconds;
+
+    if (!tool_parse_number(t, "deadline", text, 1, UINT32_MAX, &seconds))
+        return false;
+    a->o.deadline_ms = seconds * 1000;
+    return true;
+}
+
+static bool parse_parallel(struct tool *t, struct prefetch_args *a, const char *text)
+{
+    uint64_t n;
+
+    if (!tool_parse_number(t, "number of requests under way", text, 1, 256, &n))
+        return false;
+    a->o.parallel = (uint32_t)n;
+    return true;
+}
+
+static bool parse_option(struct tool *t, struct prefetch_args *a, int c)
+{
+    switch (c) {
+    case 'f':
+        t->format = optarg;
+        return true;
+    case 'p':
+        t->progress = t->progress ? t->progress : TOOL_PROGRESS_TEXT;
+        return true;
+    case 'q':
+        t->quiet = true;
+        return true;
+    case 'r':
+        return tool_parse_size(t, "rate limit", optarg, &a->o.bytes_per_second);
+    case 's':
+        return tool_parse_size(t, "start offset", optarg, &a->start);
+    case 'l':
+        return tool_parse_size(t, "max length", optarg, &a->length);
+    case OPT_RANGE:
+        return parse_range(t, a, optarg);
+    case OPT_OUTPUT:
+        return tool_parse_output(t, optarg, false);
+    case OPT_METADATA:
+        a->o.flags |= QCHAIN_PREFETCH_METADATA;
+        return true;
+    case OPT_IDLE:
+        a->o.flags |= QCHAIN_PREFETCH_IDLE;
+        return true;
+    case OPT_REQUESTS:
+        return tool_parse_number(t, "requests a second", optarg, 1, UINT32_MAX, &a->o.requests_per_second);
+    case OPT_PARALLEL:
+        return parse_parallel(t, a, optarg);
+    case OPT_MAX_BYTES:
+        return tool_parse_size(t, "most bytes", optarg, &a->o.max_bytes);
+    default:
+        return parse_deadline(t, a, optarg);
+    }
+}
+
+/* 0, or TOOL_STOP with t->status. */
+static int parse_args(struct tool *t, int argc, char **argv, struct prefetch_args *a)
+{
+    int c;
+
+    t->status = 1;
+    qchain_prefetch_opts_init(&a->o, sizeof(a->o));
+    while ((c = tool_getopt(t, argc, argv, "f:pqr:s:l:", prefetch_options)) != TOOL_END)
+        if (c == TOOL_STOP || !parse_option(t, a, c))
+            return TOOL_STOP;
+    if (optind >= argc) {
+        t->status = tool_usage_error(t, "Expecting image file names");
+        return TOOL_STOP;
+    }
+    if (a->n_ranges && (a->start || a->length != UINT64_MAX)) {
+        t->status = tool_usage_error(t, "--range and -s, -l are mutually exclusive");
+        return TOOL_STOP;
+    }
+    if ((a->start || a->length != UINT64_MAX) && !add_range(t, a, a->start, a->length))
+        return TOOL_STOP;
+    a->name = argv + optind;
+    a->n = (uint32_t)(argc - optind);
+    return 0;
+}
+
+/* ------------------------------------------------------------------- result --- */
+
+static void put_size(const char *what, uint64_t bytes)
+{
+    char text[64];
+
+    tool_size_text(text, sizeof(text), bytes);
+    printf("%s: %s (%llu bytes)\n", what, text, (unsigned long long)bytes);
+}
+
+static void put_human(const struct prefetch_args *a, const qchain_prefetch_result *r)
+{
+    put_size("visible behind URLs", r->visible);
+    if (r->local)
+        put_size("in local layers", r->local);
+    if (r->unkept)
+        put_size("cannot be cached (no validators)", r->unkept);
+    if (!(a->o.flags & QCHAIN_PREFETCH_METADATA)) {
+        put_size("in the cache already", r->cached);
+        put_size("fetched", r->fetched);
+        printf("requests: %llu\n", (unsigned long long)r->requests);
+    }
+    if (r->end != QCHAIN_PREFETCH_ALL)
+        printf("ended by %s; run again to go on\n",
+               r->end == QCHAIN_PREFETCH_BYTES ? "--max-bytes" : "--deadline");
+}
+
+static int put_json(struct tool *t, const qchain_prefetch_result *r)
+{
+    static const char *const ends[] = {"all", "max-bytes", "deadline"};
+    struct tool_json j;
+    struct tool_out o;
+
+    if (!tool_out_init(&o, STDOUT_FILENO)) {
+        tool_complain(t, "out of memory");
+        return 1;
+    }
+    tool_json_init(&j, &o);
+    tool_json_open(&j, NULL, false);
+    tool_json_u64(&j, "visible", r->visible);
+    tool_json_u64(&j, "local", r->local);
+    tool_json_u64(&j, "unkept", r->unkept);
+    tool_json_u64(&j, "cached", r->cached);
+    tool_json_u64(&j, "fetched", r->fetched);
+    tool_json_u64(&j, "requests", r->requests);
+    tool_json_str(&j, "end", ends[r->end < 3 ? r->end : 0]);
+    tool_json_close(&j);
+    return tool_out_finish(t, &o) == 0 ? 0 : 1;
+}
+
+/* ----------------------------------------------------------------- the work --- */
+
+/* The ranges are for each of the disks. */
+static bool spread_ranges(struct tool *t, struct prefetch_args *a)
+{
+    uint32_t own = a->n_ranges, i, k;
+
+    for (i = 1; i < a->n; i++)
+        for (k = 0; k < own; k++) {
+            if (!add_range(t, a, a->range[k].offset, a->range[k].length))
+                return false;
+            a->range[a->n_ranges - 1].chain = i;
+        }
+    a->o.ranges = a->range;
+    a->o.n_ranges = a->n_ranges;
+    return true;
+}
+
+static int prefetch(struct tool *t, struct prefetch_args *a, qchain **chains)
+{
+    qchain_prefetch_result result;
+    struct tool_job job;
+    int r;
+
+    memset(&result, 0, sizeof(result));
+    result.struct_size = sizeof(result);
+    if (tool_job_start(t, &job, t->output == TOOL_JSON ? STDERR_FILENO : STDOUT_FILENO, false) != 0)
+        return 1;
+    job.eta = true;
+    a->o.job = job.job;
+    r = qchain_prefetch(chains, a->n, &a->o, &result, t->err);
+    tool_job_finish(&job, r == 0 && result.end == QCHAIN_PREFETCH_ALL);
+    if (r == 0 && t->output == TOOL_JSON)
+        return put_json(t, &result);
+    if (r == 0 && !t->quiet)
+        put_human(a, &result);
+    return tool_job_status(t, r, 1);
+}
+
+static int run_prefetch(struct tool *t, int argc, char **argv)
+{
+    struct prefetch_args a = {.length = UINT64_MAX};
+    qchain **chains = NULL;
+    int status = 1;
+    uint32_t i;
+
+    if (parse_args(t, argc, argv, &a) != 0) {
+        free(a.range);
+        return t->status;
+    }
+    t->index_bytes = INDEX_BYTES;
+    t->block_bytes = BLOCK_BYTES;
+    chains = calloc(a.n, sizeof(*chains));
+    if (!chains)
+        tool_complain(t, "out of memory");
+    for (i = 0; chains && i < a.n; i++)
+        if (tool_open(t, a.name[i], 0, NULL, &chains[i]) != 0)
+            break;
+    if (chains && i == a.n && spread_ranges(t, &a))
+        status = prefetch(t, &a, chains);
+    for (i = 0; chains && i < a.n; i++)
+        qchain_close(chains[i]);
+    free(chains);
+    free(a.range);
+    return status;
+}
+
+const struct tool_verb tool_verb_prefetch = {
+    .name = "prefetch",
+    .run = run_prefetch,
+    .synopsis = "[options] --cache-dir DIR IMG...",
+    .help = "  -f FMT                  the format of each IMG\n"
+            "  -s OFFSET, -l LENGTH    only this range of each disk\n"
+            "  --range OFFSET+LENGTH   the same; several, in the order in which they are wanted\n"
+            "  --metadata              only what finding the data takes\n"
+            "  -r RATE, --requests N   bytes and requests a second at most\n"
+            "  --parallel N            requests under way (default: chosen)\n"
+            "  --max-bytes SIZE, --deadline SECONDS  end when so much was fetched, after so long\n"
+            "  --idle                  other reads of this process first, as programs have them\n"
+            "  --output=human|json     how the result is printed\n"
+            "  -p, -q, --progress=text|json  show progress; print nothing but errors\n",
+    .usage_exit = 1,
+};
