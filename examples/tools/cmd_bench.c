@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* cmd_bench.c - measure how fast a disk is read. */
+/* cmd_bench.c - measure how fast a disk is read or written. */
 #include <ctype.h>
 #include <errno.h>
 #include <inttypes.h>
@@ -43,7 +43,7 @@ static const struct option bench_options[] = {
     {NULL, 0, NULL, 0},
 };
 
-#define MAX_DEPTH 32768 /* of a queue of the library */
+#define MAX_DEPTH 32768 /* of a queue of the library, with the flush */
 #define MAX_BATCH 8     /* with so many it hands them over in any case */
 #define MAX_SECONDS 1000000
 #define WARM_EXTENTS 1024
@@ -52,8 +52,6 @@ struct bench_args {
     const char *name;
     const char *cache;
     bool count_given;
-    bool writes;
-    bool flush_interval;
     bool warm;
     uint64_t seconds_ns;
     struct tool_places places;
@@ -155,14 +153,17 @@ static int qemu_option(struct tool *t, int c, struct bench_args *a)
     case 't':
         return parse_cache(t, optarg, a) ? 0 : -1;
     case 'w':
-        a->writes = true;
+        a->load.write = true;
         return 0;
     case OPT_PATTERN:
-        return parse_plain(t, "pattern byte", optarg, 0, 255, &n) ? 0 : -1;
+        if (!parse_plain(t, "pattern byte", optarg, 0, 255, &n))
+            return -1;
+        a->load.pattern = (uint8_t)n;
+        return 0;
     case OPT_FLUSH_INTERVAL:
-        a->flush_interval = true;
-        return parse_plain(t, "flush interval", optarg, 0, INT32_MAX, &n) ? 0 : -1;
+        return parse_plain(t, "flush interval", optarg, 0, INT32_MAX, &a->load.flush_interval) ? 0 : -1;
     case OPT_NO_DRAIN:
+        a->load.no_drain = true;
         return 0;
     default:
         return 1;
@@ -204,10 +205,10 @@ static bool check_args(struct tool *t, struct bench_args *a)
 {
     struct tool_load *l = &a->load;
 
-    if (a->flush_interval && !a->writes)
+    if (l->flush_interval && !l->write)
         tool_complain(t, "--flush-interval is only available in write tests");
-    else if (a->writes)
-        tool_complain(t, "-w: images are only read by this version, writing is not possible yet");
+    else if (l->flush_interval && !l->blocking && l->flush_interval < l->depth)
+        tool_complain(t, "Flush interval can't be smaller than depth");
     else if (a->seconds_ns && a->count_given)
         tool_complain(t, "-c and --time are mutually exclusive");
     else if (a->places.length == 0 && (a->places.random || a->places.allocated))
@@ -255,15 +256,14 @@ static int parse_args(struct tool *t, int argc, char **argv, struct bench_args *
     return 0;
 }
 
-static uint32_t open_flags(const struct bench_args *a)
+/* Of what is only read no cache mode matters but those that go past the page cache. */
+static int open_image(struct tool *t, const struct bench_args *a, qchain **c)
 {
-    static const char *const direct[] = {"none", "off", "directsync"};
-    size_t i;
+    uint32_t flags = 0;
 
-    for (i = 0; i < sizeof(direct) / sizeof(direct[0]); i++)
-        if (strcmp(a->cache, direct[i]) == 0)
-            return QCHAIN_OPEN_DIRECT;
-    return 0;
+    tool_set_cache(a->cache, &flags);
+    return a->load.write ? tool_open_writable(t, a->name, flags, c)
+                         : tool_open(t, a->name, flags & QCHAIN_OPEN_DIRECT, NULL, c);
 }
 
 /* -------------------------------------------------------------- warming up --- */
@@ -321,15 +321,18 @@ static uint64_t in_parallel(const struct bench_args *a)
 static void print_begin(const struct bench_args *a)
 {
     const struct tool_places *p = &a->places;
+    const char *what = a->load.write ? "write" : "read";
 
     if (a->seconds_ns)
-        printf("Sending read requests for %g seconds, ", (double)a->seconds_ns / 1e9);
+        printf("Sending %s requests for %g seconds, ", what, (double)a->seconds_ns / 1e9);
     else
-        printf("Sending %" PRIu64 " read requests, ", a->load.count);
+        printf("Sending %" PRIu64 " %s requests, ", a->load.count, what);
     printf("%" PRIu64 " bytes each, %" PRIu64 " in parallel (%s at offset %" PRIu64
            ", step size %" PRIu64 ")\n",
            p->length, in_parallel(a), p->random ? "random, starting" : "starting", p->begin,
            p->step);
+    if (a->load.flush_interval)
+        printf("Sending flush every %" PRIu64 " requests\n", a->load.flush_interval);
     fflush(stdout);
 }
 
@@ -394,6 +397,10 @@ static int print_json(struct tool *t, const struct bench_args *a)
     printf("    \"buffer-size\": %" PRIu64 ",\n    \"step-size\": %" PRIu64 ",\n", p->length,
            p->step);
     printf("    \"offset\": %" PRIu64 ",\n    \"virtual-size\": %" PRIu64 ",\n", p->begin, p->size);
+    printf("    \"write\": %s,\n", tool_bool(l->write));
+    if (l->write)
+        printf("    \"pattern\": %u,\n    \"flush-interval\": %" PRIu64 ",\n    \"flushes\": %" PRIu64 ",\n",
+               l->pattern, l->flush_interval, l->flushes);
     printf("    \"random\": %s,\n    \"seed\": %" PRIu64 ",\n", tool_bool(p->random), p->seed);
     printf("    \"allocated\": %s,\n    \"warm\": %s,\n", tool_bool(p->allocated),
            tool_bool(a->warm));
@@ -434,7 +441,8 @@ static int bench(struct tool *t, qchain *c, struct bench_args *a)
     a->load.chain = c;
     a->load.places = &a->places;
     if (a->places.size == 0) {
-        tool_complain(t, "%s: the disk has no bytes to read", tool_shown_name(t, a->name));
+        tool_complain(t, "%s: the disk has no bytes to %s", tool_shown_name(t, a->name),
+                      a->load.write ? "write" : "read");
         return -1;
     }
     if (tool_places_find(t, &a->places, c) != 0 || (a->warm && warm_up(t, c) != 0))
@@ -459,12 +467,15 @@ static int run_bench(struct tool *t, int argc, char **argv)
 
     if (parse_args(t, argc, argv, &a) != 0)
         return t->status;
-    if (tool_open(t, a.name, open_flags(&a), NULL, &c) != 0)
+    if (open_image(t, &a, &c) != 0)
         return 1;
     r = bench(t, c, &a);
     tool_load_free(&a.load);
     tool_places_free(&a.places);
-    qchain_close(c);
+    if (!a.load.write)
+        qchain_close(c);
+    else if (tool_close_writable(t, c) != 0)
+        r = -1;
     return r ? 1 : 0;
 }
 
@@ -482,6 +493,6 @@ const struct tool_verb tool_verb_bench = {
             "  --blocking, --latency   plain reads, no queues; percentiles of their times\n"
             "  --output=FORMAT         human (default) or json\n"
             "  --threads N             N threads with a queue each (default: 1), not as below\n"
-            "  -w                      writing: not possible yet\n",
+            "  -w, --pattern BYTE      write over IMG; --flush-interval N, --no-drain: flushes between\n",
     .usage_exit = 1,
 };

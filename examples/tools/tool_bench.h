@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* tool_bench.h - what the verb `bench` is made of: where to read, and how long it took. */
+/* tool_bench.h - what the verb `bench` is made of: where to read or write, and how long it took. */
 #ifndef QCHAIN_TOOL_BENCH_H
 #define QCHAIN_TOOL_BENCH_H
 
@@ -79,13 +79,18 @@ struct tool_load {
     uint32_t depth;     /* in flight a thread */
     uint32_t threads;
     uint32_t batch;     /* requests handed over together */
-    bool blocking;      /* qchain_read instead of queues */
+    bool blocking;      /* qchain_read or qchain_write instead of queues */
+    bool write;
+    uint8_t pattern;    /* every byte that is written */
+    uint64_t flush_interval; /* of a thread: flush after so many writes, and after the last; 0: never */
+    bool no_drain;      /* send a flush without waiting for what is in flight */
     bool no_uring;
     bool latency;
 
     /* what came of it */
     uint64_t done;      /* requests that ended, well or not */
-    uint64_t failed;
+    uint64_t failed;    /* flushes, too */
+    uint64_t flushes;
     char first_error[512];
     const char *engine;
     double seconds;

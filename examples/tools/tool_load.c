@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * tool_load.c - the work of `bench`: threads that read, each with a queue of its own. What
+ * tool_load.c - the work of `bench`: threads that read or write, each with a queue of its own. What
  * a request needs is made before the clock starts.
  */
 #include <signal.h>
@@ -38,7 +38,9 @@ struct worker {
     uint64_t todo;         /* requests not sent yet */
     uint64_t end_ns;       /* when the last one had ended */
     uint64_t deadline_ns;  /* with a time instead of a count */
-    uint64_t done, failed;
+    uint64_t done, failed, flushes;
+    uint64_t since_flush;  /* writes that were sent */
+    bool flushing;         /* one is in flight */
     char first_error[512]; /* of a request */
     bool broken;           /* could not begin; then first_error says why */
     struct tool_walk walk;
@@ -85,46 +87,98 @@ static void look_at_clock(struct worker *w)
         w->todo = 0;
 }
 
-static void read_blocking(struct worker *w)
+/* Is a flush to be next? */
+static bool flush_due(const struct worker *w)
 {
-    size_t length = (size_t)w->load->places->length;
-    unsigned char *buf = w->slots[0].buf;
+    uint64_t interval = w->load->flush_interval;
 
+    return interval && w->since_flush && (w->since_flush == interval || !w->todo);
+}
+
+static int access_blocking(struct worker *w, unsigned char *buf, uint64_t offset)
+{
+    const struct tool_load *l = w->load;
+    size_t length = (size_t)l->places->length;
+
+    return l->write ? qchain_write(l->chain, buf, length, offset, 0, w->err)
+                    : qchain_read(l->chain, buf, length, offset, 0, w->err);
+}
+
+static void run_blocking(struct worker *w)
+{
     while (w->todo) {
         uint64_t begin = w->latencies ? now_ns() : 0;
 
         w->todo--;
-        if (qchain_read(w->load->chain, buf, length, tool_walk_next(&w->walk), 0, w->err) != 0)
+        if (access_blocking(w, w->slots[0].buf, tool_walk_next(&w->walk)) != 0)
             note_failure(w, last_message(w));
         else if (w->latencies)
             note_time(w, begin, now_ns());
         w->done++;
+        w->since_flush++;
         look_at_clock(w);
+        if (!flush_due(w))
+            continue;
+        if (qchain_flush(w->load->chain, w->err) != 0)
+            note_failure(w, last_message(w));
+        w->since_flush = 0;
+        w->flushes++;
     }
 }
 
-/* Send as much as there are buffers for. */
+static int send_one(struct worker *w, struct slot *s, uint32_t flags)
+{
+    const struct tool_load *l = w->load;
+    size_t length = (size_t)l->places->length;
+    uint64_t offset = tool_walk_next(&w->walk);
+
+    return l->write ? qchain_queue_write(w->queue, s->buf, length, offset, flags, s, w->err)
+                    : qchain_queue_read(w->queue, s->buf, length, offset, flags, s, w->err);
+}
+
+/* Send as much as there are buffers for, but not past a flush. */
 static void submit(struct worker *w)
 {
     uint64_t room = w->n_unused < w->todo ? w->n_unused : w->todo, i;
-    size_t length = (size_t)w->load->places->length;
     uint32_t batch = w->load->batch;
 
+    if (w->load->flush_interval && room > w->load->flush_interval - w->since_flush)
+        room = w->load->flush_interval - w->since_flush;
     for (i = 1; i <= room; i++) {
         uint32_t flags = i < room && i % batch ? QCHAIN_REQUEST_MORE : 0;
         struct slot *s = w->unused[w->n_unused - 1];
 
         w->todo--;
+        w->since_flush++;
         if (w->latencies)
             s->begin_ns = now_ns();
-        if (qchain_queue_read(w->queue, s->buf, length, tool_walk_next(&w->walk), flags, s,
-                              w->err) == 0) {
+        if (send_one(w, s, flags) == 0) {
             w->n_unused--;
         } else {
             note_failure(w, last_message(w));
             w->done++;
         }
     }
+}
+
+/* One at a time; and unless told not to wait, with nothing else in flight. */
+static void send_flush(struct worker *w)
+{
+    if (w->flushing || (!w->load->no_drain && w->n_unused < w->n_slots))
+        return;
+    w->since_flush = 0;
+    w->flushes++;
+    if (qchain_queue_flush(w->queue, NULL, w->err) == 0)
+        w->flushing = true;
+    else
+        note_failure(w, last_message(w));
+}
+
+static void take_flush(struct worker *w, const qchain_completion *ended)
+{
+    w->flushing = false;
+    if (ended->result != 0)
+        note_failure(w, ended->error);
 }
 
 /* Take what has ended, and wait for one. */
@@ -136,13 +190,18 @@ static void reap(struct worker *w)
 
     if (n < 0) { /* cannot be: the queue is ours */
         note_failure(w, qchain_code_name(n));
-        w->todo = 0;
+        w->todo = w->since_flush = 0;
         w->n_unused = w->n_slots;
+        w->flushing = false;
         return;
     }
     for (i = 0; i < n; i++) {
         struct slot *s = ended[i].user;
 
+        if (!s) {
+            take_flush(w, &ended[i]);
+            continue;
+        }
         if (ended[i].result != 0)
             note_failure(w, ended[i].error);
         else if (w->latencies)
@@ -152,11 +211,19 @@ static void reap(struct worker *w)
     }
 }
 
-static void read_queued(struct worker *w)
+static bool in_flight(const struct worker *w)
 {
-    while (w->todo || w->n_unused < w->n_slots) {
-        submit(w);
-        if (w->n_unused < w->n_slots)
+    return w->n_unused < w->n_slots || w->flushing;
+}
+
+static void run_queued(struct worker *w)
+{
+    while (w->todo || in_flight(w) || flush_due(w)) {
+        if (flush_due(w))
+            send_flush(w);
+        if (!flush_due(w) && (w->load->no_drain || !w->flushing))
+            submit(w);
+        if (in_flight(w))
             reap(w);
         look_at_clock(w);
     }
@@ -175,7 +242,7 @@ static int make_buffers(struct worker *w)
     if (!w->slots || !w->unused || posix_memalign(&memory, ALIGN, one * w->n_slots) != 0)
         return -1;
     w->memory = memory;
-    memset(memory, 0, one * w->n_slots); /* its pages are not to be counted */
+    memset(memory, w->load->pattern, one * w->n_slots); /* its pages are not to be counted */
     for (i = 0; i < w->n_slots; i++) {
         w->slots[i].buf = w->memory + i * one;
         w->unused[w->n_slots - 1 - i] = &w->slots[i];
@@ -189,7 +256,7 @@ static int make_queue(struct worker *w)
     qchain_queue_opts o;
 
     qchain_queue_opts_init(&o, sizeof(o));
-    o.depth = w->n_slots;
+    o.depth = w->n_slots + (w->load->flush_interval ? 1 : 0);
     o.flags = w->load->no_uring ? QCHAIN_QUEUE_NO_URING : 0;
     return qchain_queue_create(&w->queue, w->load->chain, &o, w->err);
 }
@@ -240,9 +307,9 @@ static void *work(void *data)
     prepare(w);
     if (pass_gate(w)) {
         if (w->queue)
-            read_queued(w);
+            run_queued(w);
         else
-            read_blocking(w);
+            run_blocking(w);
         w->end_ns = now_ns();
     }
     return NULL;
@@ -313,6 +380,7 @@ static void sum_up(struct tool_load *l, const struct worker *workers, uint64_t b
         const struct worker *w = &workers[i];
 
         l->done += w->done;
+        l->flushes += w->flushes;
         if (w->failed && !l->failed)
             memcpy(l->first_error, w->first_error, sizeof(l->first_error));
         l->failed += w->failed;

@@ -54,13 +54,24 @@ SAME_WORDS = [
     [], ["a", "b"], ["--bogus", "a.qcow2"], ["-c"],
 ]
 
+# Both write the same, each to an image of its own; and say the same.
+WRITING = [
+    ["-c", "10"], ["-c", "1000", "-d", "7"], ["-c", "9", "-s", "5000", "-o", "4095"],
+    ["-c", "30", "-s", "64k", "-S", "100k", "--pattern", "7"], ["-c", "64", "-t", "none", "--pattern", "0xff"],
+    ["-c", "40", "-t", "writethrough", "-d", "3"], ["-c", "40", "-t", "directsync"], ["-c", "40", "-t", "unsafe"],
+    ["-c", "50", "-d", "4", "--flush-interval", "5"], ["-c", "51", "-d", "4", "--flush-interval", "4", "--no-drain"],
+    ["-c", "51", "-d", "4", "--flush-interval", "100"], ["-c", "50", "--flush-interval", "0"],
+    ["-c", "0", "-d", "1", "--flush-interval", "5"], ["-c", "5", "-d", "4", "--flush-interval", "3"],
+    ["-c", "3", "-s", "8k", "-o", "16773120"], ["-c", "3", "-U"], ["-c", "20", "-i", "threads", "-d", "2"],
+]
+
 # qemu-img crashes, never ends or knows nothing of these.
 REFUSED = [
     (["-c", "3", "none.qcow2"], "the disk has no bytes to read"),
     (["-d", "0", "a.qcow2"], "Invalid queue depth specified"),
     (["-d", "32769", "a.qcow2"], "between 1 and 32768"),
-    (["-w", "-c", "3", "a.qcow2"], "writing is not possible yet"),
-    (["-w", "--flush-interval", "100", "a.qcow2"], "writing is not possible yet"),
+    (["-w", "-c", "3", "none.qcow2"], "the disk has no bytes to write"),
+    (["-w", "--blocking", "--flush-interval", "3", "-U", "a.qcow2"], "force-share=on can only be used"),
     (["--time", "0", "a.qcow2"], "Invalid time"), (["--time", "x", "a.qcow2"], "Invalid time"),
     (["--time", "inf", "a.qcow2"], "Invalid time"), (["--time", "-1", "a.qcow2"], "Invalid time"),
     (["--time", "1", "-c", "1", "a.qcow2"], "mutually exclusive"),
@@ -134,6 +145,33 @@ def check_alike(b):
         elif their_err.startswith("qemu-img: Failed request: "):
             expect(err.startswith("qchain-bench: Failed request: "), f"other words: {both}")
     return len(ALIKE + SAME_WORDS)
+
+
+def check_writes(b):
+    for args in WRITING:
+        said = {}
+        for who in ("qchain", "qemu-img"):
+            b.runner.run(["qemu-img", "create", "-q", "-f", "qcow2", "-b", "a.qcow2", "-F", "qcow2", f"w-{who}.qcow2"])
+            tool = [b.qchain] if who == "qchain" else ["qemu-img"]
+            status, out, err = b.runner.run([*tool, "bench", "-w", "-f", "qcow2", *args, f"w-{who}.qcow2"], ok=None)
+            said[who] = status, timeless(out.decode()), bool(err)
+            b.runner.run(["qemu-img", "check", "-q", f"w-{who}.qcow2"])
+        expect(said["qchain"] == said["qemu-img"], f"{args}: {said}")
+        b.runner.run(["qemu-img", "compare", "-q", "w-qchain.qcow2", "w-qemu-img.qcow2"])
+    return len(WRITING) + check_flushes(b)
+
+
+def check_flushes(b):
+    """So many flushes as there are full intervals, and one for the rest."""
+    b.runner.run(["qemu-img", "create", "-q", "-f", "qcow2", "w.qcow2", str(SIZE)])
+    cases = [(["-c", "100", "-d", "8"], 10, 10), (["-c", "101", "-d", "8"], 10, 11), (["-c", "5", "-d", "8"], 10, 1),
+             (["-c", "100", "--blocking"], 7, 15), (["-c", "60", "-d", "5", "--threads", "3"], 5, 12),
+             (["-c", "100", "-d", "8", "--no-drain"], 10, 10)]
+    for args, interval, want in cases:
+        said, stats = b.json("-w", "--pattern", "9", "--flush-interval", str(interval), *args, "w.qcow2")
+        expect((said["write"], said["pattern"], said["flush-interval"], said["flushes"]) == (True, 9, interval, want)
+               and said["requests"] == said["count"] and said["failed"] == 0, f"{args}: {said} {stats}")
+    return len(cases)
 
 
 def check_help(b):
@@ -330,7 +368,7 @@ def main():
         make_images(runner)
         b = Bench(qchain, runner)
         for check in (check_alike, check_help, check_refused, check_counts, check_allocated,
-                      check_places, check_calls, check_failures, check_times):
+                      check_places, check_calls, check_failures, check_times, check_writes):
             try:
                 done += check(b)
             except (Mismatch, ValueError, KeyError) as e:
