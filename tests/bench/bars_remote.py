@@ -5,10 +5,12 @@ same proxy. What is required is said in round trips, requests, and parts of what
 
 import atexit
 import bisect
+import http.client
 import json
 import os
 import random
 import shutil
+import statistics
 import sys
 import time
 
@@ -93,6 +95,19 @@ def rtts(seconds):
     return "%.1f RTT, %s" % (seconds / RTT, secs(seconds))
 
 
+def one_by_one(url, count):
+    """Seconds of so many plain requests of 16 KiB on one connection, each begun when the last is answered: what a round
+    trip takes on this machine, where every one wakes two servers and two clients."""
+    host, path = url.split("/", 3)[2:]
+    begun = time.monotonic()
+    link = http.client.HTTPConnection(host)
+    for _ in range(count):
+        link.request("GET", "/" + path, headers={"Range": "bytes=0-16383"})
+        link.getresponse().read()
+    link.close()
+    return time.monotonic() - begun
+
+
 # -------------------------------------------------------------------------------- open and map ---
 
 def open_rows(m, bar, n, top, depth):
@@ -126,6 +141,10 @@ def open_rows(m, bar, n, top, depth):
             "%d KiB" % (moved / 1024))
     seconds, moved = median(bare, "first_seconds"), median(bare, "bytes")
     bar.row(where + "without: round trips", seconds / RTT, "<=", depth + 1 + 5, rtts(seconds), peer)
+    # The connection takes one of them.
+    plain = statistics.median(one_by_one(url, depth + 1 + 4) for _ in range(3))
+    bar.row(where + "without / %d plain requests, one by one" % (depth + 1 + 5), seconds / plain, "<=", 1.0,
+            secs(seconds), secs(plain))
     bar.row(where + "without: MiB moved", moved / 2**20, "<=", 16,
             "%d requests" % median(bare, "requests"))
     if peer:

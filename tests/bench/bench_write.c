@@ -5,11 +5,12 @@
  *
  * Writes to an image as `qemu-img bench -w` does: number i goes to i * step, modulo the disk; `depth` are in
  * flight. Prints seconds until all were done, and until a flush after them. compressed: the bytes of a raw
- * file, from its beginning to its end, one `size` a call.
+ * file, from its beginning to its end, one `size` a call, by two callers.
  */
 #include <qchain.h>
 
 #include <fcntl.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -94,22 +95,52 @@ static void queue_writes(qchain_error *err)
         free(idle[k]);
 }
 
-static void compressed_writes(qchain_error *err)
+/* What the writers of compressed clusters share. */
+static struct {
+    pthread_mutex_t lock;
+    int             fd;
+    uint64_t        next;
+} input = {.lock = PTHREAD_MUTEX_INITIALIZER};
+
+/* The next piece is taken by whoever is free: while one reads, the other's is compressed. */
+static void *compressed_writer(void *unused)
 {
-    int fd = open(from ? from : "", O_RDONLY | O_CLOEXEC);
+    qchain_error *err = qchain_error_create();
     char *buf = malloc(size);
-    uint64_t offset = 0;
+    uint64_t offset;
     ssize_t n;
 
-    if (fd < 0 || !buf)
-        die("--from", "cannot be read");
-    while ((n = read(fd, buf, size)) > 0) {
+    (void)unused;
+    if (!buf)
+        die("buffers", "no memory");
+    for (;;) {
+        pthread_mutex_lock(&input.lock);
+        offset = input.next;
+        input.next += size;
+        pthread_mutex_unlock(&input.lock);
+        n = pread(input.fd, buf, size, (off_t)offset);
+        if (n <= 0)
+            break;
         if (qchain_write_compressed(chain, buf, (size_t)n, offset, 0, err) != 0)
             die("write", qchain_error_message(err));
-        offset += (uint64_t)n;
     }
-    close(fd);
     free(buf);
+    qchain_error_destroy(err);
+    return NULL;
+}
+
+static void compressed_writes(void)
+{
+    pthread_t other;
+
+    input.fd = open(from ? from : "", O_RDONLY | O_CLOEXEC);
+    if (input.fd < 0)
+        die("--from", "cannot be read");
+    if (pthread_create(&other, NULL, compressed_writer, NULL) != 0)
+        die("threads", "cannot be started");
+    compressed_writer(NULL);
+    pthread_join(other, NULL);
+    close(input.fd);
 }
 
 static int set_option(const char *name, const char *value)
@@ -161,7 +192,7 @@ int main(int argc, char **argv)
         die("open", qchain_error_message(err));
     begin = now();
     if (strcmp(op, "compressed") == 0)
-        compressed_writes(err);
+        compressed_writes();
     else
         queue_writes(err);
     written = now();
