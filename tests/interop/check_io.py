@@ -320,12 +320,27 @@ class Shells:
         theirs = self.run("qemu-io", arguments, commands, theirs_dir)
         ours = self.run(self.args.shell, arguments, commands, ours_dir)
         what = f"{' '.join(arguments)}: {commands}"
+        if self.spoilt(theirs_dir, str((arguments, commands))):
+            return
         if ours != theirs:
             raise Mismatch(f"{what}\n{first_difference(ours, theirs)}")
         killed = ours[0] in (-signal.SIGKILL, -signal.SIGTERM, -signal.SIGABRT)
         for name, fmt in self.images.items():
             if name in str((arguments, commands)):
                 self.same_disk(what, name, fmt, theirs_dir, ours_dir, killed)
+
+    def spoilt(self, cwd, used):
+        """QEMU 7.2 may store a stream into a cluster that a discard gave back, and give that to others, too. An image that
+        is corrupt by its own check is no oracle; what we made of the same commands must still be sound."""
+        for name, fmt in self.images.items():
+            if fmt != "qcow2" or name not in used or "discard" not in used or "write -c" not in used:
+                continue
+            r = subprocess.run(["qemu-img", "check", "-q", "-f", fmt, name], cwd=cwd, capture_output=True, check=False)
+            if r.returncode == 2:
+                print(f"  qemu-io has spoilt its own {name}: not compared")
+                subprocess.run(["qemu-img", "check", "-q", "-f", fmt, name], cwd=self.origin + ".ours", check=True)
+                return True
+        return False
 
     @staticmethod
     def same_disk(what, name, fmt, theirs, ours, killed):
