@@ -647,12 +647,12 @@ typedef struct qchain_stats {
     uint64_t queue_requests;  /* accepted by queues                             */
     uint64_t queue_uring;     /* reads of stores that io_uring carried          */
     uint64_t queue_leaf;      /* requests, or parts, that leaf threads did      */
-    uint64_t queue_walks;     /* tasks of walker threads: metadata for waiting
-                                 requests, or whole requests                    */
+    uint64_t queue_walks;     /* tasks of walker threads: metadata, or whole requests */
+    uint64_t store_writes, store_write_bytes; /* calls to stores                */
+    uint64_t flushes;         /* calls that make a store durable                */
 } qchain_stats;
 
-/* What an environment's chains did so far. Exact while one thread works; many
- * threads may lose one of millions. Since 0.1. */
+/* What an environment's chains did so far; of many threads one of millions may be lost. Since 0.1. */
 QCHAIN_API int qchain_env_stats(qchain_env *env, qchain_stats *out);
 /* The environment a chain lives in; borrowed. Since 0.1. */
 QCHAIN_API qchain_env *qchain_get_env(qchain *c);

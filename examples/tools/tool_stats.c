@@ -45,6 +45,9 @@ static void print_local(const struct tool *t, const qchain_stats *s)
         {"queue-uring", s->queue_uring},
         {"queue-leaf", s->queue_leaf},
         {"queue-walks", s->queue_walks},
+        {"store-writes", s->store_writes},
+        {"store-write-bytes", s->store_write_bytes},
+        {"flushes", s->flushes},
     };
 
     print_facts(t, facts, N_FACTS(facts), true);

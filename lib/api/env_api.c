@@ -87,6 +87,9 @@ int qchain_env_stats(qchain_env *env, qchain_stats *out)
     stats.queue_uring = qc_counter_sum(s, QC_CNT_QUEUE_URING);
     stats.queue_leaf = qc_counter_sum(s, QC_CNT_QUEUE_LEAF);
     stats.queue_walks = qc_counter_sum(s, QC_CNT_QUEUE_WALKS);
+    stats.store_writes = qc_counter_sum(s, QC_CNT_STORE_WRITES);
+    stats.store_write_bytes = qc_counter_sum(s, QC_CNT_STORE_WRITE_BYTES);
+    stats.flushes = qc_counter_sum(s, QC_CNT_FLUSHES);
     qc_stats_out(out, &stats, sizeof(stats));
     return 0;
 }

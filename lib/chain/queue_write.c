@@ -294,6 +294,7 @@ static void enter_place(qchain_queue *q, struct qc_request *r)
 bool qc_request_wrote(qchain_queue *q, struct qc_request *r, bool whole)
 {
     if (whole) {
+        qc_count_bytes(q->c->env->slots, QC_CNT_STORE_WRITES, r->host_length); /* past the store's door */
         qc_store_wrote(q->c->tip->data, r->host, r->host_length);
         enter_place(q, r);
     } else {

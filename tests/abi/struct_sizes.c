@@ -159,7 +159,7 @@ AT(qchain_compare_opts, failed, 28);
 AT(qchain_compare_opts, offset, 32);
 
 /* qchain_stats */
-SIZE(qchain_stats, 168);
+SIZE(qchain_stats, 192);
 AT(qchain_stats, struct_size, 0);
 AT(qchain_stats, reads, 8);
 AT(qchain_stats, read_bytes, 16);
@@ -181,6 +181,9 @@ AT(qchain_stats, queue_requests, 136);
 AT(qchain_stats, queue_uring, 144);
 AT(qchain_stats, queue_leaf, 152);
 AT(qchain_stats, queue_walks, 160);
+AT(qchain_stats, store_writes, 168);
+AT(qchain_stats, store_write_bytes, 176);
+AT(qchain_stats, flushes, 184);
 
 /* qchain_queue_opts */
 SIZE(qchain_queue_opts, 16);
