@@ -232,9 +232,24 @@ static inline bool has_mixed(void)
            __builtin_cpu_supports("pclmul") && __builtin_cpu_supports("sse4.2");
 }
 
-MIXED static inline __m256i half_load(const uint8_t *p)
+/* 32 bytes, and copy them if there is where to. */
+MIXED static inline __m256i half_take(uint8_t *to, const uint8_t *p, size_t at)
 {
-    return _mm256_loadu_si256((const __m256i *)(const void *)p);
+    __m256i x = _mm256_loadu_si256((const __m256i *)(const void *)(p + at));
+
+    if (to)
+        _mm256_storeu_si256((__m256i *)(void *)(to + at), x);
+    return x;
+}
+
+/* The same for eight bytes. */
+static inline uint64_t word_take(uint8_t *to, const uint8_t *p, size_t at)
+{
+    uint64_t v = load64(p + at);
+
+    if (to)
+        memcpy(to + at, &v, sizeof(v));
+    return v;
 }
 
 MIXED static inline __m256i half_constant(const int64_t k[2])
@@ -265,44 +280,50 @@ MIXED static inline uint64_t gather(const __m256i x[8])
     return _mm_crc32_u64(v, (uint64_t)_mm_extract_epi64(last, 1));
 }
 
-MIXED static inline uint32_t mixed(uint32_t crc, const uint8_t *p)
+/* to: NULL, or where to copy the bytes. */
+MIXED static inline uint32_t mixed(uint32_t crc, uint8_t *to, const uint8_t *p)
 {
-    const uint8_t *q = p + FOLDED, *end;
+    size_t q = FOLDED, end;
     __m256i by = half_constant(by_2048), x[8];
     uint64_t a = 0, b = 0, c = 0;
 
-    x[0] = _mm256_xor_si256(half_load(p), _mm256_set_epi64x(0, 0, 0, (int64_t)crc));
-    x[1] = half_load(p + 32), x[2] = half_load(p + 64), x[3] = half_load(p + 96);
-    x[4] = half_load(p + 128), x[5] = half_load(p + 160), x[6] = half_load(p + 192);
-    x[7] = half_load(p + 224);
+    x[0] = _mm256_xor_si256(half_take(to, p, 0), _mm256_set_epi64x(0, 0, 0, (int64_t)crc));
+    x[1] = half_take(to, p, 32), x[2] = half_take(to, p, 64), x[3] = half_take(to, p, 96);
+    x[4] = half_take(to, p, 128), x[5] = half_take(to, p, 160), x[6] = half_take(to, p, 192);
+    x[7] = half_take(to, p, 224);
     for (size_t at = 256; at < FOLDED; at += 256) {
-        x[0] = half_fold(x[0], by, half_load(p + at));
-        x[1] = half_fold(x[1], by, half_load(p + at + 32));
-        x[2] = half_fold(x[2], by, half_load(p + at + 64));
-        x[3] = half_fold(x[3], by, half_load(p + at + 96));
-        x[4] = half_fold(x[4], by, half_load(p + at + 128));
-        x[5] = half_fold(x[5], by, half_load(p + at + 160));
-        x[6] = half_fold(x[6], by, half_load(p + at + 192));
-        x[7] = half_fold(x[7], by, half_load(p + at + 224));
+        x[0] = half_fold(x[0], by, half_take(to, p, at));
+        x[1] = half_fold(x[1], by, half_take(to, p, at + 32));
+        x[2] = half_fold(x[2], by, half_take(to, p, at + 64));
+        x[3] = half_fold(x[3], by, half_take(to, p, at + 96));
+        x[4] = half_fold(x[4], by, half_take(to, p, at + 128));
+        x[5] = half_fold(x[5], by, half_take(to, p, at + 160));
+        x[6] = half_fold(x[6], by, half_take(to, p, at + 192));
+        x[7] = half_fold(x[7], by, half_take(to, p, at + 224));
         for (end = q + STEPS; q < end; q += 8) {
-            a = _mm_crc32_u64(a, load64(q));
-            b = _mm_crc32_u64(b, load64(q + STRETCH));
-            c = _mm_crc32_u64(c, load64(q + 2 * STRETCH));
+            a = _mm_crc32_u64(a, word_take(to, p, q));
+            b = _mm_crc32_u64(b, word_take(to, p, q + STRETCH));
+            c = _mm_crc32_u64(c, word_take(to, p, q + 2 * STRETCH));
         }
     }
-    for (end = p + FOLDED + STRETCH; q < end; q += 8) {
-        a = _mm_crc32_u64(a, load64(q));
-        b = _mm_crc32_u64(b, load64(q + STRETCH));
-        c = _mm_crc32_u64(c, load64(q + 2 * STRETCH));
+    for (end = FOLDED + STRETCH; q < end; q += 8) {
+        a = _mm_crc32_u64(a, word_take(to, p, q));
+        b = _mm_crc32_u64(b, word_take(to, p, q + STRETCH));
+        c = _mm_crc32_u64(c, word_take(to, p, q + 2 * STRETCH));
     }
     c ^= behind(gather(x), 0xae1175c2) ^ behind(a, 0x3f70cc6f) ^ behind(b, 0xe417f38a);
-    return (uint32_t)_mm_crc32_u64(c, load64(p + MIXED_BYTES - 8));
+    return (uint32_t)_mm_crc32_u64(c, word_take(to, p, MIXED_BYTES - 8));
+}
+
+MIXED static uint32_t copy_mixed(uint32_t crc, uint8_t *to, const uint8_t *p)
+{
+    return mixed(crc, to, p);
 }
 
 MIXED static uint32_t continue_mixed(uint32_t crc, const uint8_t *p, size_t n)
 {
     for (; n >= MIXED_BYTES; p += MIXED_BYTES, n -= MIXED_BYTES)
-        crc = mixed(crc, p);
+        crc = mixed(crc, NULL, p);
     return continue_three(crc, p, n);
 }
 #endif
@@ -327,6 +348,8 @@ uint32_t qc_crc32c_copy(uint32_t crc, void *to, const void *p, size_t n)
 #ifdef HAVE_CRC32
     if (n >= 256 && has_wide())
         return ~copy_wide(~crc, to, p, n);
+    if (n == MIXED_BYTES && has_mixed())
+        return ~copy_mixed(~crc, to, p);
 #endif
     memcpy(to, p, n);
     return qc_crc32c(crc, p, n);
