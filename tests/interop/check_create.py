@@ -300,7 +300,14 @@ def change_both(args, runner, rng, version):
         return False  # QEMU writes zeros in their place, we leave the image as it is
     if mine[0] != theirs[0]:
         raise Mismatch(f"{argv}: {mine}, qemu-img {theirs}")
-    return True
+    return kind != "grow" or grew_alike(runner, size, new)
+
+
+def grew_alike(runner, size, new):
+    """What is new reads as zeros; but with QEMU 7.2 the rest of the last cluster shows what a shrink had cut off."""
+    command = f"read -P 0 {size} {new - size}"
+    runner.run(["qemu-io", "-c", command, "ours.qcow2"])
+    return runner.run(["qemu-io", "-c", command, "theirs.qcow2"], ok=None)[0] == 0
 
 
 def check_amend(args, runner):
