@@ -11,6 +11,8 @@ import subprocess
 import sys
 import tempfile
 
+import interop_lib as lib
+
 # Options of images, and whether they can have internal snapshots.
 KINDS = [
     ('', True), ('compat=0.10', True), ('cluster_size=512', True), ('cluster_size=2M', True),
@@ -261,7 +263,7 @@ def main():
     parser.add_argument('--bin', default=os.environ.get('QC_BIN', 'build/bin'))
     parser.add_argument('--hammer')
     parser.add_argument('--files', default=os.environ.get('QC_FILES'))
-    parser.add_argument('--seed', type=int, default=random.randrange(1 << 32))
+    parser.add_argument('--seed', type=int, default=lib.any_seed())
     parser.add_argument('--count', type=int, default=14)
     args = parser.parse_args()
     if not shutil.which('qemu-img') or not shutil.which('qemu-io'):

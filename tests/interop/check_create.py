@@ -339,7 +339,7 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--bin", default="build/bin")
     parser.add_argument("--hammer")
-    parser.add_argument("--seed", type=int, default=random.randrange(1 << 32))
+    parser.add_argument("--seed", type=int, default=lib.any_seed())
     parser.add_argument("--count", type=int, default=lib.share(80))
     parser.add_argument("--kills", type=int, default=lib.share(30))
     args = parser.parse_args()

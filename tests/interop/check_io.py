@@ -382,7 +382,7 @@ def main():
     lib.need("qemu-io", "qemu-img")
     args.shell = os.path.join(os.path.abspath(args.bin), "qchain-io")
     lib.need(args.shell)
-    first = args.seed if args.seed is not None else random.SystemRandom().randrange(1 << 31)
+    first = args.seed if args.seed is not None else lib.any_seed()
     root = os.path.realpath(tempfile.mkdtemp(prefix="qchain-io-"))
     shells = Shells(args, root)
     os.environ["QCHAIN_POLICY"] = os.path.join(root, "policy")

@@ -604,7 +604,7 @@ def main():
     args = p.parse_args()
     args.bin = os.path.abspath(args.bin)
     lib.need("qemu-img", "qemu-io", os.path.join(args.bin, "qchain"))
-    seed = args.seed if args.seed is not None else random.SystemRandom().randrange(1 << 31)
+    seed = args.seed if args.seed is not None else lib.any_seed()
     print(f"sidecar: seed {seed}", flush=True)
     root = tempfile.mkdtemp(prefix="qchain-sidecar-")
     failures, lock = [], threading.Lock()

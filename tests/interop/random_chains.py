@@ -419,7 +419,7 @@ def parse(argv):
 def main(argv=None):
     args = parse(argv)
     lib.need("qemu-img", "qemu-io", os.path.join(args.bin, "qchain"), args.hammer)
-    seed = args.seed if args.seed is not None else random.SystemRandom().randrange(1 << 31)
+    seed = args.seed if args.seed is not None else lib.any_seed()
     print(f"random chains: seed {seed}, {args.count} chains", flush=True)
     started = time.monotonic()
     counts, failures, lock, stop = {}, [], threading.Lock(), threading.Event()
