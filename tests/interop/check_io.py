@@ -330,10 +330,11 @@ class Shells:
                 self.same_disk(what, name, fmt, theirs_dir, ours_dir, killed)
 
     def spoilt(self, cwd, used):
-        """QEMU 7.2 may store a stream into a cluster that a discard gave back, and give that to others, too. An image that
-        is corrupt by its own check is no oracle; what we made of the same commands must still be sound."""
+        """QEMU 7.2 may store a stream into a cluster that was given back, since the streams in it were discarded or written
+        over, and give that to others, too. An image that is corrupt by its own check is no oracle; what we made of the same
+        commands must still be sound."""
         for name, fmt in self.images.items():
-            if fmt != "qcow2" or name not in used or "discard" not in used or "write -c" not in used:
+            if fmt != "qcow2" or name not in used or "write -c" not in used:
                 continue
             r = subprocess.run(["qemu-img", "check", "-q", "-f", fmt, name], cwd=cwd, capture_output=True, check=False)
             if r.returncode == 2:
