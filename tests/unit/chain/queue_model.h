@@ -104,7 +104,8 @@ static void settle(struct run_state *s, const qchain_completion *done)
         break;
     case DISCARD:
         a = qc_align_up(t->offset, s->cluster);
-        b = qc_align_down(t->offset + t->length, s->cluster);
+        b = t->offset + t->length; /* the last cluster may be cut off by the disk's end */
+        b = b == SIZE ? b : qc_align_down(b, s->cluster);
         if (a < b)
             memset(s->model + a, 0, b - a);
         break;
