@@ -78,7 +78,7 @@ static void change(struct tip_chain *t, unsigned char *model, uint64_t *seed, ui
     case 2:
         GOOD(t, qchain_discard(t->c, length, offset, 0, t->err));
         a = qc_align_up(offset, cluster);
-        b = qc_align_down(offset + length, cluster);
+        b = offset + length == size ? size : qc_align_down(offset + length, cluster);
         if (a < b)
             memset(model + a, 0, b - a);
         break;

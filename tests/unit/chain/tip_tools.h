@@ -431,9 +431,12 @@ static int d_discard(struct qc_image *img, uint64_t offset, uint64_t length, boo
                      qchain_error *err)
 {
     struct d_image *d = d_of(img);
+    uint64_t end = offset + length;
 
     (void)err;
-    for (uint64_t at = qc_align_up(offset, d->cluster); at + d->cluster <= offset + length; at += d->cluster)
+    /* The disk's end is the end of its last cluster. */
+    end = qc_align_down(end == img->virtual_size ? qc_align_up(end, d->cluster) : end, d->cluster);
+    for (uint64_t at = qc_align_up(offset, d->cluster); at < end; at += d->cluster)
         d_set(d, at / d->cluster, has_backing ? D_ZERO : D_ABSENT, 0);
     return 0;
 }
