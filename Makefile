@@ -275,7 +275,7 @@ run-fuzz: $(FUZZ) $(FILES_OK)
 
 # ------------------------------------------------------------------- people ---
 
-.PHONY: deps deps-check deps-valgrind deps-fuzz deps-remote demo bench run-demo run-bench help
+.PHONY: deps deps-check deps-valgrind deps-fuzz deps-remote demo demo-cloud bench run-demo run-demo-cloud run-bench help
 deps:
 	$(Q)CC='$(CC)' sh tests/house/deps.sh --install build check valgrind fuzz
 	+$(Q)$(MAKE) deps-remote || echo 'check-remote will leave out what is missing'
@@ -289,6 +289,10 @@ demo: deps-check
 	+$(Q)$(MAKE) run-demo
 run-demo: all
 	$(Q)sh examples/demo.sh $(BUILD)/bin
+demo-cloud: deps-check deps-remote
+	+$(Q)$(MAKE) run-demo-cloud
+run-demo-cloud: all $(BUILD)/tests/remote/delay_proxy
+	$(Q)sh examples/demo-cloud.sh $(BUILD)
 bench: deps-check
 	+$(Q)$(MAKE) run-bench
 run-bench: all $(BENCH) $(BUILD)/tests/remote/delay_proxy
@@ -300,7 +304,8 @@ help:
 	@echo '                 -fault -abi -replay -layers -size -symbols -man -install -faults'
 	@echo 'make check-remote  layers behind URLs, with real servers on this machine'
 	@echo 'make check-asan  (-ubsan -tsan -valgrind -fuzz) the same under a checker'
-	@echo 'make demo        a tour of the tools;   make bench  against qemu-img'
+	@echo 'make demo        a tour of the tools;   make demo-cloud  of a chain in an object store'
+	@echo 'make bench       against qemu-img'
 	@echo 'make deps        install what is missing (Debian)'
 	@echo 'make install, uninstall, dist, clean'
 	@echo 'Settings: V=1 PREFIX= DESTDIR= BUILD= CC= CFLAGS= WERROR=1 SAN= NO_LIBDEFLATE=1 NO_LIBURING=1'
