@@ -20,6 +20,11 @@
  * READONLY. CORRUPT: damage was met where something would have been destroyed; the image is marked
  * corrupt, and only qchain_check may write to it.
  *
+ * With QCHAIN_OPEN_COPY_ON_READ what qchain_read and queues read of the layers below is stored in the top, in whole
+ * clusters (subclusters), unless zeros are known to be there without reading; the next read of it needs no layer below.
+ * Dirty bitmaps take no note of it, and a read never fails because something could not be stored: that is logged. Reads
+ * while writing is held (qchain_drain) store nothing. qchain_stream brings the rest.
+ *
  * Close. qchain_close writes everything out as qchain_finish does, but cannot tell if that fails:
  * call qchain_finish, or qchain_flush, first.
  */

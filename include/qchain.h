@@ -290,15 +290,15 @@ enum qchain_open_flags {
     QCHAIN_OPEN_FORCE_SHARE = 0x1,  /* take no locks and mind none (-U)         */
     QCHAIN_OPEN_DIRECT      = 0x2,  /* O_DIRECT for local data (cache=none)     */
     QCHAIN_OPEN_NO_BACKING  = 0x4,  /* the top layer alone, elsewhere zeros     */
-    QCHAIN_OPEN_SALVAGE     = 0x8,  /* metadata past the end of a file reads as
-                                       zeros instead of failing                 */
+    QCHAIN_OPEN_SALVAGE     = 0x8,  /* metadata past a file's end reads as zeros */
     QCHAIN_OPEN_WRITE       = 0x10, /* the top for writing: <qchain-write.h>    */
     QCHAIN_OPEN_FD          = 0x20, /* the top is open_opts.fd                  */
     QCHAIN_OPEN_NO_INDEX    = 0x40, /* use no sidecar index                     */
     QCHAIN_OPEN_WRITETHROUGH = 0x80, /* writes are durable when they return     */
     QCHAIN_OPEN_UNSAFE      = 0x100, /* flushes sync nothing (cache=unsafe)     */
     QCHAIN_OPEN_DISCARD     = 0x200, /* discarded space goes to the file system */
-    QCHAIN_OPEN_NO_READ_AHEAD = 0x400 /* the disk's beginning is not read first */
+    QCHAIN_OPEN_NO_READ_AHEAD = 0x400, /* the disk's beginning is not read first */
+    QCHAIN_OPEN_COPY_ON_READ = 0x800 /* with WRITE: see <qchain-write.h>        */
 };
 
 typedef struct qchain_open_opts {

@@ -11,7 +11,7 @@
     (QCHAIN_OPEN_FORCE_SHARE | QCHAIN_OPEN_DIRECT | QCHAIN_OPEN_NO_BACKING |                       \
      QCHAIN_OPEN_SALVAGE | QCHAIN_OPEN_WRITE | QCHAIN_OPEN_FD | QCHAIN_OPEN_NO_INDEX |            \
      QCHAIN_OPEN_WRITETHROUGH | QCHAIN_OPEN_UNSAFE | QCHAIN_OPEN_DISCARD |       \
-     QCHAIN_OPEN_NO_READ_AHEAD)
+     QCHAIN_OPEN_NO_READ_AHEAD | QCHAIN_OPEN_COPY_ON_READ)
 #define MAX_PIECES 1024
 
 void qchain_open_opts_init(qchain_open_opts *o, size_t size)
@@ -27,6 +27,8 @@ int qc_open_opts_check(const char *name, const qchain_open_opts *o, qchain_error
     if (o->flags & QCHAIN_OPEN_WRITE && (o->snapshot || o->flags & QCHAIN_OPEN_SALVAGE))
         return qc_fail(err, QCHAIN_E_INVAL,
                        "open: an internal snapshot, or with salvaging, can only be read");
+    if (o->flags & QCHAIN_OPEN_COPY_ON_READ && !(o->flags & QCHAIN_OPEN_WRITE))
+        return qc_fail(err, QCHAIN_E_INVAL, "open: copy-on-read needs the top open for writing (QCHAIN_OPEN_WRITE)");
     if (o->flags & QCHAIN_OPEN_FD && (o->store || o->fd < 0))
         return qc_fail(err, QCHAIN_E_INVAL, "open: the top is either a descriptor or a store");
     if (o->store && !o->store->ops)
@@ -265,7 +267,7 @@ int qchain_read(qchain *c, void *buf, size_t length, uint64_t offset, uint32_t f
     if (ret != 0)
         return ret;
     qc_count_bytes(c->env->slots, QC_CNT_READS, length);
-    return qc_chain_readv(c, &iov, 1, length, offset, 0, err);
+    return qc_chain_readv(c, &iov, 1, length, offset, QC_CHAIN_READ_KEEP, err);
 }
 
 int qchain_readv(qchain *c, const qchain_iov *iov, uint32_t n_iov, uint64_t offset, uint32_t flags,
@@ -287,5 +289,5 @@ int qchain_readv(qchain *c, const qchain_iov *iov, uint32_t n_iov, uint64_t offs
     if (ret != 0)
         return ret;
     qc_count_bytes(c->env->slots, QC_CNT_READS, length);
-    return qc_chain_readv(c, iov, n_iov, (size_t)length, offset, 0, err);
+    return qc_chain_readv(c, iov, n_iov, (size_t)length, offset, QC_CHAIN_READ_KEEP, err);
 }

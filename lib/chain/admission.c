@@ -19,7 +19,7 @@ void qc_admission_finish(struct qc_admission *a)
 
 /* Counted first, then looked: whoever holds counts himself first, then looks who is inside. Both are seq_cst, so
  * one of them sees the other. */
-static bool come_in(struct qc_admission *a)
+bool qc_admission_pass(struct qc_admission *a)
 {
     atomic_fetch_add(&a->inside, 1);
     if (__builtin_expect(atomic_load(&a->held) == 0, 1))
@@ -30,7 +30,7 @@ static bool come_in(struct qc_admission *a)
 
 void qc_admission_enter(struct qc_admission *a)
 {
-    while (!come_in(a)) {
+    while (!qc_admission_pass(a)) {
         pthread_mutex_lock(&a->lock);
         while (atomic_load(&a->held) != 0)
             pthread_cond_wait(&a->changed, &a->lock);
@@ -42,7 +42,7 @@ bool qc_admission_try(struct qc_admission *a, struct qc_admission_waiter *w)
 {
     bool parked;
 
-    while (!come_in(a)) {
+    while (!qc_admission_pass(a)) {
         pthread_mutex_lock(&a->lock);
         parked = atomic_load(&a->held) != 0;
         if (parked) {

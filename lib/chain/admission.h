@@ -31,6 +31,8 @@ void qc_admission_finish(struct qc_admission *a);
 
 /* Come in, blocking while it is held. */
 void qc_admission_enter(struct qc_admission *a);
+/* True: inside. False: it is held. */
+bool qc_admission_pass(struct qc_admission *a);
 /* True: inside. False: w will be told. */
 bool qc_admission_try(struct qc_admission *a, struct qc_admission_waiter *w);
 /* Take back one who was not let in and not told yet; false if he was, or is not waiting. */

@@ -124,7 +124,8 @@ enum qc_chain_read_flags {
     QC_CHAIN_READ_SERIAL = 0x1, /* decode on this thread only */
     QC_CHAIN_READ_INSIDE = 0x2, /* the caller is inside the tip (tip.h) */
     QC_CHAIN_READ_VM = 0x4,     /* the same, and the range lies in its VM state area */
-    QC_CHAIN_READ_EXACT = 0x8   /* of what lies far away no more than is asked for: it is read once */
+    QC_CHAIN_READ_EXACT = 0x8,  /* of what lies far away no more than is asked for: it is read once */
+    QC_CHAIN_READ_KEEP = 0x10   /* the guest's: what it brings from below the tip is kept there, if that is wanted */
 };
 int qc_chain_readv(qchain *c, const qchain_iov *iov, size_t n_iov, size_t length, uint64_t offset,
                    uint32_t flags, qchain_error *err);

@@ -3,6 +3,7 @@
 #include <string.h>
 #include <sys/eventfd.h>
 
+#include "chain/pull.h"
 #include "chain/queue_int.h"
 #include "util/alloc.h"
 #include "util/bytes.h"
@@ -84,7 +85,7 @@ void qc_request_work(struct qc_request *r)
     else if (r->elsewhere == QC_LEAF)
         r->ret = read_todo(r, &err);
     else
-        r->ret = qc_chain_readv(r->q->c, r->iov, r->n_iov, r->length, r->offset, 0, &err);
+        r->ret = qc_chain_readv(r->q->c, r->iov, r->n_iov, r->length, r->offset, QC_CHAIN_READ_KEEP, &err);
     if (r->ret != 0)
         r->text = qc_text_of(&err);
 }
@@ -278,7 +279,8 @@ static uint32_t capture_tip(qchain_queue *q, struct qc_request *r, struct qc_run
     r->holds |= QC_HOLDS_EPOCH;
     qc_error_init(&why);
     if (end > q->c->size ||
-        qc_tip_copy(q->c, r->offset, end, QC_TIP_NO_WAIT, run, MAX_RUNS + 1, &n, at, &why) != 0)
+        qc_tip_copy(q->c, r->offset, end, QC_TIP_NO_WAIT, run, MAX_RUNS + 1, &n, at, &why) != 0 ||
+        qc_pull_keeps(q->c, run, n))
         return MAX_RUNS + 1;
     return (uint32_t)n;
 }

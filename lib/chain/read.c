@@ -6,6 +6,7 @@
 #include "chain/compressed.h"
 #include "chain/far_read.h"
 #include "chain/pieces.h"
+#include "chain/pull.h"
 #include "chain/tip.h"
 #include "util/bytes.h"
 
@@ -165,13 +166,16 @@ static int read_range(qchain *c, const qchain_iov *iov, uint64_t offset, uint64_
 }
 
 /* A read of a disk that is written. */
-static __attribute__((noinline)) int read_tip(qchain *c, const qchain_iov *iov, uint64_t offset,
+static __attribute__((noinline)) int read_tip(qchain *c, const qchain_iov *iov, size_t n_iov, uint64_t offset,
                                               uint64_t end, uint32_t flags, qchain_error *err)
 {
     bool inside = flags & (QC_CHAIN_READ_INSIDE | QC_CHAIN_READ_VM);
-    unsigned token = inside ? 0 : qc_tip_enter(c->tip);
+    unsigned token;
     int ret;
 
+    if (flags & QC_CHAIN_READ_KEEP && c->tip->keeps)
+        return qc_pull_readv(c, iov, n_iov, end - offset, offset, err);
+    token = inside ? 0 : qc_tip_enter(c->tip);
     ret = read_range(c, iov, offset, end, flags, err);
     if (!inside)
         qc_tip_exit(c->tip, token);
@@ -190,7 +194,7 @@ int qc_chain_readv(qchain *c, const qchain_iov *iov, size_t n_iov, size_t length
     if (length == 0 || ret != 0)
         return ret;
     if (__builtin_expect(c->tip != NULL, 0))
-        return read_tip(c, iov, offset, end, flags, err);
+        return read_tip(c, iov, n_iov, offset, end, flags, err);
     /* The usual small read lies within one stored run: no more than a lookup and
      * one call to the store. */
     w = qc_index_get(c, offset, &token, err);

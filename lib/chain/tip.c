@@ -89,6 +89,7 @@ int qc_tip_create(qchain *c, qchain_error *err)
     t->source = l->data_source;
     t->data = img->data_store ? img->data_store : img->store;
     t->unit = img->cluster_size ? img->cluster_size : RAW_UNIT;
+    t->keeps = c->open_flags & QCHAIN_OPEN_COPY_ON_READ;
     t->durable = c->open_flags & QCHAIN_OPEN_WRITETHROUGH && !(c->open_flags & QCHAIN_OPEN_UNSAFE);
     qc_admission_init(&t->admission);
     qc_range_locks_init(&t->ranges);

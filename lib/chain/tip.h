@@ -46,6 +46,8 @@ struct qc_tip {
                                              stays; set by who is alone, as */
     uint64_t                   below_size; /* how long that is */
     atomic_bool                moving;    /* somebody changes what it stands on */
+    bool                       keeps;     /* what is read of layers below is stored (QCHAIN_OPEN_COPY_ON_READ) */
+    atomic_bool                keep_failed; /* and it was told that this failed */
 };
 
 /* ---- tip.c ---- */
@@ -161,6 +163,8 @@ extern unsigned char qc_tip_zeros[]; /* never written */
 
 /* Inside, and alone or admitted: make a range, any bytes, read as zeros. flags: QC_ZERO_*. */
 int qc_tip_zero(qchain *c, uint64_t offset, uint64_t end, uint32_t flags, qchain_error *err);
+/* The same for who holds range locks on all clusters of the range. */
+int qc_tip_zero_locked(qchain *c, uint64_t offset, uint64_t end, uint32_t flags, qchain_error *err);
 
 /* ---- write_compressed.c ---- */
 
@@ -171,8 +175,6 @@ void qc_tip_free_encoders(struct qc_tip *t);
 int qc_chain_writev(qchain *c, const qchain_iov *iov, size_t n_iov, size_t length, uint64_t offset,
                     uint32_t flags, qchain_error *err);
 int qc_chain_write_zeroes(qchain *c, uint64_t length, uint64_t offset, uint32_t flags, qchain_error *err);
-/* The tip shall hold zeros itself, whatever reads as zeros below: that will be another. */
-int qc_chain_hold_zeroes(qchain *c, uint64_t length, uint64_t offset, qchain_error *err);
 int qc_chain_discard(qchain *c, uint64_t length, uint64_t offset, qchain_error *err);
 int qc_chain_write_compressed(qchain *c, const void *buf, size_t length, uint64_t offset, uint32_t flags,
                               qchain_error *err);

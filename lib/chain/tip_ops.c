@@ -146,6 +146,18 @@ void qc_tip_not_alone(qchain *c)
     qc_admission_release(&t->admission);
 }
 
+/* The same for what a job that pulls data into the tip could not bear. */
+static int alone_and_still(qchain *c, const char *what, qchain_error *err)
+{
+    int ret = qc_tip_alone(c, err);
+
+    if (ret != 0 || !atomic_load(&c->tip->moving))
+        return ret;
+    qc_tip_not_alone(c);
+    return qc_fail(err, QCHAIN_E_BUSY, "%s: a rebase, stream or merge of the top is going on: wait for its end, or cancel it",
+                   what);
+}
+
 /* ------------------------------------------------------------------- resize --- */
 
 static void set_size(qchain *c, uint64_t size)
@@ -208,7 +220,7 @@ static int resize_alone(qchain *c, uint64_t size, bool shrink, qchain_error *err
 
 int qc_chain_resize(qchain *c, uint64_t size, bool shrink, qchain_error *err)
 {
-    int ret = qc_tip_alone(c, err);
+    int ret = alone_and_still(c, "resize", err);
 
     if (ret != 0)
         return ret;
@@ -254,7 +266,7 @@ int qc_chain_snapshot_create(qchain *c, const struct qc_snapshot_new *s, qchain_
     int ret = check_slot(c, c->tip && c->tip->ops->snapshot_create, err);
 
     if (ret == 0)
-        ret = qc_tip_alone(c, err);
+        ret = alone_and_still(c, "snapshot", err);
     if (ret != 0)
         return ret;
     ret = c->tip->ops->snapshot_create(c->tip->img, s, err);
@@ -270,7 +282,7 @@ int qc_chain_snapshot_apply(qchain *c, const char *key, qchain_error *err)
     int ret = check_slot(c, c->tip && c->tip->ops->snapshot_apply, err);
 
     if (ret == 0)
-        ret = qc_tip_alone(c, err);
+        ret = alone_and_still(c, "snapshot", err);
     if (ret != 0)
         return ret;
     size = c->size;

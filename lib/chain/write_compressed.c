@@ -2,7 +2,7 @@
 /* Whole clusters, compressed on several threads and stored in order. */
 #include <string.h>
 
-#include "chain/tip.h"
+#include "chain/pull.h"
 #include "util/alloc.h"
 #include "util/bytes.h"
 
@@ -69,6 +69,7 @@ struct press {
     qchain         *c;
     const char     *buf;
     uint64_t        offset, end;
+    bool            pull;    /* only where the tip holds nothing */
     uint64_t        slots;   /* of the ring */
     char           *stream;  /* room of a cluster each */
     size_t         *length;  /* of each stream; 0: it would not be smaller */
@@ -129,19 +130,47 @@ static int encode_cluster(struct press *p, uint64_t i, qchain_error *err)
     return ret < 0 ? ret : 0;
 }
 
+/* Store a cluster that is locked, s->length 0: as it is. buf: its bytes, NULL: they are read of the chain if they are
+ * needed, because the tip holds a part. */
+static int pull_cluster(qchain *c, const struct qc_stream *s, const char *buf, uint64_t end, qchain_error *err)
+{
+    uint64_t stop;
+    qchain_iov iov;
+    char *room = NULL;
+    bool held;
+    int ret = qc_pull_holds(c, s->offset, end, &stop, &held, err);
+
+    if (ret != 0 || (held && stop == end))
+        return ret;
+    if (!held && stop == end && s->length > 0)
+        return c->tip->ops->write_compressed(c->tip->img, s->offset, s->buf, s->length, err);
+    if (!buf) {
+        iov = (qchain_iov){room = qc_aligned(4096, c->tip->unit), (size_t)(end - s->offset)};
+        ret = room ? qc_chain_readv(c, &iov, 1, iov.len, s->offset, QC_CHAIN_READ_INSIDE | QC_CHAIN_READ_SERIAL, err)
+                   : qc_fail_nomem(err);
+        buf = room;
+    }
+    if (ret == 0)
+        ret = qc_pull_locked(c, buf, s->offset, end, err);
+    qc_free(room);
+    return ret;
+}
+
 static int store_cluster(struct press *p, uint64_t i, qchain_error *err)
 {
     struct qc_tip *t = p->c->tip;
     uint64_t slot = i % p->slots, offset = p->offset + i * t->unit, end = qc_min64(offset + t->unit, p->end);
     qchain_iov iov = {(char *)(uintptr_t)p->buf + i * t->unit, end - offset};
     struct qc_cursor cur = {&iov, 0};
+    struct qc_stream s = {offset, p->stream + slot * t->unit, p->length[slot]};
     struct qc_range_lock lock;
     int ret;
 
-    if (p->length[slot] == 0)
+    if (!p->pull && s.length == 0)
         return qc_tip_write_range(p->c, &cur, offset, end, 0, err);
     qc_tip_lock_clusters(t, &lock, offset, end);
-    ret = t->ops->write_compressed(t->img, offset, p->stream + slot * t->unit, p->length[slot], err);
+    ret = p->pull ? pull_cluster(p->c, &s, iov.base, end, err)
+                  : t->ops->write_compressed(t->img, offset, s.buf, s.length, err);
     qc_range_lock_give(&t->ranges, &lock);
     return ret;
 }
@@ -187,12 +216,12 @@ static int press_cluster(void *ctx, uint64_t i)
     return ret;
 }
 
-static int write_clusters(qchain *c, const char *buf, uint64_t offset, uint64_t end, qchain_error *err)
+static int write_clusters(qchain *c, const char *buf, uint64_t offset, uint64_t end, bool pull, qchain_error *err)
 {
     struct qc_pool *pool = c->env->pool;
     unsigned threads = qc_pool_threads(pool);
     uint64_t cluster = c->tip->unit, n = qc_div_up(end - offset, cluster);
-    struct press p = {.c = c, .buf = buf, .offset = offset, .end = end, .err = err};
+    struct press p = {.c = c, .buf = buf, .offset = offset, .end = end, .pull = pull, .err = err};
 
     p.slots = qc_min64(qc_max64(RING_BYTES / cluster, 2 * threads), n);
     p.stream = qc_malloc(p.slots * cluster);
@@ -229,7 +258,7 @@ static int check_compressed(const qchain *c, uint64_t length, uint64_t offset, q
     return 0;
 }
 
-int qc_chain_write_streams(qchain *c, const struct qc_stream *s, size_t n, qchain_error *err)
+static int write_streams(qchain *c, const struct qc_stream *s, size_t n, bool pull, qchain_error *err)
 {
     struct qc_tip *t = c->tip;
     struct qc_range_lock lock;
@@ -243,12 +272,37 @@ int qc_chain_write_streams(qchain *c, const struct qc_stream *s, size_t n, qchai
     if (ret != 0)
         return ret;
     for (size_t i = 0; ret == 0 && i < n; i++) {
-        end = s[i].offset + t->unit;
+        end = qc_min64(s[i].offset + t->unit, c->size);
         qc_tip_lock_clusters(t, &lock, s[i].offset, end);
-        ret = t->ops->write_compressed(t->img, s[i].offset, s[i].buf, s[i].length, err);
+        ret = pull ? pull_cluster(c, &s[i], NULL, end, err)
+                   : t->ops->write_compressed(t->img, s[i].offset, s[i].buf, s[i].length, err);
         qc_range_lock_give(&t->ranges, &lock);
-        qc_tip_note_write(c, s[i].offset, qc_min64(end, c->size) - s[i].offset);
+        if (!pull)
+            qc_tip_note_write(c, s[i].offset, end - s[i].offset);
     }
+    return qc_tip_end_write(c, token, 0, ret, err);
+}
+
+int qc_chain_write_streams(qchain *c, const struct qc_stream *s, size_t n, qchain_error *err)
+{
+    return write_streams(c, s, n, false, err);
+}
+
+int qc_chain_pull_streams(qchain *c, const struct qc_stream *s, size_t n, qchain_error *err)
+{
+    return write_streams(c, s, n, true, err);
+}
+
+int qc_chain_pull_compressed(qchain *c, const char *buf, uint64_t length, uint64_t offset, qchain_error *err)
+{
+    unsigned token;
+    int ret = check_compressed(c, length, offset, err);
+
+    if (ret == 0)
+        ret = qc_tip_begin_write(c, offset + length, &token, err);
+    if (ret != 0 || length == 0)
+        return ret;
+    ret = write_clusters(c, buf, offset, offset + length, true, err);
     return qc_tip_end_write(c, token, 0, ret, err);
 }
 
@@ -263,7 +317,7 @@ int qc_chain_write_compressed(qchain *c, const void *buf, size_t length, uint64_
     if (ret != 0)
         return ret;
     if (length > 0) {
-        ret = write_clusters(c, buf, offset, offset + length, err);
+        ret = write_clusters(c, buf, offset, offset + length, false, err);
         qc_tip_note_write(c, offset, length);
     }
     return qc_tip_end_write(c, token, flags, ret, err);

@@ -19,7 +19,7 @@ static int zero_part(qchain *c, uint64_t offset, uint64_t end, uint32_t flags, u
     return qc_tip_write_zeros(c, offset, *stop, QC_TIP_LOCKED | (flags & QC_ZERO_HOLD ? QC_TIP_HOLD : 0), err);
 }
 
-static int zero_locked(qchain *c, uint64_t offset, uint64_t end, uint32_t flags, qchain_error *err)
+int qc_tip_zero_locked(qchain *c, uint64_t offset, uint64_t end, uint32_t flags, qchain_error *err)
 {
     struct qc_tip *t = c->tip;
     uint64_t done, stop;
@@ -46,7 +46,7 @@ int qc_tip_zero(qchain *c, uint64_t offset, uint64_t end, uint32_t flags, qchain
     for (; ret == 0 && offset < end; offset = stop) {
         stop = qc_min64(end, qc_align_down(offset, STEP) + STEP);
         qc_tip_lock_clusters(c->tip, &lock, offset, stop);
-        ret = zero_locked(c, offset, stop, flags, err);
+        ret = qc_tip_zero_locked(c, offset, stop, flags, err);
         qc_range_lock_give(&c->tip->ranges, &lock);
     }
     return ret;
@@ -67,20 +67,6 @@ int qc_chain_write_zeroes(qchain *c, uint64_t length, uint64_t offset, uint32_t 
     return qc_tip_end_write(c, token, flags, ret, err);
 }
 
-int qc_chain_hold_zeroes(qchain *c, uint64_t length, uint64_t offset, qchain_error *err)
-{
-    unsigned token;
-    int ret = qc_tip_begin_write(c, offset + length, &token, err);
-
-    if (ret != 0)
-        return ret;
-    if (length > 0) {
-        ret = qc_tip_zero(c, offset, offset + length, QC_ZERO_UNMAP | QC_ZERO_HOLD, err);
-        qc_tip_note_write(c, offset, length);
-    }
-    return qc_tip_end_write(c, token, 0, ret, err);
-}
-
 int qc_chain_discard(qchain *c, uint64_t length, uint64_t offset, qchain_error *err)
 {
     uint64_t end = offset + length, at = offset, stop;
@@ -94,7 +80,9 @@ int qc_chain_discard(qchain *c, uint64_t length, uint64_t offset, qchain_error *
     for (; ret == 0 && at < end; at = stop) {
         stop = qc_min64(end, qc_align_down(at, STEP) + STEP);
         qc_tip_lock_clusters(t, &lock, at, stop);
-        ret = t->ops->discard(t->img, at, stop - at, t->img->backing_name || t->restacked, err);
+        /* While it is moved onto another layer, there will be something below, where now is nothing. */
+        ret = t->ops->discard(t->img, at, stop - at, t->img->backing_name || t->restacked || atomic_load(&t->moving),
+                              err);
         qc_range_lock_give(&t->ranges, &lock);
     }
     if (length > 0)

@@ -4,7 +4,7 @@
 
 #include <string.h>
 
-#include "chain/tip.h"
+#include "chain/pull.h"
 #include "io/file_share.h"
 #include "ops/copy.h"
 #include "ops/move_int.h"
@@ -58,7 +58,7 @@ int qc_move_put_zeros(struct qc_mover *v, uint64_t offset, uint64_t length, qcha
     if (v->m->flags & QC_MOVE_WRITE_ZEROS)
         return write_zeros(v, offset, length, err);
     if (to == v->m->from) /* what is below will be another */
-        ret = qc_chain_hold_zeroes(to, length, offset, err);
+        ret = qc_chain_pull(to, NULL, length, offset, err);
     else
         ret = qc_chain_write_zeroes(to, length, offset, QCHAIN_WRITE_UNMAP, err);
     if (ret == 0)
@@ -76,7 +76,11 @@ static int put_data(struct qc_mover *v, const char *buf, uint64_t offset, uint64
     bool whole = offset % unit == 0 && (length % unit == 0 || offset + length == to->size);
     int ret;
 
-    if (v->m->flags & QC_MOVE_COMPRESS && whole)
+    if (to == v->m->from && v->m->flags & QC_MOVE_COMPRESS && whole)
+        ret = qc_chain_pull_compressed(to, buf, length, offset, err);
+    else if (to == v->m->from)
+        ret = qc_chain_pull(to, buf, length, offset, err);
+    else if (v->m->flags & QC_MOVE_COMPRESS && whole)
         ret = qc_chain_write_compressed(to, buf, iov.len, offset, 0, err);
     else
         ret = qc_chain_writev(to, &iov, 1, iov.len, offset, 0, err);

@@ -3,7 +3,7 @@
 #include <string.h>
 
 #include "chain/far_read.h"
-#include "chain/tip.h"
+#include "chain/pull.h"
 #include "ops/move_int.h"
 #include "util/alloc.h"
 #include "util/bytes.h"
@@ -82,7 +82,7 @@ int qc_move_put_streams(struct qc_mover *v, const struct qc_copy_task *t, const 
     if (ret == 0)
         ret = qc_far_read(v->m->from, &far, err);
     if (ret == 0)
-        ret = qc_chain_write_streams(v->m->to, s, g->n_run, err);
+        ret = (v->m->to == v->m->from ? qc_chain_pull_streams : qc_chain_write_streams)(v->m->to, s, g->n_run, err);
     if (ret == 0)
         atomic_fetch_add(&v->copied, g->length);
     qc_far_finish(&far);

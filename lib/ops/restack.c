@@ -10,6 +10,18 @@
 #include "ops/rebase.h"
 #include "qcow2/header_amend.h"
 
+/* From now on the tip lets go of nothing (qc_chain_discard): wait for those who are at it already. */
+static int begin_moving(qchain *c, qchain_error *err)
+{
+    int ret = qc_chain_drain(c, err);
+
+    if (ret == 0)
+        qc_chain_resume(c);
+    else
+        qc_restack_end(c);
+    return ret;
+}
+
 int qc_restack_begin(qchain *c, const char *what, qchain_error *err)
 {
     bool idle = false;
@@ -25,7 +37,7 @@ int qc_restack_begin(qchain *c, const char *what, qchain_error *err)
     if (!atomic_compare_exchange_strong(&c->tip->moving, &idle, true))
         return qc_fail(err, QCHAIN_E_BUSY, "%s: another call is changing what the top stands on", what);
     if (!c->tip->restacked)
-        return 0;
+        return begin_moving(c, err);
     qc_restack_end(c);
     return qc_fail(err, QCHAIN_E_INVAL, "%s: the top stands on another backing file since it was opened: close the "
                    "chain, and open it again", what);
