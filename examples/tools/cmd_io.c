@@ -55,8 +55,8 @@ static int parse_option(struct io_shell *sh, int c, struct io_args *a)
         tool_set_cache("none", &sh->how.flags);
         break;
     case 'C':
-        tool_complain(t, "option -C is not supported: nothing is copied on reading");
-        return 1;
+        sh->how.copy_on_read = true;
+        break;
     case 'k':
         a->native_aio = true;
         break;

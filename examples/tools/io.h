@@ -24,6 +24,7 @@ struct io_how {
     bool force_share;
     bool snapshot;       /* write to a temporary overlay */
     bool ignore_discard; /* discards succeed and do nothing */
+    bool copy_on_read;
 };
 
 struct io_request;

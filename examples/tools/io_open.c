@@ -115,6 +115,7 @@ static int open_overlay(struct io_shell *sh, char *path, const char *format, qch
         o->format = "qcow2";
         o->flags = (o->flags | QCHAIN_OPEN_WRITE | QCHAIN_OPEN_UNSAFE | QCHAIN_OPEN_NO_INDEX) &
                    ~(uint32_t)(QCHAIN_OPEN_DIRECT | QCHAIN_OPEN_WRITETHROUGH);
+        o->flags |= sh->how.copy_on_read ? QCHAIN_OPEN_COPY_ON_READ : 0;
         o->policy = sh->t->policy;
         o->resolver = allow_covered;
         r = qchain_open(&sh->c, sh->t->env, name, o, sh->t->err);
@@ -165,6 +166,8 @@ static int check_how(const struct io_shell *sh)
 
     if (how->force_share && !how->read_only)
         return cannot_open(sh, "force-share=on can only be used with read-only images");
+    if (how->copy_on_read && how->read_only)
+        return cannot_open(sh, "Can't use copy-on-read on read-only device");
     if (how->format && strcmp(how->format, "qcow2") != 0 && strcmp(how->format, "raw") != 0) {
         snprintf(text, sizeof(text), "Unknown driver '%s'", how->format);
         return cannot_open(sh, text);
@@ -191,6 +194,8 @@ int io_open_image(struct io_shell *sh)
     t->force_share = how->force_share;
     if (tool_prepare_open(t, &name, flags, &o, &owned) != 0)
         return -1;
+    if (how->copy_on_read && o.flags & QCHAIN_OPEN_WRITE)
+        o.flags |= QCHAIN_OPEN_COPY_ON_READ;
     if (how->snapshot && !how->read_only)
         r = open_snapshot(sh, &o);
     else if (!how->read_only && !(o.flags & QCHAIN_OPEN_WRITE))
@@ -273,10 +278,6 @@ static int parse_open(struct io_shell *sh, const struct io_command *cmd, int arg
     while ((c = getopt(argc, argv, "snCro:ki:t:d:U")) != -1) {
         if (c == '?')
             return io_usage(cmd);
-        if (c == 'C') {
-            fprintf(stderr, "%s: copy-on-read is not supported\n", sh->t->prog);
-            return -1;
-        }
         if (c == 't' && !tool_set_cache(optarg, &how->flags))
             return invalid(sh, "cache", optarg);
         if (c == 'd' && !io_set_discard(how, optarg))
@@ -288,6 +289,7 @@ static int parse_open(struct io_shell *sh, const struct io_command *cmd, int arg
         if (c == 'o')
             *options = optarg;
         how->snapshot |= c == 's';
+        how->copy_on_read |= c == 'C';
         how->read_only |= c == 'r';
         how->force_share |= c == 'U';
     }

@@ -91,7 +91,17 @@ def make_images(cwd):
 
 A = ("-f", "qcow2", "a.qcow2")
 
-# (arguments, commands); commands as one string go to standard input.
+# (arguments, commands); commands as one string go to standard input. Where zeros are known to lie below, QEMU
+# copies them, too.
+COPY_ON_READ = [
+    (("-C", "-f", "qcow2", "top.qcow2"), ["read 0 4k", "map", "read -P 5 300k 1", "map", "aio_read 200k 64k", "aio_flush",
+                                          "map", "write -P 9 210k 1k", "read 90k 70k", "read -P 6 100k 50k", "map"]),
+    (("-C", "-s", "-f", "qcow2", "top.qcow2"), ["read -P 5 0 4k", "alloc 0 64k"]),
+    (("-C", "-f", "qcow2", "on-raw.qcow2"), ["read -P 7 4k 100k", "map", "discard 64k 64k", "read -P 0 64k 1k", "map"]),
+    (("-C", "-r", "-f", "qcow2", "top.qcow2"), ["read 0 4k"]),
+    ((), ["open -C -r top.qcow2", "open -C top.qcow2", "read 0 4k", "map", "close"]),
+]
+
 READS = [
     (A, ["read -P 8 1k 1k", "read -P 9 1k 1k", "read -P 8 1k 2k", "read -P -1 1k 1k", "read -P 256 0 1",
          "read -P ff 0 1", "read -P 0xab 0 1", "read -P 010 1k 1", "read -P1 0 1", "read -P '' 0 1"]),
@@ -389,7 +399,7 @@ def main():
     os.environ["QCHAIN_POLICY"] = os.path.join(root, "policy")
     with open(os.environ["QCHAIN_POLICY"], "w", encoding="utf-8") as f:
         f.write("allow data-file\n")
-    scripts = [(s, "") for s in READS + ([] if args.reads else WRITES) if args.only in str(s)]
+    scripts = [(s, "") for s in READS + ([] if args.reads else COPY_ON_READ + WRITES) if args.only in str(s)]
     if not args.only and not args.reads:
         for seed in range(first, first + args.count):
             scripts.append((random_script(random.Random(seed), shells.images), f"seed {seed}: "))
