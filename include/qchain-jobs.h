@@ -102,15 +102,16 @@ QCHAIN_API void qchain_rebase_opts_init(qchain_rebase_opts *o, size_t size);
  * nothing is read of the new backing but the rest of clusters that are moved in part, streams of compressed
  * clusters are kept where cluster sizes and kinds agree. Any other: old and new backing are compared. Where
  * the new one is longer than what was below, zeros are written. Afterwards the handle reads on, through the
- * layers it has open. Nobody else writes meanwhile (BUSY). result may be NULL. Blocks. Errors: NOTFOUND,
+ * layers it has open. Meanwhile it may be read and written, also by queues: what is written stands; resizing it,
+ * its snapshots and a second such call are BUSY. result may be NULL. Blocks. Errors: NOTFOUND,
  * CHAIN (UNSAFE: the named file cannot be right; the message says why), and those of qchain_read and
  * qchain_write. Since 0.1. */
 QCHAIN_API int qchain_rebase(qchain *c, const qchain_rebase_opts *opts, qchain_job_result *result,
                              qchain_error *err);
 
 /* Pull what is below into the top of a chain that is open for writing, down to layer `base` (excluded; the
- * number of layers = everything), and let it stand on that layer; named as the layer above names it. Since
- * 0.1. */
+ * number of layers = everything), and let it stand on that layer; named as the layer above names it. Reads and
+ * writes meanwhile: as with qchain_rebase. Since 0.1. */
 QCHAIN_API int qchain_stream(qchain *c, uint32_t base, qchain_job *job, qchain_job_result *result,
                              qchain_error *err);
 
