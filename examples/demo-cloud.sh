@@ -135,6 +135,7 @@ measured 'prefetch' prefetch -q --cache-dir cache s3://disks/$tip
 
 say 'A second process reads all of it, from the cache'
 measured 'read 1 GiB of disk, out of the cache' read -q --cache-dir cache --remote 'revalidate 3600' s3://disks/$tip all.raw
+right 'without a request' test "$requests" -eq 0
 qemu-img convert -O raw $tip want.raw
 right 'the same bytes as of the files' cmp -s all.raw want.raw
 
