@@ -40,7 +40,7 @@ QCHAIN_API void qchain_trace_opts_init(qchain_trace_opts *o, size_t size);
  * path: a file that is made, or a trace, which is replaced; anything else that lies there is left alone. When it
  * has half of max_bytes it is renamed to path with ".1" behind it, in place of the one before, and a new one is
  * begun: so the latest reads are kept, at least half of max_bytes. With KEEP_FIRST the earliest are.
- * Readers make no system call for it and wait for no I/O: records are kept in memory (1.2 MB a recording) and
+ * Readers make no system call for it and wait for no I/O: records are kept in memory (at most 4 MB a recording) and
  * written four times a second, or when there are many, by a thread of its own. Reads that come faster than they can be
  * written are counted, not recorded. A process that is killed leaves a trace that lacks the last quarter of a
  * second; nothing is synced, so after a power failure it may lack more.

@@ -78,25 +78,22 @@ int qchain_trace_load(qchain_trace **out, qchain_env *env, const char *const *na
 {
     qchain_trace_load_opts o;
     qchain_env *own = NULL;
-    qchain_trace *t;
+    qchain_trace *t = NULL;
     int ret;
 
     QC_ERR(err);
     if (out)
         *out = NULL;
     ret = check_load(out, names, n, &o, opts, err);
-    if (ret == 0 && env && qc_env_forked(env))
-        ret = qc_fail_forked(err);
     if (ret == 0 && !env)
         ret = qchain_env_create(&own, NULL, err);
-    if (ret != 0)
-        return ret;
-    t = qc_calloc(1, sizeof(*t));
-    if (t) {
+    if (ret == 0)
+        ret = qc_env_enter(env ? env : own, err); /* not in a forked child: an object is asked for by threads */
+    if (ret == 0 && !(t = qc_calloc(1, sizeof(*t))))
+        ret = qc_fail_nomem(err);
+    if (ret == 0) {
         t->struct_size = sizeof(*t);
         ret = qc_trace_load(t, env ? env : own, names, n, &o, err);
-    } else {
-        ret = qc_fail_nomem(err);
     }
     if (ret == 0)
         *out = t;

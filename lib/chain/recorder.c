@@ -5,14 +5,15 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "chain/trace_part.h"
 #include "util/alloc.h"
 #include "util/bytes.h"
 #include "util/clock.h"
 
-#define N_LANES 16u
-#define LANE_RECORDS 1024u
+#define MOST_LANES 16u
+#define ALL_RECORDS 32768u  /* of all lanes together */
 #define INTERVAL_NS 250000000 /* between two writes of what is there */
 
 struct lane {
@@ -24,7 +25,9 @@ struct lane {
 };
 
 struct qc_recorder {
-    struct lane     lane[N_LANES];
+    struct lane     lane[MOST_LANES];
+    uint32_t        n_lanes;      /* as many as there are processors */
+    uint32_t        room;         /* records of a lane */
     uint64_t        began_ns;
     /* The writer's alone. */
     struct qc_trace_part part;
@@ -50,26 +53,26 @@ static uint64_t since_began(const struct qc_recorder *r, uint64_t ns)
 }
 
 /* Into its lane; true when that is half full just now. */
-static bool put_into(struct lane *l, const qchain_trace_record *record)
+static bool put_into(struct lane *l, uint32_t room, const qchain_trace_record *record)
 {
     if (qc_trace_join(l->record, l->n, record))
         return false;
-    if (l->n == LANE_RECORDS)
+    if (l->n == room)
         l->lost++;
     else
         l->record[l->n++] = *record;
-    return l->n == LANE_RECORDS / 2;
+    return l->n == room / 2;
 }
 
 void qc_recorder_note(struct qc_recorder *r, uint64_t offset, uint64_t length)
 {
-    struct lane *l = &r->lane[qc_slot_number() % N_LANES];
+    struct lane *l = &r->lane[qc_slot_number() % r->n_lanes];
     uint64_t ns = qc_now_ns();
     bool half_full = false;
 
     pthread_mutex_lock(&l->lock);
     if (l->open)
-        half_full = put_into(l, &(qchain_trace_record){since_began(r, ns), offset, length, 1});
+        half_full = put_into(l, r->room, &(qchain_trace_record){since_began(r, ns), offset, length, 1});
     pthread_mutex_unlock(&l->lock);
     if (!half_full)
         return;
@@ -97,7 +100,7 @@ static size_t gather(struct qc_recorder *r)
     size_t n = 0, kept = 0;
     uint32_t count;
 
-    for (unsigned i = 0; i < N_LANES; i++) {
+    for (unsigned i = 0; i < r->n_lanes; i++) {
         struct lane *l = &r->lane[i];
 
         pthread_mutex_lock(&l->lock);
@@ -158,7 +161,7 @@ static void *writer(void *arg)
 
 static void free_buffers(struct qc_recorder *r)
 {
-    for (unsigned i = 0; i < N_LANES; i++) {
+    for (unsigned i = 0; i < r->n_lanes; i++) {
         qc_free(r->lane[i].record);
         r->lane[i].record = NULL;
     }
@@ -173,12 +176,12 @@ static bool make_buffers(struct qc_recorder *r)
 {
     bool ok = true;
 
-    for (unsigned i = 0; i < N_LANES; i++) {
-        r->lane[i].record = qc_calloc(LANE_RECORDS, sizeof(qchain_trace_record));
+    for (unsigned i = 0; i < r->n_lanes; i++) {
+        r->lane[i].record = qc_calloc(r->room, sizeof(qchain_trace_record));
         ok = ok && r->lane[i].record;
     }
-    r->spare = qc_calloc(LANE_RECORDS, sizeof(*r->spare));
-    r->gathered = qc_calloc((size_t)N_LANES * LANE_RECORDS, sizeof(*r->gathered));
+    r->spare = qc_calloc(r->room, sizeof(*r->spare));
+    r->gathered = qc_calloc((size_t)r->n_lanes * r->room, sizeof(*r->gathered));
     r->block = qc_malloc(QC_TRACE_BLOCK_MAX);
     return ok && r->spare && r->gathered && r->block;
 }
@@ -187,12 +190,15 @@ static bool make_buffers(struct qc_recorder *r)
 static struct qc_recorder *make_recorder(void)
 {
     struct qc_recorder *r = qc_aligned(_Alignof(struct qc_recorder), sizeof(*r));
+    long processors = sysconf(_SC_NPROCESSORS_CONF);
     pthread_condattr_t attr;
 
     if (!r)
         return NULL;
     memset(r, 0, sizeof(*r));
-    for (unsigned i = 0; i < N_LANES; i++)
+    r->n_lanes = processors < 1 ? 1 : (uint32_t)qc_min64((uint64_t)processors, MOST_LANES);
+    r->room = ALL_RECORDS / r->n_lanes;
+    for (unsigned i = 0; i < r->n_lanes; i++)
         pthread_mutex_init(&r->lane[i].lock, NULL);
     pthread_mutex_init(&r->lock, NULL);
     pthread_condattr_init(&attr);
@@ -204,7 +210,7 @@ static struct qc_recorder *make_recorder(void)
 
 static void open_lanes(struct qc_recorder *r, bool open)
 {
-    for (unsigned i = 0; i < N_LANES; i++) {
+    for (unsigned i = 0; i < r->n_lanes; i++) {
         pthread_mutex_lock(&r->lane[i].lock);
         r->lane[i].open = open;
         if (open)
@@ -295,7 +301,7 @@ void qc_recorder_destroy(qchain *c)
         (void)qc_recorder_stop(c, NULL); /* who wants to know calls qchain_trace_stop */
     if (!r)
         return;
-    for (unsigned i = 0; i < N_LANES; i++)
+    for (unsigned i = 0; i < r->n_lanes; i++)
         pthread_mutex_destroy(&r->lane[i].lock);
     pthread_cond_destroy(&r->wake);
     pthread_mutex_destroy(&r->lock);

@@ -14,7 +14,7 @@
 #include "util/escape.h"
 
 /* Nothing else than a trace is ever written over: who mistypes a name keeps his file. */
-static int check_content(int fd, const char *name, qchain_error *err)
+static int check_content(int fd, const char *path, qchain_error *err)
 {
     struct qc_escaped shown;
     struct stat st;
@@ -22,23 +22,23 @@ static int check_content(int fd, const char *name, qchain_error *err)
     ssize_t n;
 
     if (fstat(fd, &st) != 0)
-        return qc_fail_errno(err, errno, "trace '%s'", qc_escape_str(&shown, name));
+        return qc_fail_errno(err, errno, "trace '%s'", qc_escape_str(&shown, path));
     n = S_ISREG(st.st_mode) ? pread(fd, head, sizeof(head), 0) : -1;
     if (n == 0 || (n > 0 && qc_trace_looks_so(head, (size_t)n)))
         return 0;
     return qc_fail(err, QCHAIN_E_INVAL, "'%s' is there and is no trace: it is left alone; choose another name, or "
-                   "remove it", qc_escape_str(&shown, name));
+                   "remove it", qc_escape_str(&shown, path));
 }
 
-int qc_trace_replaceable(int dir, const char *name, qchain_error *err)
+int qc_trace_replaceable(int dir, const char *name, const char *path, qchain_error *err)
 {
     struct qc_escaped shown;
     int fd = openat(dir, name, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY | O_NOFOLLOW);
     int ret;
 
     if (fd < 0)
-        return errno == ENOENT ? 0 : qc_fail_errno(err, errno, "trace '%s'", qc_escape_str(&shown, name));
-    ret = check_content(fd, name, err);
+        return errno == ENOENT ? 0 : qc_fail_errno(err, errno, "trace '%s'", qc_escape_str(&shown, path));
+    ret = check_content(fd, path, err);
     close(fd);
     return ret;
 }
@@ -58,7 +58,7 @@ static int put(struct qc_trace_part *f, const uint8_t *p, size_t n, qchain_error
         if (got <= 0) {
             why = got < 0 ? errno : ENOSPC;
             (void)!ftruncate(f->fd, (off_t)f->size); /* or else reading ends there */
-            return qc_fail_errno(err, why, "writing the trace '%s'", qc_escape_str(&shown, f->name));
+            return qc_fail_errno(err, why, "writing the trace '%s'", qc_escape_str(&shown, f->path));
         }
         done += (size_t)got;
     }
@@ -75,15 +75,15 @@ static int begin_file(struct qc_trace_part *f, int flags, qchain_error *err)
     f->size = 0;
     f->fd = openat(f->dir, f->name, O_RDWR | O_CREAT | O_CLOEXEC | O_NONBLOCK | O_NOCTTY | O_NOFOLLOW | flags, 0666);
     if (f->fd < 0)
-        return qc_fail_errno(err, errno, "trace '%s'", qc_escape_str(&shown, f->name));
+        return qc_fail_errno(err, errno, "trace '%s'", qc_escape_str(&shown, f->path));
     if (flock(f->fd, LOCK_EX | LOCK_NB) != 0)
         ret = errno == EWOULDBLOCK
-                  ? qc_fail(err, QCHAIN_E_LOCKED, "trace '%s': somebody records into it", qc_escape_str(&shown, f->name))
-                  : qc_fail_errno(err, errno, "trace '%s'", qc_escape_str(&shown, f->name));
+                  ? qc_fail(err, QCHAIN_E_LOCKED, "trace '%s': somebody records into it", qc_escape_str(&shown, f->path))
+                  : qc_fail_errno(err, errno, "trace '%s'", qc_escape_str(&shown, f->path));
     if (ret == 0)
-        ret = check_content(f->fd, f->name, err);
+        ret = check_content(f->fd, f->path, err);
     if (ret == 0 && ftruncate(f->fd, 0) != 0)
-        ret = qc_fail_errno(err, errno, "trace '%s'", qc_escape_str(&shown, f->name));
+        ret = qc_fail_errno(err, errno, "trace '%s'", qc_escape_str(&shown, f->path));
     if (ret != 0)
         return ret;
     qc_trace_put_header(header, &f->header);
@@ -94,10 +94,10 @@ static int begin_file(struct qc_trace_part *f, int flags, qchain_error *err)
 static int remove_older(struct qc_trace_part *f, qchain_error *err)
 {
     struct qc_escaped shown;
-    int ret = qc_trace_replaceable(f->dir, f->older, err);
+    int ret = qc_trace_replaceable(f->dir, f->older, f->older_path, err);
 
     if (ret == 0 && unlinkat(f->dir, f->older, 0) != 0 && errno != ENOENT)
-        ret = qc_fail_errno(err, errno, "removing '%s'", qc_escape_str(&shown, f->older));
+        ret = qc_fail_errno(err, errno, "removing '%s'", qc_escape_str(&shown, f->older_path));
     return ret;
 }
 
@@ -108,9 +108,13 @@ static int open_directory(struct qc_trace_part *f, const char *path, qchain_erro
     struct qc_escaped shown;
     int ret = 0;
 
-    f->name = qc_strdup(slash ? slash + 1 : path);
-    f->older = f->name ? qc_asprintf("%s" QC_TRACE_OLDER, f->name) : NULL;
-    if (!dir || !f->older)
+    f->path = qc_strdup(path);
+    f->older_path = qc_asprintf("%s" QC_TRACE_OLDER, path);
+    if (dir && f->path && f->older_path) {
+        f->name = f->path + (slash ? slash + 1 - path : 0);
+        f->older = f->older_path + (f->name - f->path);
+    }
+    if (!f->name)
         ret = qc_fail_nomem(err);
     else if (!*f->name)
         ret = qc_fail(err, QCHAIN_E_INVAL, "trace '%s': this is no name of a file", qc_escape_str(&shown, path));
@@ -132,7 +136,7 @@ int qc_trace_part_open(struct qc_trace_part *f, const char *path, const struct q
         return qc_fail_errno(err, errno, "trace: random bytes");
     ret = open_directory(f, path, err);
     if (ret == 0)
-        ret = qc_trace_replaceable(f->dir, f->older, err); /* said before the other one is emptied */
+        ret = qc_trace_replaceable(f->dir, f->older, f->older_path, err); /* said before the other one is emptied */
     if (ret == 0)
         ret = begin_file(f, 0, err);
     if (ret == 0)
@@ -146,10 +150,10 @@ int qc_trace_part_open(struct qc_trace_part *f, const char *path, const struct q
 static int next_file(struct qc_trace_part *f, qchain_error *err)
 {
     struct qc_escaped shown;
-    int ret = qc_trace_replaceable(f->dir, f->older, err);
+    int ret = qc_trace_replaceable(f->dir, f->older, f->older_path, err);
 
     if (ret == 0 && renameat(f->dir, f->name, f->dir, f->older) != 0)
-        ret = qc_fail_errno(err, errno, "renaming '%s'", qc_escape_str(&shown, f->name));
+        ret = qc_fail_errno(err, errno, "renaming '%s'", qc_escape_str(&shown, f->path));
     if (ret != 0)
         return ret;
     close(f->fd);
@@ -176,7 +180,7 @@ void qc_trace_part_close(struct qc_trace_part *f)
         close(f->fd);
     if (f->dir >= 0)
         close(f->dir);
-    qc_free(f->name);
-    qc_free(f->older);
+    qc_free(f->path);
+    qc_free(f->older_path);
     *f = (struct qc_trace_part){.dir = -1, .fd = -1};
 }

@@ -7,7 +7,8 @@
 
 struct qc_trace_part {
     int      dir, fd;      /* the directory, and the file that is written; -1: none */
-    char    *name, *older; /* in that directory */
+    char    *path, *older_path;
+    const char *name, *older; /* in that directory: within these */
     struct qc_trace_header header;
     uint64_t size;         /* of the file */
     uint64_t most;         /* of a file */
@@ -23,7 +24,7 @@ int  qc_trace_part_write(struct qc_trace_part *f, const uint8_t *p, size_t n, qc
 void qc_trace_part_close(struct qc_trace_part *f);
 
 /* May a file be replaced by a trace: there is none, it is empty, or it is a trace? INVAL, and those of opening it.
- * dir: AT_FDCWD, or where name lies. */
-int qc_trace_replaceable(int dir, const char *name, qchain_error *err);
+ * dir: AT_FDCWD, or where name lies; path: for messages. */
+int qc_trace_replaceable(int dir, const char *name, const char *path, qchain_error *err);
 
 #endif

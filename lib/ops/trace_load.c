@@ -360,7 +360,7 @@ int qc_trace_save(const qchain_trace *t, const char *path, qchain_error *err)
     int ret = check_records(t, err);
 
     if (ret == 0)
-        ret = qc_trace_replaceable(AT_FDCWD, path, err);
+        ret = qc_trace_replaceable(AT_FDCWD, path, path, err);
     if (ret == 0)
         ret = qc_newfile_create(&f, path, NULL, err);
     if (ret != 0)
