@@ -14,6 +14,7 @@
 
 #define MOST_LANES 16u
 #define ALL_RECORDS 32768u  /* of all lanes together */
+#define JOIN_NS 100000000   /* what is read so much later is a record of its own */
 #define INTERVAL_NS 250000000 /* between two writes of what is there */
 
 struct lane {
@@ -21,7 +22,7 @@ struct lane {
     bool      open;
     uint32_t  n;
     uint64_t  lost;
-    qchain_trace_record *record;
+    qchain_trace_record *record; /* their times in ns, so that hardly two are the same and order is kept */
 };
 
 struct qc_recorder {
@@ -49,13 +50,13 @@ struct qc_recorder {
 /* The beginning of a recording is known to whoever found its lanes open. */
 static uint64_t since_began(const struct qc_recorder *r, uint64_t ns)
 {
-    return ns > r->began_ns ? (ns - r->began_ns) / 1000 : 0;
+    return ns > r->began_ns ? ns - r->began_ns : 0;
 }
 
 /* Into its lane; true when that is half full just now. */
 static bool put_into(struct lane *l, uint32_t room, const qchain_trace_record *record)
 {
-    if (qc_trace_join(l->record, l->n, record))
+    if (qc_trace_join(l->record, l->n, record, JOIN_NS))
         return false;
     if (l->n == room)
         l->lost++;
@@ -117,8 +118,10 @@ static size_t gather(struct qc_recorder *r)
     }
     qsort(r->gathered, n, sizeof(*r->gathered), by_time);
     for (size_t i = 0; i < n; i++)
-        if (!qc_trace_join(r->gathered, kept, &r->gathered[i]))
+        if (!qc_trace_join(r->gathered, kept, &r->gathered[i], JOIN_NS))
             r->gathered[kept++] = r->gathered[i];
+    for (size_t i = 0; i < kept; i++)
+        r->gathered[i].time_us /= 1000;
     return kept;
 }
 

@@ -11,9 +11,8 @@
 #define NUMBER_MAX 10u                /* bytes of a LEB128 number */
 #define RECORD_MAX (4 * NUMBER_MAX)
 #define LOOK_BACK 8                   /* streams that are read side by side */
-#define JOIN_US 100000                /* what is read so much later is a record of its own */
 
-static const char magic[8] = {'Q', 'C', 'H', 'A', 'I', 'N', 'T', 'R'};
+static const char magic[QC_TRACE_HEAD] = {'Q', 'C', 'H', 'A', 'I', 'N', 'T', 'R'};
 
 /* ------------------------------------------------------------------- header --- */
 
@@ -183,7 +182,7 @@ size_t qc_trace_get_block(qchain_trace_record r[QC_TRACE_BLOCK_RECORDS], uint32_
 
 /* ------------------------------------------------------------------ joining --- */
 
-bool qc_trace_join(qchain_trace_record *record, size_t n, const qchain_trace_record *r)
+bool qc_trace_join(qchain_trace_record *record, size_t n, const qchain_trace_record *r, uint64_t within)
 {
     uint64_t end = r->offset + r->length;
 
@@ -191,7 +190,7 @@ bool qc_trace_join(qchain_trace_record *record, size_t n, const qchain_trace_rec
         qchain_trace_record *old = &record[i - 1];
 
         if (r->offset < old->offset || r->offset - old->offset > old->length || r->time_us < old->time_us ||
-            r->time_us - old->time_us > JOIN_US)
+            r->time_us - old->time_us > within)
             continue;
         old->length = qc_max64(old->length, end - old->offset);
         old->reads += r->reads;

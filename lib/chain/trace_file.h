@@ -41,6 +41,7 @@
 
 #include "util/error.h"
 
+#define QC_TRACE_HEAD 8u /* bytes that tell it from other files */
 #define QC_TRACE_HEADER_BYTES 64u
 #define QC_TRACE_BLOCK_HEADER_BYTES 32u
 #define QC_TRACE_BODY_MAX 32768u
@@ -73,7 +74,7 @@ size_t qc_trace_get_block(qchain_trace_record r[QC_TRACE_BLOCK_RECORDS], uint32_
                           const uint8_t *p, size_t n);
 
 /* Make a read part of one of n records, of which only the last few are looked at, if it begins within it or right
- * behind it, not much later. */
-bool qc_trace_join(qchain_trace_record *record, size_t n, const qchain_trace_record *r);
+ * behind it, no more than `within` later, in the unit that their times have. */
+bool qc_trace_join(qchain_trace_record *record, size_t n, const qchain_trace_record *r, uint64_t within);
 
 #endif

@@ -18,7 +18,7 @@ static int check_content(int fd, const char *path, qchain_error *err)
 {
     struct qc_escaped shown;
     struct stat st;
-    char head[8];
+    char head[QC_TRACE_HEAD];
     ssize_t n;
 
     if (fstat(fd, &st) != 0)

@@ -38,8 +38,12 @@ struct content {
 
 /* -------------------------------------------------------------------- bytes --- */
 
-static int make_room(struct loading *l, struct content *f, uint64_t size, qchain_error *err)
+/* head: what of its first bytes there is. Of something else nobody wants to hear that it is too large. */
+static int make_room(struct loading *l, struct content *f, uint64_t size, const char head[QC_TRACE_HEAD],
+                     qchain_error *err)
 {
+    if (!qc_trace_looks_so(head, (size_t)qc_min64(size, QC_TRACE_HEAD)))
+        return qc_fail(err, QCHAIN_E_CORRUPT, "this is no trace");
     if (size > QC_TRACE_BYTES_MAX - l->bytes)
         return qc_fail(err, QCHAIN_E_LIMIT, "traces of more than %u MiB together are not read",
                        QC_TRACE_BYTES_MAX >> 20);
@@ -49,6 +53,7 @@ static int make_room(struct loading *l, struct content *f, uint64_t size, qchain
 
 static int read_fd(struct loading *l, struct content *f, int fd, qchain_error *err)
 {
+    char head[QC_TRACE_HEAD] = {0};
     struct stat st;
     ssize_t n = 1;
     int ret;
@@ -57,7 +62,9 @@ static int read_fd(struct loading *l, struct content *f, int fd, qchain_error *e
         return qc_fail_errno(err, errno, "reading it");
     if (!S_ISREG(st.st_mode))
         return qc_fail(err, QCHAIN_E_INVAL, "this is no regular file");
-    ret = make_room(l, f, (uint64_t)st.st_size, err);
+    if (pread(fd, head, sizeof(head), 0) < 0)
+        return qc_fail_errno(err, errno, "reading it");
+    ret = make_room(l, f, (uint64_t)st.st_size, head, err);
     if (ret != 0)
         return ret;
     while (n > 0 && f->n < (size_t)st.st_size) {
@@ -84,6 +91,7 @@ static int read_file(struct loading *l, struct content *f, const char *path, qch
 
 static int read_object(struct loading *l, struct content *f, const char *url, qchain_error *err)
 {
+    char head[QC_TRACE_HEAD] = {0};
     struct qc_store *store = NULL;
     struct qc_opening *opening;
     int ret = qc_remote_begin(&opening, l->env->remote, url, QC_REMOTE_WHOLE, err);
@@ -92,7 +100,9 @@ static int read_object(struct loading *l, struct content *f, const char *url, qc
         ret = qc_remote_finish(opening, &store, err);
     if (ret != 0)
         return ret;
-    ret = make_room(l, f, qc_store_size(store), err);
+    ret = qc_store_read(store, head, (size_t)qc_min64(sizeof(head), qc_store_size(store)), 0, 0, err);
+    if (ret == 0)
+        ret = make_room(l, f, qc_store_size(store), head, err);
     if (ret == 0) {
         f->n = (size_t)qc_store_size(store);
         ret = qc_store_read(store, f->p, f->n, 0, 0, err);

@@ -190,14 +190,14 @@ static void neighbours_are_joined(void **unused)
     qchain_trace_record list[10] = {{0, 1000, 100, 1}, {5, 9000, 1000, 2}};
 
     (void)unused;
-    assert_true(qc_trace_join(list, 2, &(qchain_trace_record){6, 1100, 50, 1})); /* right behind */
-    assert_true(qc_trace_join(list, 2, &(qchain_trace_record){7, 9100, 10, 1})); /* within */
-    assert_true(qc_trace_join(list, 2, &(qchain_trace_record){8, 9900, 200, 3})); /* over the end */
-    assert_false(qc_trace_join(list, 2, &(qchain_trace_record){9, 1151, 10, 1})); /* a gap */
-    assert_false(qc_trace_join(list, 2, &(qchain_trace_record){9, 999, 10, 1})); /* before it */
-    assert_false(qc_trace_join(list, 2, &(qchain_trace_record){1000000, 1150, 10, 1})); /* much later */
-    assert_false(qc_trace_join(list, 2, &(qchain_trace_record){4, 9000, 10, 1})); /* earlier */
-    assert_false(qc_trace_join(list, 0, &(qchain_trace_record){9, 1150, 10, 1}));
+    assert_true(qc_trace_join(list, 2, &(qchain_trace_record){6, 1100, 50, 1}, 100000)); /* right behind */
+    assert_true(qc_trace_join(list, 2, &(qchain_trace_record){7, 9100, 10, 1}, 100000)); /* within */
+    assert_true(qc_trace_join(list, 2, &(qchain_trace_record){8, 9900, 200, 3}, 100000)); /* over the end */
+    assert_false(qc_trace_join(list, 2, &(qchain_trace_record){9, 1151, 10, 1}, 100000)); /* a gap */
+    assert_false(qc_trace_join(list, 2, &(qchain_trace_record){9, 999, 10, 1}, 100000)); /* before it */
+    assert_false(qc_trace_join(list, 2, &(qchain_trace_record){1000000, 1150, 10, 1}, 100000)); /* much later */
+    assert_false(qc_trace_join(list, 2, &(qchain_trace_record){4, 9000, 10, 1}, 100000)); /* earlier */
+    assert_false(qc_trace_join(list, 0, &(qchain_trace_record){9, 1150, 10, 1}, 100000));
     assert_true(list[0].offset == 1000 && list[0].length == 150 && list[0].reads == 2 && list[0].time_us == 0);
     assert_true(list[1].offset == 9000 && list[1].length == 1100 && list[1].reads == 6);
 }
