@@ -251,6 +251,40 @@ static void the_latest_are_kept(void **unused)
     assert_int_equal(qchain_trace_stop(c, err), 0);
 }
 
+/* The part that was renamed counts if it is of the same recording, and the one right before. */
+static void a_part_of_another_recording_does_not_count(void **unused)
+{
+    uint64_t alone, both;
+    char kept[80];
+    qchain_trace *t;
+
+    (void)unused;
+    snprintf(kept, sizeof(kept), "%s/kept", dir);
+    for (unsigned i = 0; i < 2; i++) {
+        start(128 * 1024, 0);
+        read_many(9000);
+        assert_int_equal(qchain_trace_stop(c, err), 0);
+        assert_true(size_of(older) > 0);
+        if (i == 0)
+            assert_int_equal(rename(older, kept), 0);
+    }
+    t = load(file, 0);
+    assert_non_null(t);
+    both = t->n_records;
+    qchain_trace_free(t);
+    assert_int_equal(rename(kept, older), 0);
+    t = load(file, 0);
+    assert_non_null(t);
+    alone = t->n_records;
+    qchain_trace_free(t);
+    assert_true(alone < both);
+    unlink(older);
+    t = load(file, 0);
+    assert_non_null(t);
+    assert_int_equal(t->n_records, alone);
+    qchain_trace_free(t);
+}
+
 static void the_first_are_kept(void **unused)
 {
     qchain_trace *t;
@@ -590,6 +624,7 @@ int main(void)
         cmocka_unit_test_setup(nothing_else_is_written_over, set_up),
         cmocka_unit_test_setup(options_are_checked, set_up),
         cmocka_unit_test_setup(the_latest_are_kept, set_up),
+        cmocka_unit_test_setup(a_part_of_another_recording_does_not_count, set_up),
         cmocka_unit_test_setup(the_first_are_kept, set_up),
         cmocka_unit_test_setup(cut_or_damaged_it_tells_its_beginning, set_up),
         cmocka_unit_test_setup(each_byte_once_where_it_was_first, set_up),
