@@ -160,6 +160,35 @@ static void a_forged_block_says_nothing_impossible(void **unused)
     assert_true(taken > 100 / short_by() && refused > 100 / short_by());
 }
 
+/* Ten bytes may hold 64 bits, and no more; eleven are none. */
+static void numbers_have_64_bits(void **unused)
+{
+    static const struct {
+        uint8_t end[3];
+        size_t  n;
+        bool    ok;
+    } ends[] = {{{0x00}, 1, true}, {{0x01}, 1, false}, {{0x02}, 1, false}, {{0x7f}, 1, false}, {{0x80, 0x00}, 2, false}};
+    uint32_t count;
+    size_t size;
+
+    (void)unused;
+    /* Of the reads less 1: nine bytes with 63 bits, then the end. With all 64 there would be none. */
+    for (unsigned i = 0; i < sizeof(ends) / sizeof(ends[0]); i++) {
+        uint8_t *p = block + QC_TRACE_BLOCK_HEADER_BYTES;
+
+        memset(block, 0, sizeof(block));
+        memcpy(block, "QTBK", 4);
+        p[2] = 1;
+        memset(p + 3, 0xff, 9);
+        memcpy(p + 12, ends[i].end, ends[i].n);
+        size = QC_TRACE_BLOCK_HEADER_BYTES + 12 + ends[i].n;
+        qc_put_be32(block + 8, (uint32_t)(12 + ends[i].n));
+        qc_put_be32(block + 12, 1);
+        qc_put_be32(block + 4, qc_crc32c(0, block, size));
+        assert_int_equal(get_exactly(block, size, &count), ends[i].ok ? size : 0);
+    }
+}
+
 static void headers_are_checked(void **unused)
 {
     struct qc_trace_header h = {.part = 7, .disk_size = INT64_MAX, .began_ns = 12345678901234567, .id = {1, 2, 3}};
@@ -209,6 +238,7 @@ int main(void)
         cmocka_unit_test(the_largest_numbers_go_through),
         cmocka_unit_test(a_block_cut_or_flipped_is_none),
         cmocka_unit_test(a_forged_block_says_nothing_impossible),
+        cmocka_unit_test(numbers_have_64_bits),
         cmocka_unit_test(headers_are_checked),
         cmocka_unit_test(neighbours_are_joined),
     };

@@ -21,6 +21,8 @@
 #include "ops/trace_load.h"
 #include "share.h"
 #include "util/bytes.h"
+/* The recorder by itself, to make a lane small. */
+#include "chain/recorder.c"
 
 #define MIB (UINT64_C(1) << 20)
 #define DISK (16 * MIB)
@@ -542,6 +544,30 @@ static void recordings_come_and_go(void **unused)
     qchain_trace_free(load(file, 0));
 }
 
+/* What does not fit is counted, and nothing else happens to it. */
+static void what_does_not_fit_is_counted(void **unused)
+{
+    uint64_t reads = 0;
+    qchain_trace *t;
+
+    (void)unused;
+    start(0, 0);
+    open_lanes(c->own_recorder, false);
+    c->own_recorder->room = 1;
+    open_lanes(c->own_recorder, true);
+    for (uint64_t i = 0; i < 2000; i++)
+        read_at((i * 11 % 2000) * 4096, 512);
+    assert_int_equal(qchain_trace_stop(c, err), 0);
+    c->own_recorder->room = ALL_RECORDS / c->own_recorder->n_lanes;
+    t = load(file, 0);
+    assert_non_null(t);
+    for (uint64_t i = 0; i < t->n_records; i++)
+        reads += t->records[i].reads;
+    assert_true(reads > 0 && t->lost > 0);
+    assert_int_equal(reads + t->lost, 2000);
+    qchain_trace_free(t);
+}
+
 /* --------------------------------------------------------------------- memory --- */
 
 /* Where it fails, the call says so and all is as before; what a recording takes is bounded. */
@@ -611,6 +637,7 @@ static void a_full_disk_ends_it(void **unused)
 static int set_up(void **unused)
 {
     (void)unused;
+    (void)qchain_trace_stop(c, NULL); /* of one that failed */
     unlink(file);
     unlink(older);
     return 0;
@@ -631,6 +658,7 @@ int main(void)
         cmocka_unit_test_setup(several_are_merged_by_time, set_up),
         cmocka_unit_test_setup(threads_read, set_up),
         cmocka_unit_test_setup(recordings_come_and_go, set_up),
+        cmocka_unit_test_setup(what_does_not_fit_is_counted, set_up),
         cmocka_unit_test_setup(memory_fails, set_up),
         cmocka_unit_test_setup(a_full_disk_ends_it, set_up),
     };
