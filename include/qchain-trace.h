@@ -27,7 +27,7 @@ typedef struct qchain_trace_opts {
     size_t   struct_size; /* set by qchain_trace_opts_init                                                      */
     uint32_t flags;       /* QCHAIN_TRACE_*                                                                     */
     uint32_t reserved0;   /* 0                                                                                  */
-    uint64_t max_bytes;   /* of the trace, both files together; 128 KiB to 16 MiB; 0 = 4 MiB                    */
+    uint64_t max_bytes;   /* of the trace, both files together; 128 KiB to 8 MiB; 0 = 4 MiB                     */
     uint64_t reserved[4];
 } qchain_trace_opts;
 
@@ -74,7 +74,7 @@ typedef struct qchain_trace {
     uint64_t lost;        /* reads that came too fast to be recorded                                            */
     uint64_t unread;      /* bytes at the ends of files that make no sense: what a kill or a full disk leaves   */
     const qchain_trace_record *records;  /* in order of time                                                    */
-    const qchain_prefetch_range *ranges; /* what was read, each byte once, in the order in which it was first read */
+    const qchain_prefetch_range *ranges; /* what was read, each byte once, in the order of the first reads      */
     uint64_t reserved[4];
 } qchain_trace;
 
@@ -96,18 +96,19 @@ typedef struct qchain_trace_load_opts {
 /* Fill o with defaults; size is sizeof(qchain_trace_load_opts). Since 0.1. */
 QCHAIN_API void qchain_trace_load_opts_init(qchain_trace_load_opts *o, size_t size);
 /* Read n traces, n > 0, as one: ordered by the time since each began. names: paths or URLs; of a file the part that
- * was renamed is read, too, unless it is of another recording. A file may be one that is being recorded: what is whole of it is
- * taken, and unread tells of the rest. env: how URLs are reached; NULL = the defaults. opts may be NULL. Blocks.
- * Needs memory for at most 4 million records, some 500 MB. *out is to be freed by qchain_trace_free. Errors:
- * NOTFOUND, CORRUPT (no trace, or its header is damaged), UNSUPPORTED (of a later version), LIMIT (more than 16 MiB of files or
- * more records), ACCESS, IO, NOMEM, INVAL, and those of requests. Since 0.1. */
+ * was renamed is read, too, unless it is of another recording. A file may be one that is being recorded: what is
+ * whole of it is taken, and unread tells of the rest. env: how URLs are reached; NULL = the defaults. opts may be
+ * NULL. Blocks. Takes at most 2 million records, and some 500 MB of memory for so many. *out is to be freed by
+ * qchain_trace_free. Errors: NOTFOUND, CORRUPT (no trace, or its header is damaged), UNSUPPORTED (of a later
+ * version), LIMIT (more than 16 MiB of files, or more records), ACCESS, IO, NOMEM, INVAL, and those of requests.
+ * Since 0.1. */
 QCHAIN_API int qchain_trace_load(qchain_trace **out, qchain_env *env, const char *const *names, uint32_t n,
                                  const qchain_trace_load_opts *opts, qchain_error *err);
 /* Free one; NULL is fine. Since 0.1. */
 QCHAIN_API void qchain_trace_free(qchain_trace *t);
 /* Write the records of one to a file, atomically; a file that lies there must be a trace. Errors: INVAL (it is
- * not, or the records are in no order), LIMIT (it would be larger than qchain_trace_load takes), and those of
- * writing. Since 0.1. */
+ * not, or the records are in no order), LOCKED (somebody records into it), LIMIT (it would be larger than
+ * qchain_trace_load takes), and those of writing. Since 0.1. */
 QCHAIN_API int qchain_trace_save(const qchain_trace *t, const char *path, qchain_error *err);
 
 #ifdef __cplusplus

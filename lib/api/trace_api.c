@@ -42,9 +42,9 @@ int qchain_trace_start(qchain *c, const char *path, const qchain_trace_opts *opt
     if (o.flags & ~(uint32_t)QCHAIN_TRACE_KEEP_FIRST || o.reserved0 || any_set(o.reserved))
         return qc_fail(err, QCHAIN_E_INVAL, "trace: unknown flags 0x%x or reserved fields set", o.flags);
     o.max_bytes = o.max_bytes ? o.max_bytes : DEFAULT_BYTES;
-    if (o.max_bytes < LEAST_BYTES || o.max_bytes > QC_TRACE_BYTES_MAX)
+    if (o.max_bytes < LEAST_BYTES || o.max_bytes > QC_TRACE_RECORDING_MAX)
         return qc_fail(err, QCHAIN_E_INVAL, "trace: max_bytes=%llu: from %llu to %u",
-                       (unsigned long long)o.max_bytes, (unsigned long long)LEAST_BYTES, QC_TRACE_BYTES_MAX);
+                       (unsigned long long)o.max_bytes, (unsigned long long)LEAST_BYTES, QC_TRACE_RECORDING_MAX);
     return qc_recorder_start(c, path, o.flags, o.max_bytes, err);
 }
 

@@ -47,7 +47,8 @@
 #define QC_TRACE_BODY_MAX 32768u
 #define QC_TRACE_BLOCK_MAX (QC_TRACE_BLOCK_HEADER_BYTES + QC_TRACE_BODY_MAX)
 #define QC_TRACE_BLOCK_RECORDS 4096u
-#define QC_TRACE_BYTES_MAX (16u << 20) /* of all files of a trace */
+#define QC_TRACE_BYTES_MAX (16u << 20) /* of all files that are read as one */
+#define QC_TRACE_RECORDING_MAX (8u << 20) /* of one recording */
 #define QC_TRACE_SUFFIX ".qctrace"
 #define QC_TRACE_OLDER ".1" /* behind the name of the file before */
 

@@ -30,6 +30,16 @@ static int check_content(int fd, const char *path, qchain_error *err)
                    "remove it", qc_escape_str(&shown, path));
 }
 
+/* A recording has its file locked, where the file system can do that. */
+static int lock(int fd, int how, const char *path, qchain_error *err)
+{
+    struct qc_escaped shown;
+
+    if (flock(fd, how | LOCK_NB) == 0 || errno != EWOULDBLOCK)
+        return 0;
+    return qc_fail(err, QCHAIN_E_LOCKED, "trace '%s': somebody records into it", qc_escape_str(&shown, path));
+}
+
 int qc_trace_replaceable(int dir, const char *name, const char *path, qchain_error *err)
 {
     struct qc_escaped shown;
@@ -39,6 +49,8 @@ int qc_trace_replaceable(int dir, const char *name, const char *path, qchain_err
     if (fd < 0)
         return errno == ENOENT ? 0 : qc_fail_errno(err, errno, "trace '%s'", qc_escape_str(&shown, path));
     ret = check_content(fd, path, err);
+    if (ret == 0)
+        ret = lock(fd, LOCK_SH, path, err);
     close(fd);
     return ret;
 }
@@ -70,16 +82,13 @@ static int begin_file(struct qc_trace_part *f, int flags, qchain_error *err)
 {
     uint8_t header[QC_TRACE_HEADER_BYTES];
     struct qc_escaped shown;
-    int ret = 0;
+    int ret;
 
     f->size = 0;
     f->fd = openat(f->dir, f->name, O_RDWR | O_CREAT | O_CLOEXEC | O_NONBLOCK | O_NOCTTY | O_NOFOLLOW | flags, 0666);
     if (f->fd < 0)
         return qc_fail_errno(err, errno, "trace '%s'", qc_escape_str(&shown, f->path));
-    if (flock(f->fd, LOCK_EX | LOCK_NB) != 0)
-        ret = errno == EWOULDBLOCK
-                  ? qc_fail(err, QCHAIN_E_LOCKED, "trace '%s': somebody records into it", qc_escape_str(&shown, f->path))
-                  : qc_fail_errno(err, errno, "trace '%s'", qc_escape_str(&shown, f->path));
+    ret = lock(f->fd, LOCK_EX, f->path, err);
     if (ret == 0)
         ret = check_content(f->fd, f->path, err);
     if (ret == 0 && ftruncate(f->fd, 0) != 0)
@@ -146,12 +155,24 @@ int qc_trace_part_open(struct qc_trace_part *f, const char *path, const struct q
     return ret;
 }
 
+/* Does the name still lead to the file that is written? */
+static bool is_ours(const struct qc_trace_part *f)
+{
+    struct stat named, open;
+
+    return fstatat(f->dir, f->name, &named, AT_SYMLINK_NOFOLLOW) == 0 && fstat(f->fd, &open) == 0 &&
+           named.st_dev == open.st_dev && named.st_ino == open.st_ino;
+}
+
 /* In between there is no file of that name: who reads then takes the older one. */
 static int next_file(struct qc_trace_part *f, qchain_error *err)
 {
     struct qc_escaped shown;
     int ret = qc_trace_replaceable(f->dir, f->older, f->older_path, err);
 
+    if (ret == 0 && !is_ours(f))
+        ret = qc_fail(err, QCHAIN_E_IO, "trace '%s': the file was moved or replaced while it was recorded; the "
+                      "recording ends", qc_escape_str(&shown, f->path));
     if (ret == 0 && renameat(f->dir, f->name, f->dir, f->older) != 0)
         ret = qc_fail_errno(err, errno, "renaming '%s'", qc_escape_str(&shown, f->path));
     if (ret != 0)

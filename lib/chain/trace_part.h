@@ -23,7 +23,8 @@ int  qc_trace_part_open(struct qc_trace_part *f, const char *path, const struct 
 int  qc_trace_part_write(struct qc_trace_part *f, const uint8_t *p, size_t n, qchain_error *err);
 void qc_trace_part_close(struct qc_trace_part *f);
 
-/* May a file be replaced by a trace: there is none, it is empty, or it is a trace? INVAL, and those of opening it.
+/* May a file be replaced by a trace: there is none, it is empty, or it is a trace that nobody records into? INVAL,
+ * LOCKED, and those of opening it.
  * dir: AT_FDCWD, or where name lies; path: for messages. */
 int qc_trace_replaceable(int dir, const char *name, const char *path, qchain_error *err);
 

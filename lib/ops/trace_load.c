@@ -19,7 +19,7 @@
 #include "util/escape.h"
 #include "util/vec.h"
 
-#define RECORDS_MAX (UINT64_C(4) << 20)
+#define RECORDS_MAX (QC_TRACE_RECORDING_MAX / 4) /* that what one recording may leave can hold, at most */
 
 struct loading {
     qchain_trace *t;
@@ -120,9 +120,6 @@ static int add_blocks(struct loading *l, const struct content *f, qchain_error *
     uint32_t n;
 
     while (at < f->n) {
-        if (l->n + QC_TRACE_BLOCK_RECORDS > RECORDS_MAX)
-            return qc_fail(err, QCHAIN_E_LIMIT, "traces of more than %llu records together are not read",
-                           (unsigned long long)(RECORDS_MAX - QC_TRACE_BLOCK_RECORDS));
         if (qc_grow((void **)&l->record, &l->cap, l->n + QC_TRACE_BLOCK_RECORDS, sizeof(*l->record)) != 0)
             return qc_fail_nomem(err);
         size = qc_trace_get_block(l->record + l->n, &n, &lost, f->p + at, f->n - at);
@@ -130,6 +127,8 @@ static int add_blocks(struct loading *l, const struct content *f, qchain_error *
             break;
         at += size;
         l->n += n;
+        if (l->n > RECORDS_MAX)
+            return qc_fail(err, QCHAIN_E_LIMIT, "traces of more than %u records together are not read", RECORDS_MAX);
         l->t->lost = lost > UINT64_MAX - l->t->lost ? UINT64_MAX : l->t->lost + lost;
     }
     l->t->unread += f->n - at;
@@ -223,7 +222,8 @@ static int beside(char **out, qchain_env *env, const char *image, qchain_error *
         *out = qc_asprintf("%s" QC_TRACE_SUFFIX, name.path);
     if (ret == 0 && !*out)
         ret = name.is_url && strchr(name.path, '?')
-                  ? qc_fail(err, QCHAIN_E_INVAL, "the image's URL is signed, for the image alone: say where the trace is")
+                  ? qc_fail(err, QCHAIN_E_INVAL, "the image's URL is signed, for the image alone: say where the trace "
+                            "is")
                   : qc_fail_nomem(err);
     qc_name_finish(&name);
     return ret;

@@ -110,7 +110,8 @@ static void use(const uint8_t *p, size_t size)
     while (n < MOST_RECORDS && (length = qc_trace_get_block(record + n, &got, &lost, p + at, size - at)) > 0) {
         require(length <= size - at && got > 0 && got <= QC_TRACE_BLOCK_RECORDS);
         for (uint32_t i = 0; i < got; i++)
-            require(qc_trace_record_ok(&record[n + i]) && (i == 0 || record[n + i].time_us >= record[n + i - 1].time_us));
+            require(qc_trace_record_ok(&record[n + i]) &&
+                    (i == 0 || record[n + i].time_us >= record[n + i - 1].time_us));
         write_again(record + n, got, lost);
         n += got;
         at += length;

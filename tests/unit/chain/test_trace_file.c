@@ -167,7 +167,8 @@ static void numbers_have_64_bits(void **unused)
         uint8_t end[3];
         size_t  n;
         bool    ok;
-    } ends[] = {{{0x00}, 1, true}, {{0x01}, 1, false}, {{0x02}, 1, false}, {{0x7f}, 1, false}, {{0x80, 0x00}, 2, false}};
+    } ends[] = {{{0x00}, 1, true}, {{0x01}, 1, false}, {{0x02}, 1, false}, {{0x7f}, 1, false},
+                {{0x80, 0x00}, 2, false}};
     uint32_t count;
     size_t size;
 

@@ -131,6 +131,8 @@ static void a_recording_ends_with_its_chain(void **unused)
     assert_int_equal(mem_chain_open(m, &other, NULL, NULL, err), 0);
     assert_int_equal(qchain_trace_start(other, file, NULL, err), 0);
     assert_int_equal(qchain_trace_start(c, file, NULL, err), QCHAIN_E_LOCKED);
+    assert_int_equal(qchain_trace_save(&(qchain_trace){.struct_size = sizeof(qchain_trace)}, file, err),
+                     QCHAIN_E_LOCKED);
     assert_int_equal(qchain_read(other, &(char){0}, 1, 77, 0, err), 0);
     qchain_close(other);
     t = load(file, 0);
@@ -192,7 +194,7 @@ static void options_are_checked(void **unused)
     o.flags = 0;
     o.max_bytes = 128 * 1024 - 1;
     assert_int_equal(qchain_trace_start(c, file, &o, err), QCHAIN_E_INVAL);
-    o.max_bytes = 16 * MIB + 1;
+    o.max_bytes = 8 * MIB + 1;
     assert_int_equal(qchain_trace_start(c, file, &o, err), QCHAIN_E_INVAL);
     qchain_trace_load_opts_init(&lo, sizeof(lo));
     lo.flags = 4;
@@ -285,6 +287,24 @@ static void a_part_of_another_recording_does_not_count(void **unused)
     assert_non_null(t);
     assert_int_equal(t->n_records, alone);
     qchain_trace_free(t);
+}
+
+/* Who puts another file in its place keeps that. */
+static void a_file_that_was_replaced_is_not_renamed(void **unused)
+{
+    FILE *f;
+
+    (void)unused;
+    start(128 * 1024, 0);
+    read_at(0, 512);
+    assert_int_equal(unlink(file), 0);
+    f = fopen(file, "w");
+    fputs("mine", f);
+    fclose(f);
+    read_many(20000);
+    assert_int_equal(qchain_trace_stop(c, err), QCHAIN_E_IO);
+    assert_int_equal(size_of(file), 4);
+    assert_int_equal(size_of(older), -1);
 }
 
 static void the_first_are_kept(void **unused)
@@ -652,6 +672,7 @@ int main(void)
         cmocka_unit_test_setup(options_are_checked, set_up),
         cmocka_unit_test_setup(the_latest_are_kept, set_up),
         cmocka_unit_test_setup(a_part_of_another_recording_does_not_count, set_up),
+        cmocka_unit_test_setup(a_file_that_was_replaced_is_not_renamed, set_up),
         cmocka_unit_test_setup(the_first_are_kept, set_up),
         cmocka_unit_test_setup(cut_or_damaged_it_tells_its_beginning, set_up),
         cmocka_unit_test_setup(each_byte_once_where_it_was_first, set_up),
