@@ -227,7 +227,9 @@ static int start_thread(struct qc_recorder *r, qchain_error *err)
     sigset_t all, old;
     int rc;
 
+    pthread_mutex_lock(&r->lock); /* a late reader of the recording before may still ask */
     r->stop = r->asked = false;
+    pthread_mutex_unlock(&r->lock);
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &old);
     rc = pthread_create(&r->thread, NULL, writer, r);

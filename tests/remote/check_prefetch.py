@@ -312,6 +312,10 @@ def traced(place, made):
     again, rebased = replayed(place, made, f"{made.proxy.url}/{moved}", "rebased", reads, "--trace", trace)
     if rebased["visible"] != result["visible"]:
         raise Mismatch(f"rebased: {rebased}, before {result}")
+    # And a clone of it.
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", "-b", made.top, "-F", "qcow2", "clone.qcow2"],
+                   cwd=made.www, check=True)
+    replayed(place, made, f"{made.proxy.url}/clone.qcow2", "cloned", reads, "--trace", trace)
     return f"{cold} requests cold, {n} after the trace ({result['requests']} for it), {again} rebased, {len(reads)} reads"
 
 
