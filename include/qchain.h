@@ -896,5 +896,5 @@ QCHAIN_API void qchain_index_info_free(qchain_index_info *info);
 #endif
 
 #include <qchain-remote.h>
-#include <qchain-jobs.h> /* and with it <qchain-write.h> */
+#include <qchain-trace.h> /* with it <qchain-jobs.h> and <qchain-write.h> */
 #endif

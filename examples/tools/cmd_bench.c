@@ -22,7 +22,8 @@ enum {
     OPT_BATCH,
     OPT_WARM,
     OPT_LATENCY,
-    OPT_TIME
+    OPT_TIME,
+    OPT_RECORD
 };
 
 static const struct option bench_options[] = {
@@ -40,6 +41,7 @@ static const struct option bench_options[] = {
     {"latency", no_argument, NULL, OPT_LATENCY},
     {"percentiles", no_argument, NULL, OPT_LATENCY},
     {"time", required_argument, NULL, OPT_TIME},
+    {"record", required_argument, NULL, OPT_RECORD},
     {NULL, 0, NULL, 0},
 };
 
@@ -194,6 +196,9 @@ static int own_option(struct tool *t, int c, struct bench_args *a)
         return 0;
     case OPT_LATENCY:
         a->load.latency = true;
+        return 0;
+    case OPT_RECORD:
+        t->record = optarg;
         return 0;
     default: /* OPT_TIME */
         return parse_time(t, optarg, &a->seconds_ns) ? 0 : -1;
@@ -449,7 +454,11 @@ static int bench(struct tool *t, qchain *c, struct bench_args *a)
         return -1;
     if (t->output == TOOL_HUMAN)
         print_begin(a);
-    r = tool_load_run(t, &a->load);
+    r = tool_record_start(t, c);
+    if (r == 0)
+        r = tool_load_run(t, &a->load);
+    if (tool_record_stop(t, c) != 0)
+        r = -1;
     if (r == 0)
         r = report(t, a);
     return r;
@@ -491,7 +500,7 @@ const struct tool_verb tool_verb_bench = {
             "  --random, --seed N      at random multiples of the step\n"
             "  --allocated, --warm     stored bytes only; read all once before\n"
             "  --blocking, --latency   plain reads, no queues; percentiles of their times\n"
-            "  --output=FORMAT         human (default) or json\n"
+            "  --output=json, --record FILE  print JSON; record what is read, see qchain-trace(1)\n"
             "  --threads N             N threads with a queue each (default: 1), not as below\n"
             "  -w, --pattern BYTE      write over IMG; --flush-interval N, --no-drain: flushes between\n",
     .usage_exit = 1,

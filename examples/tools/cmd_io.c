@@ -8,6 +8,8 @@
 
 #include "io.h"
 
+enum { OPT_RECORD = TOOL_OPT_BASE };
+
 static const struct option io_options[] = {
     {"cmd", required_argument, NULL, 'c'},
     {"format", required_argument, NULL, 'f'},
@@ -22,6 +24,7 @@ static const struct option io_options[] = {
     {"discard", required_argument, NULL, 'd'},
     {"trace", required_argument, NULL, 'T'},
     {"version", no_argument, NULL, 'V'},
+    {"record", required_argument, NULL, OPT_RECORD},
     {NULL, 0, NULL, 0},
 };
 
@@ -68,6 +71,9 @@ static int parse_option(struct io_shell *sh, int c, struct io_args *a)
         break;
     case 'd':
         what = io_set_discard(&sh->how, optarg) ? NULL : "discard";
+        break;
+    case OPT_RECORD:
+        t->record = optarg;
         break;
     default:
         break; /* -m and -T have nothing to act upon */
@@ -195,6 +201,7 @@ const struct tool_verb tool_verb_io = {
             "  -t, --cache MODE        none, directsync, writeback, unsafe, writethrough (default)\n"
             "  -n, --nocache           as -t none\n"
             "  -d, --discard MODE      ignore, or unmap (default)\n"
+            "  --record FILE           record what is read of the first image, see qchain-trace(1)\n"
             "  -k, -i MODE, -m, -T X   known, without effect\n"
             "The command `help' tells of the commands.\n",
     .usage_exit = 1,

@@ -12,7 +12,7 @@
 #define BLOCK_BYTES (8u << 20)
 
 enum { OPT_OUTPUT = TOOL_OPT_BASE, OPT_RANGE, OPT_METADATA, OPT_IDLE, OPT_REQUESTS, OPT_PARALLEL, OPT_MAX_BYTES,
-       OPT_DEADLINE };
+       OPT_DEADLINE, OPT_TRACE };
 
 static const struct option prefetch_options[] = {
     {"format", required_argument, NULL, 'f'},
@@ -20,6 +20,7 @@ static const struct option prefetch_options[] = {
     {"start-offset", required_argument, NULL, 's'},
     {"max-length", required_argument, NULL, 'l'},
     {"range", required_argument, NULL, OPT_RANGE},
+    {"trace", required_argument, NULL, OPT_TRACE},
     {"metadata", no_argument, NULL, OPT_METADATA},
     {"idle", no_argument, NULL, OPT_IDLE},
     {"requests", required_argument, NULL, OPT_REQUESTS},
@@ -34,24 +35,47 @@ struct prefetch_args {
     uint64_t start, length;        /* -s, -l: of every disk */
     qchain_prefetch_range *range;  /* --range, likewise; in the end those of all disks */
     uint32_t n_ranges;
+    const char **trace;            /* --trace */
+    uint32_t n_traces;
     char **name;
     uint32_t n;
 };
 
 /* ------------------------------------------------------------------ options --- */
 
-static bool add_range(struct tool *t, struct prefetch_args *a, uint64_t offset, uint64_t length)
+static bool add_ranges(struct tool *t, struct prefetch_args *a, const qchain_prefetch_range *range, uint32_t n)
 {
-    qchain_prefetch_range *more = realloc(a->range, (a->n_ranges + 1) * sizeof(*more));
+    qchain_prefetch_range *more = n < UINT32_MAX - a->n_ranges
+                                      ? realloc(a->range, ((size_t)a->n_ranges + n + 1) * sizeof(*more)) : NULL;
 
     if (!more) {
         tool_complain(t, "out of memory");
         return false;
     }
     a->range = more;
-    memset(&more[a->n_ranges], 0, sizeof(*more));
-    more[a->n_ranges].offset = offset;
-    more[a->n_ranges++].length = length;
+    if (n)
+        memcpy(more + a->n_ranges, range, n * sizeof(*more));
+    a->n_ranges += n;
+    return true;
+}
+
+static bool add_range(struct tool *t, struct prefetch_args *a, uint64_t offset, uint64_t length, uint32_t chain)
+{
+    qchain_prefetch_range range = {.offset = offset, .length = length, .chain = chain};
+
+    return add_ranges(t, a, &range, 1);
+}
+
+static bool add_trace(struct tool *t, struct prefetch_args *a, const char *name)
+{
+    const char **more = realloc(a->trace, (a->n_traces + 1) * sizeof(*more));
+
+    if (!more) {
+        tool_complain(t, "out of memory");
+        return false;
+    }
+    a->trace = more;
+    more[a->n_traces++] = name;
     return true;
 }
 
@@ -67,7 +91,7 @@ static bool parse_range(struct tool *t, struct prefetch_args *a, char *text)
     }
     *plus = '\0';
     return tool_parse_size(t, "offset of a range", text, &offset) &&
-           tool_parse_size(t, "length of a range", plus + 1, &length) && add_range(t, a, offset, length);
+           tool_parse_size(t, "length of a range", plus + 1, &length) && add_range(t, a, offset, length, 0);
 }
 
 static bool parse_deadline(struct tool *t, struct prefetch_args *a, const char *text)
@@ -110,6 +134,8 @@ static bool parse_option(struct tool *t, struct prefetch_args *a, int c)
         return tool_parse_size(t, "max length", optarg, &a->length);
     case OPT_RANGE:
         return parse_range(t, a, optarg);
+    case OPT_TRACE:
+        return add_trace(t, a, optarg);
     case OPT_OUTPUT:
         return tool_parse_output(t, optarg, false);
     case OPT_METADATA:
@@ -129,6 +155,25 @@ static bool parse_option(struct tool *t, struct prefetch_args *a, int c)
     }
 }
 
+static bool is_auto(const char *trace)
+{
+    return strcmp(trace, "auto") == 0;
+}
+
+/* One for each disk; "auto" may be said once for all. The same answers as below. */
+static int check_traces(struct tool *t, struct prefetch_args *a)
+{
+    if (a->n_ranges || a->start || a->length != UINT64_MAX)
+        t->status = tool_usage_error(t, "--trace and --range, -s, -l are mutually exclusive");
+    else if (is_auto(a->trace[0]) && a->n_traces == 1 && t->image_opts)
+        t->status = tool_usage_error(t, "--trace auto needs the name of an image: say which trace it is");
+    else if (a->n_traces != a->n && !(a->n_traces == 1 && is_auto(a->trace[0])))
+        t->status = tool_usage_error(t, "Expecting a --trace for each image: there are %u for %u", a->n_traces, a->n);
+    else
+        return 0;
+    return TOOL_STOP;
+}
+
 /* 0, or TOOL_STOP with t->status. */
 static int parse_args(struct tool *t, int argc, char **argv, struct prefetch_args *a)
 {
@@ -143,14 +188,16 @@ static int parse_args(struct tool *t, int argc, char **argv, struct prefetch_arg
         t->status = tool_usage_error(t, "Expecting image file names");
         return TOOL_STOP;
     }
+    a->name = argv + optind;
+    a->n = (uint32_t)(argc - optind);
+    if (a->n_traces)
+        return check_traces(t, a);
     if (a->n_ranges && (a->start || a->length != UINT64_MAX)) {
         t->status = tool_usage_error(t, "--range and -s, -l are mutually exclusive");
         return TOOL_STOP;
     }
-    if ((a->start || a->length != UINT64_MAX) && !add_range(t, a, a->start, a->length))
+    if ((a->start || a->length != UINT64_MAX) && !add_range(t, a, a->start, a->length, 0))
         return TOOL_STOP;
-    a->name = argv + optind;
-    a->n = (uint32_t)(argc - optind);
     return 0;
 }
 
@@ -206,17 +253,59 @@ static int put_json(struct tool *t, const qchain_prefetch_result *r)
 
 /* ----------------------------------------------------------------- the work --- */
 
+/* What the trace of disk i says; without one beside it, the whole disk. */
+static bool take_trace(struct tool *t, struct prefetch_args *a, uint32_t i, qchain *c)
+{
+    const char *name = a->trace[a->n_traces == 1 ? 0 : i];
+    bool beside = is_auto(name), ok;
+    qchain_trace *trace = NULL;
+    qchain_trace_load_opts o;
+    int r;
+
+    qchain_trace_load_opts_init(&o, sizeof(o));
+    o.chain = i;
+    o.disk_size = qchain_size(c);
+    o.flags = beside ? QCHAIN_TRACE_LOAD_BESIDE : 0;
+    name = beside ? a->name[i] : name;
+    r = tool_load_traces(t, &name, 1, &o, &trace);
+    if (r == QCHAIN_E_NOTFOUND && beside) {
+        if (!t->quiet)
+            tool_complain(t, "%s: no trace lies beside it: all of it is fetched", tool_shown_name(t, name));
+        return add_range(t, a, 0, UINT64_MAX, i);
+    }
+    if (r) {
+        tool_complain_error(t);
+        return false;
+    }
+    ok = add_ranges(t, a, trace->ranges, o.disk_size ? trace->n_ranges : 0);
+    qchain_trace_free(trace);
+    return ok;
+}
+
+static bool take_traces(struct tool *t, struct prefetch_args *a, qchain **chains)
+{
+    uint32_t i;
+
+    for (i = 0; i < a->n; i++)
+        if (!take_trace(t, a, i, chains[i]))
+            return false;
+    a->o.ranges = a->range;
+    a->o.n_ranges = a->n_ranges;
+    return true;
+}
+
 /* The ranges are for each of the disks. */
-static bool spread_ranges(struct tool *t, struct prefetch_args *a)
+static bool spread_ranges(struct tool *t, struct prefetch_args *a, qchain **chains)
 {
     uint32_t own = a->n_ranges, i, k;
 
+    if (a->n_traces)
+        return take_traces(t, a, chains);
+
     for (i = 1; i < a->n; i++)
-        for (k = 0; k < own; k++) {
-            if (!add_range(t, a, a->range[k].offset, a->range[k].length))
+        for (k = 0; k < own; k++)
+            if (!add_range(t, a, a->range[k].offset, a->range[k].length, i))
                 return false;
-            a->range[a->n_ranges - 1].chain = i;
-        }
     a->o.ranges = a->range;
     a->o.n_ranges = a->n_ranges;
     return true;
@@ -252,6 +341,7 @@ static int run_prefetch(struct tool *t, int argc, char **argv)
 
     if (parse_args(t, argc, argv, &a) != 0) {
         free(a.range);
+        free(a.trace);
         return t->status;
     }
     t->index_bytes = INDEX_BYTES;
@@ -262,12 +352,13 @@ static int run_prefetch(struct tool *t, int argc, char **argv)
     for (i = 0; chains && i < a.n; i++)
         if (tool_open(t, a.name[i], 0, NULL, &chains[i]) != 0)
             break;
-    if (chains && i == a.n && spread_ranges(t, &a))
+    if (chains && i == a.n && spread_ranges(t, &a, chains))
         status = prefetch(t, &a, chains);
     for (i = 0; chains && i < a.n; i++)
         qchain_close(chains[i]);
     free(chains);
     free(a.range);
+    free(a.trace);
     return status;
 }
 
@@ -278,6 +369,7 @@ const struct tool_verb tool_verb_prefetch = {
     .help = "  -f FMT                  the format of each IMG\n"
             "  -s OFFSET, -l LENGTH    only this range of each disk\n"
             "  --range OFFSET+LENGTH   the same; several, in the order in which they are wanted\n"
+            "  --trace FILE            what qchain-trace(1) says was read; auto: IMG.qctrace\n"
             "  --metadata              only what finding the data takes\n"
             "  -r RATE, --requests N   bytes and requests a second at most\n"
             "  --parallel N            requests under way (default: chosen)\n"

@@ -5,12 +5,13 @@
 
 #include "tool.h"
 
-enum { OPT_OFFSET = TOOL_OPT_BASE, OPT_LENGTH };
+enum { OPT_OFFSET = TOOL_OPT_BASE, OPT_LENGTH, OPT_RECORD };
 
 static const struct option read_options[] = {
     {"format", required_argument, NULL, 'f'},
     {"offset", required_argument, NULL, OPT_OFFSET},
     {"length", required_argument, NULL, OPT_LENGTH},
+    {"record", required_argument, NULL, OPT_RECORD},
     {NULL, 0, NULL, 0},
 };
 
@@ -47,6 +48,9 @@ static int parse_args(struct tool *t, int argc, char **argv, struct read_args *a
         case OPT_LENGTH:
             ok = tool_parse_size(t, "length", optarg, &a->length);
             a->has_length = true;
+            break;
+        case OPT_RECORD:
+            t->record = optarg;
             break;
         default:
             return TOOL_STOP;
@@ -108,8 +112,10 @@ static int run_read(struct tool *t, int argc, char **argv)
                       tool_shown_name(t, a.name), size);
         status = 1;
     } else {
-        status = copy(t, c, &a);
+        status = tool_record_start(t, c) == 0 ? copy(t, c, &a) : 1;
     }
+    if (tool_record_stop(t, c) != 0)
+        status = 1;
     qchain_close(c);
     return status;
 }
@@ -121,6 +127,7 @@ const struct tool_verb tool_verb_read = {
     .help = "  -f, --format FMT        the format of IMG: qcow2, raw\n"
             "  --offset N              begin at N (default: 0)\n"
             "  --length N              copy N bytes (default: all behind the offset)\n"
+            "  --record FILE           record what is read in FILE, see qchain-trace(1)\n"
             "  -p, --progress=text|json  show progress on standard error\n"
             "  -q                      do not\n",
     .usage_exit = 2,

@@ -206,6 +206,8 @@ int io_open_image(struct io_shell *sh)
     free(owned);
     if (r == 0)
         r = mind_format(sh);
+    if (r == 0)
+        r = tool_record_start(t, sh->c);
     if (r)
         io_close_image(sh);
     return r;
@@ -213,16 +215,16 @@ int io_open_image(struct io_shell *sh)
 
 int io_close_image(struct io_shell *sh)
 {
-    int r = 0;
+    int r;
 
     if (!sh->c)
         return 0;
     io_aio_drain(sh);
     qchain_queue_close(sh->queue);
-    if (sh->writable) {
-        r = qchain_finish(sh->c, sh->t->err);
-        if (r)
-            fprintf(stderr, "%s: %s\n", sh->t->prog, qchain_error_message(sh->t->err));
+    r = tool_record_stop(sh->t, sh->c);
+    if (sh->writable && qchain_finish(sh->c, sh->t->err) != 0) {
+        fprintf(stderr, "%s: %s\n", sh->t->prog, qchain_error_message(sh->t->err));
+        r = -1;
     }
     qchain_close(sh->c);
     sh->queue = NULL;

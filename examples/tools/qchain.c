@@ -36,6 +36,7 @@ static const struct {
     {&tool_verb_index, "keep the map of a chain in a file, so that it opens at once"},
     {&tool_verb_cache, "look after a disk cache of remote layers"},
     {&tool_verb_prefetch, "bring what remote layers show into the disk cache"},
+    {&tool_verb_trace, "look at and merge traces of what was read of a disk"},
     {&tool_verb_write, "write bytes of a file or pipe into an image"},
     {&tool_verb_dd, "copy a disk or a part of it to a new image"},
     {&tool_verb_snapshot, "list, make, apply and delete internal snapshots"},

@@ -41,6 +41,8 @@ struct tool {
     bool quiet;            /* -q */
     bool no_index;         /* --no-index */
     const char *index;     /* --index, of the first image that is opened */
+    const char *record;    /* --record, of the first image that is opened; NULL from then on */
+    qchain *recorded;      /* the chain whose reads are recorded, or NULL */
     enum tool_format output;
     enum tool_stats stats;
     enum tool_progress progress;
@@ -58,7 +60,7 @@ extern const struct tool_verb tool_verb_map, tool_verb_info, tool_verb_inspect, 
     tool_verb_cache, tool_verb_bench, tool_verb_check, tool_verb_create, tool_verb_measure,
     tool_verb_amend, tool_verb_resize, tool_verb_io, tool_verb_write, tool_verb_snapshot, tool_verb_bitmap,
     tool_verb_dd, tool_verb_rebase, tool_verb_commit, tool_verb_stream, tool_verb_merge, tool_verb_delete,
-    tool_verb_prefetch;
+    tool_verb_prefetch, tool_verb_trace;
 
 /* ---- command line (tool_opts.c) ---- */
 
@@ -262,6 +264,16 @@ void tool_job_finish(struct tool_job *j, bool done);
 /* The exit code for the library's answer r: 0; 128 + the signal, silently; or `other`
  * after its message. */
 int tool_job_status(const struct tool *t, int r, int other);
+
+/* ---- traces (tool_trace.c) ---- */
+
+/* Record what is read of c, if it is the first and --record was given; and end that, if it is the one. 0, or -1 after
+ * a complaint. */
+int tool_record_start(struct tool *t, qchain *c);
+int tool_record_stop(struct tool *t, qchain *c);
+/* Read traces as one; says which was cut off. 0, or not, of which nothing was said yet; o may be NULL. */
+int tool_load_traces(struct tool *t, const char *const *names, uint32_t n, const qchain_trace_load_opts *o,
+                     qchain_trace **out);
 
 /* ---- layers (tool_layer.c) ---- */
 

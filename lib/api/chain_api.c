@@ -4,6 +4,7 @@
 
 #include "api/api.h"
 #include "chain/chain.h"
+#include "chain/recorder.h"
 #include "chain/tip.h"
 #include "util/alloc.h"
 
@@ -267,6 +268,7 @@ int qchain_read(qchain *c, void *buf, size_t length, uint64_t offset, uint32_t f
     if (ret != 0)
         return ret;
     qc_count_bytes(c->env->slots, QC_CNT_READS, length);
+    qc_note_read(c, offset, length);
     return qc_chain_readv(c, &iov, 1, length, offset, QC_CHAIN_READ_KEEP, err);
 }
 
@@ -289,5 +291,6 @@ int qchain_readv(qchain *c, const qchain_iov *iov, uint32_t n_iov, uint64_t offs
     if (ret != 0)
         return ret;
     qc_count_bytes(c->env->slots, QC_CNT_READS, length);
+    qc_note_read(c, offset, length);
     return qc_chain_readv(c, iov, n_iov, (size_t)length, offset, QC_CHAIN_READ_KEEP, err);
 }

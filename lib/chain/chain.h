@@ -11,6 +11,7 @@
 #include "util/error.h"
 
 struct qc_bitmaps;
+struct qc_recorder;
 struct qc_tip;
 
 /* A file that runs refer to. A layer has one, or two with a data file. Of layers that
@@ -55,6 +56,8 @@ struct qchain {
     struct qc_store_hot *hot; /* one a source, for reads */
     uint32_t          n_sources;
     size_t            cap_sources, cap_hot;
+    _Atomic(struct qc_recorder *) recorder; /* while what is read is recorded, else NULL */
+    struct qc_recorder *own_recorder; /* the same, from the first recording on */
     atomic_bool       changed; /* a layer is not what its sidecar says: all fails CHANGED */
     struct qc_verifying *verify; /* its turn among those that are compared with their stores, or NULL */
     struct qc_sidecar *sidecar; /* knows the lower layers; NULL if there is none */

@@ -5,6 +5,7 @@
 #include "chain/chain.h"
 #include "chain/names.h"
 #include "chain/open.h"
+#include "chain/recorder.h"
 #include "chain/sidecar.h"
 #include "chain/tip.h"
 #include "chain/verify.h"
@@ -127,6 +128,7 @@ void qc_chain_close(qchain *c)
 {
     if (!c)
         return;
+    qc_recorder_destroy(c);
     qc_verify_end(c);
     qc_warm_end(c);
     qc_index_finish(c);

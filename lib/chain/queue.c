@@ -12,6 +12,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "chain/recorder.h"
 #include "util/alloc.h"
 #include "util/bytes.h"
 
@@ -123,8 +124,10 @@ static inline int submit(qchain_queue *q, enum qc_request_kind kind, const qchai
         return qc_fail(err, QCHAIN_E_NOMEM, "queue: no thread can be started");
     }
     q->pending++;
-    if (kind == QC_REQUEST_READ)
+    if (kind == QC_REQUEST_READ) {
         qc_count_bytes(q->c->env->slots, QC_CNT_READS, length);
+        qc_note_read(q->c, offset, length);
+    }
     /* A request, and what of it the ring carries. */
     qc_count_bytes(q->c->env->slots, QC_CNT_QUEUE_REQUESTS, (uint64_t)n_ring);
     if (q->n_held == QC_INDEX_MANY || (q->n_held > 0 && !more))

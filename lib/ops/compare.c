@@ -4,6 +4,7 @@
 
 #include <string.h>
 
+#include "chain/recorder.h"
 #include "ops/copy.h"
 #include "util/alloc.h"
 #include "util/bytes.h"
@@ -128,6 +129,7 @@ static int read_side(const struct side *s, char *buf, uint64_t start, uint64_t e
     qchain_iov iov = {buf, start < s->c->size ? (size_t)qc_min64(len, s->c->size - start) : 0};
 
     memset(buf + iov.len, 0, len - iov.len);
+    qc_note_read(s->c, start, iov.len);
     return iov.len ? qc_chain_readv(s->c, &iov, 1, iov.len, start, QC_CHAIN_READ_SERIAL, err) : 0;
 }
 

@@ -4,6 +4,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "chain/recorder.h"
 #include "chain/tip.h"
 #include "ops/copy_int.h"
 #include "remote/remote.h"
@@ -102,6 +103,7 @@ static int read_segment(struct qc_copy_engine *e, struct qc_copy_task *t, const 
         plan_segment(t, s);
         return read_spans(e, t, err);
     }
+    qc_note_read(e->job->c, s->offset, s->length);
     return qc_chain_readv(e->job->c, &iov, 1, iov.len, s->offset, QC_CHAIN_READ_SERIAL, err);
 }
 

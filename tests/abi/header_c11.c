@@ -3,6 +3,7 @@
 #include <qchain-backend.h>
 #include <qchain.h>
 #include <qchain-remote.h>
+#include <qchain-trace.h>
 #include <qchain-backend.h>
 #include <qchain-remote.h>
 #include <qchain.h>

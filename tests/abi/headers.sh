@@ -12,7 +12,7 @@ here=tests/abi
 
 for cc in ${QC_CC:-cc} gcc clang; do
     command -v "$cc" >/dev/null || continue
-    for name in header_c99 header_backend_c99 header_remote_c99 header_c11; do
+    for name in header_c99 header_backend_c99 header_remote_c99 header_trace_c99 header_c11; do
         std=c11
         case $name in *c99) std=c99 ;; esac
         # shellcheck disable=SC2086 # flags are words

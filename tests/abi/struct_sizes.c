@@ -9,6 +9,7 @@
 
 #include <qchain-backend.h>
 #include <qchain-remote.h>
+#include <qchain-trace.h>
 #include <qchain-write.h>
 #include <qchain.h>
 
@@ -511,6 +512,43 @@ AT(qchain_prefetch_result, requests, 48);
 AT(qchain_prefetch_result, end, 56);
 AT(qchain_prefetch_result, reserved0, 60);
 AT(qchain_prefetch_result, reserved, 64);
+
+/* qchain_trace_opts */
+SIZE(qchain_trace_opts, 56);
+AT(qchain_trace_opts, struct_size, 0);
+AT(qchain_trace_opts, flags, 8);
+AT(qchain_trace_opts, reserved0, 12);
+AT(qchain_trace_opts, max_bytes, 16);
+AT(qchain_trace_opts, reserved, 24);
+
+/* qchain_trace_record */
+SIZE(qchain_trace_record, 32);
+AT(qchain_trace_record, time_us, 0);
+AT(qchain_trace_record, offset, 8);
+AT(qchain_trace_record, length, 16);
+AT(qchain_trace_record, reads, 24);
+
+/* qchain_trace */
+SIZE(qchain_trace, 104);
+AT(qchain_trace, struct_size, 0);
+AT(qchain_trace, flags, 8);
+AT(qchain_trace, n_ranges, 12);
+AT(qchain_trace, n_records, 16);
+AT(qchain_trace, disk_size, 24);
+AT(qchain_trace, began_ns, 32);
+AT(qchain_trace, lost, 40);
+AT(qchain_trace, unread, 48);
+AT(qchain_trace, records, 56);
+AT(qchain_trace, ranges, 64);
+AT(qchain_trace, reserved, 72);
+
+/* qchain_trace_load_opts */
+SIZE(qchain_trace_load_opts, 56);
+AT(qchain_trace_load_opts, struct_size, 0);
+AT(qchain_trace_load_opts, flags, 8);
+AT(qchain_trace_load_opts, chain, 12);
+AT(qchain_trace_load_opts, disk_size, 16);
+AT(qchain_trace_load_opts, reserved, 24);
 
 #endif /* __LP64__ */
 

@@ -445,6 +445,55 @@ def remote_trace(m, data):
     return bar
 
 
+def remote_replay(m, data):
+    """A boot is recorded; before the next one, with an empty disk cache, what it read is fetched by its trace."""
+    bar, n = Bar(), net(m)
+    image = data("C100")
+    home = os.path.dirname(image)
+    warm([os.path.join(home, x) for x in os.listdir(home) if x.endswith(".qcow2")])
+    url, cache, trace = n.far + n.share(image), m.path("replay-cache"), m.path("replay.qctrace")
+    m.run([m.tool("qchain-map"), "--output=json", image], out=m.path("map"))
+    with open(m.path("map"), encoding="utf-8") as f:
+        reads = boot_trace(json.load(f), 300 if n.quick else 3000)
+    listed, none = write_list(m, "replay", reads), write_list(m, "none", [])
+    want = reader(m, listed, image)()["sum"]
+    rules = ("--rule", "cache-dir " + cache, "--rule", "revalidate 3600", "--rule", "verify first-read")
+    drop = with_index(m, url, image)
+
+    def empty():
+        shutil.rmtree(cache, ignore_errors=True)
+        os.makedirs(cache, 0o700)
+
+    def cold():
+        empty()
+        return reader(m, listed, url, *rules, "--record", trace)()
+
+    def replay():
+        empty()
+        fetched = m.answer([m.tool("qchain-prefetch"), "--output=json", "--cache-dir", cache, "--trace", trace, url])
+        return dict(reader(m, listed, url, *rules)(), fetched=fetched["fetched"], fetching=fetched["run"]["seconds"])
+
+    try:
+        cold()
+        runs = m.alternate({"cold": cold, "replay": replay}, runs=min(m.runs, 3))
+        start = reader(m, none, url, *rules)()["requests"]
+    finally:
+        drop()
+    if {r["sum"] for r in runs["cold"] + runs["replay"]} != {want}:
+        raise Failed("the reads give other bytes than those of the files")
+    bar.raw = runs
+    asked = median(runs["replay"], "requests") - start
+    without, after = (median(runs[k], "read_seconds") for k in ("cold", "replay"))
+    bar.row("remote: replayed trace: % of a boot's reads that need no request", 100 * (1 - asked / len(reads)), ">=",
+            95, "%d requests, %d reads" % (asked, len(reads)))
+    bar.row("remote: replayed trace: a boot's reads end so many times sooner", without / after, ">=", 5, secs(after),
+            secs(without))
+    bar.row("remote: replayed trace: seconds to fetch it", median(runs["replay"], "fetching"), ours=mib(
+        median(runs["replay"], "fetched") / 2**20))
+    shutil.rmtree(cache, ignore_errors=True)
+    return bar
+
+
 def remote_prefetch(m, data):
     """A chain of 100 layers into an empty disk cache; the peer fetches as many bytes by ranges of 2 MiB."""
     bar, n = Bar(), net(m)
@@ -525,6 +574,7 @@ BARS = {
     "remote-random": remote_random,
     "remote-cache": remote_cache,
     "remote-trace": remote_trace,
+    "remote-replay": remote_replay,
     "remote-prefetch": remote_prefetch,
     "remote-memory": remote_memory,
 }

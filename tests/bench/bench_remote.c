@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * bench_remote [--rule RULE]... [--depth N] [--no-index] [--wait SECONDS] LIST NAME - reads of a chain.
+ * bench_remote [--rule RULE]... [--depth N] [--no-index] [--wait SECONDS] [--record FILE] LIST NAME - reads of a chain.
  *
  * LIST has lines "OFFSET LENGTH"; they are read in order by qchain_read, or with --depth N by a queue
  * that keeps N in flight. NAME is a path or a URL. --wait lets caches finish their stores before the
- * end. Prints JSON: seconds to open, to the first read's end, of all reads; what went over the network;
+ * end; --record records a trace. Prints JSON: seconds to open, to the first read's end, of all reads; what went over the network;
  * peak memory; a sum of the bytes.
  */
 #include <qchain.h>
@@ -156,7 +156,7 @@ static void report(qchain_env *env, qchain *c, double begin, double opened, doub
 }
 
 static void measure(const qchain_remote *remote, const char *name, unsigned depth, uint32_t flags,
-                    double wait)
+                    double wait, const char *record)
 {
     qchain_env_opts eo;
     qchain_open_opts oo;
@@ -173,6 +173,8 @@ static void measure(const qchain_remote *remote, const char *name, unsigned dept
         die("environment", qchain_error_message(err));
     if (qchain_open(&c, env, name, &oo, err) != 0)
         die("open", qchain_error_message(err));
+    if (record && qchain_trace_start(c, record, NULL, err) != 0)
+        die(record, qchain_error_message(err));
     opened = now();
     if (depth)
         read_many(c, depth);
@@ -182,6 +184,8 @@ static void measure(const qchain_remote *remote, const char *name, unsigned dept
     if (wait > 0)
         usleep((useconds_t)(wait * 1e6));
     report(env, c, begin, opened, end);
+    if (record && qchain_trace_stop(c, err) != 0)
+        die(record, qchain_error_message(err));
     qchain_close(c);
     qchain_env_destroy(env);
 }
@@ -190,11 +194,12 @@ int main(int argc, char **argv)
 {
     static const struct option longs[] = {
         { "rule", 1, NULL, 'r' }, { "depth", 1, NULL, 'd' }, { "no-index", 0, NULL, 'n' },
-        { "wait", 1, NULL, 'w' }, { 0 }
+        { "wait", 1, NULL, 'w' }, { "record", 1, NULL, 't' }, { 0 }
     };
     qchain_remote *remote = qchain_remote_create();
     unsigned depth = 0;
     uint32_t flags = 0;
+    const char *record = NULL;
     double wait = 0;
     int o;
 
@@ -208,6 +213,8 @@ int main(int argc, char **argv)
             flags |= QCHAIN_OPEN_NO_INDEX;
         else if (o == 'w')
             wait = atof(optarg);
+        else if (o == 't')
+            record = optarg;
         else if (o == '?')
             return 2;
     }
@@ -216,7 +223,7 @@ int main(int argc, char **argv)
         return 2;
     }
     load(argv[optind]);
-    measure(remote, argv[optind + 1], depth, flags, wait);
+    measure(remote, argv[optind + 1], depth, flags, wait, record);
     qchain_remote_destroy(remote);
     qchain_error_destroy(err);
     free(list.at);

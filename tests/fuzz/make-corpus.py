@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: MIT
 """Make the corpus of a fuzz target: make-corpus.py FILES OUTDIR [TARGET]
 
-Those of layers behind URLs have seeds of their own, in remote_seeds.py. For all others it takes the small images out of FILES (what tests/files/make-files.py wrote), without
+Those of layers behind URLs have seeds of their own, in remote_seeds.py; so have traces. For all others it takes the small images out of FILES (what tests/files/make-files.py wrote), without
 the zeros at their ends, and adds images with clusters of 512 bytes, in which every
 structure fits a few KiB, and sidecar indexes (for which see tests/fuzz/fuzz_index.c:
 the checksums are left to it)."""
@@ -99,6 +99,26 @@ def sidecars():
     yield sidecar(0, [source(0, 512, 0)], [])
 
 
+def trace(blocks, disk=1 << 30, first=0):
+    """A trace; blocks: lists of (us, offset less the end of the one before, length, reads). The checksums are left to
+    fuzz_trace.c, whose first byte this is."""
+    out = bytes([first]) + struct.pack('>8s4I2Q16s8s', b'QCHAINTR', 1, 64, 0, 0, disk, 1 << 60, b'id', b'')
+    for records in blocks:
+        body = b''.join(number(time) + number(step << 1 if step >= 0 else (-step << 1) - 1) + number(length)
+                        + number(reads - 1) for time, step, length, reads in records)
+        out += struct.pack('>4s3I2Q', b'QTBK', 0, len(body), len(records), 1000, 2) + body
+    return out
+
+
+def traces():
+    some = [(0, 4096, 4096, 1), (5, 0, 512, 3), (1, -4096, 1 << 20, 1), (1 << 40, 1 << 40, (1 << 62) - 1, 1 << 63)]
+    yield trace([])
+    for first in range(4):
+        yield trace([some, some[:1], some[1:2]], first=first)
+    yield trace([[(1, 3, 5, 1)] * 300])
+    yield trace([some])[:-3]
+
+
 def write(inputs, outdir):
     for data in inputs:
         if len(data) <= MAX:
@@ -112,8 +132,9 @@ def main():
     files, outdir = sys.argv[1:3]
     target = sys.argv[3] if len(sys.argv) > 3 else ''
     os.makedirs(outdir, exist_ok=True)
-    if target in SEEDS:
-        write(SEEDS[target](), outdir)
+    seeds = dict(SEEDS, trace=traces)
+    if target in seeds:
+        write(seeds[target](), outdir)
         return
     images = [tiny(), tiny(2), tiny(order=0), tiny(order=6), tiny(compression=1), tiny(extra=1),
               *sidecars()]

@@ -14,6 +14,7 @@ for fuzz in "$QC_BUILD"/fuzz/fuzz_*; do
     dict=qcow2 shared=tests/fuzz/corpus
     case $name in
     http|names|cache) dict=remote shared= ;;
+    trace) shared= ;;
     esac
     for dir in "$shared" "tests/fuzz/corpus-$name"; do
         [ -d "$dir" ] && set -- "$@" "$dir"

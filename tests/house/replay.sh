@@ -12,7 +12,7 @@ for replay in "$QC_BUILD"/fuzz/replay_*; do
     set -- "$corpus"
     images=$QC_FILES shared=tests/fuzz/corpus
     case $name in
-    http|names|cache) images= shared= ;;
+    http|names|cache|trace) images= shared= ;;
     esac
     for dir in "$images" "$shared" "tests/fuzz/corpus-$name"; do
         [ -d "$dir" ] && set -- "$@" "$dir"

@@ -6,6 +6,7 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -250,4 +251,72 @@ def several(place, made):
     return f"{got}"
 
 
-r.main("check_prefetch", [only_what_shows, killed, limits, refused, interrupted, several], Made)
+def boot_reads(rng, size, count):
+    """As of a system that starts: small reads, most of them right behind the last one."""
+    reads, at = [], 0
+    for _ in range(count):
+        length = 4096 * rng.choice((1, 1, 1, 2, 4, 8, 16))
+        if rng.random() < 0.35 or at + length > size:
+            at = rng.randrange((size - length) // 4096) * 4096
+        reads.append((at, length))
+        at += length
+    return reads
+
+
+def boot(made, url, rules, reads, *more):
+    """Read them, one after the other, through the shell; with small blocks, so that what is missing takes requests."""
+    made.tools.run("io", "-r", "--no-index", *more,
+                   *(x for at, n in reads for x in ("-c", f"read -q {at} {n}")), url,
+                   rules=rules + ["revalidate 3600", "block-size 64K"])
+    time.sleep(0.1)
+
+
+def replayed(place, made, url, name, reads, *trace):
+    """Prefetch what a trace says into an empty cache, and boot from it: requests of the boot, the result."""
+    rules = cache_of(place, name)
+    result = made.tools.run("prefetch", "-q", "--no-index", "--output=json", *trace, url, rules=rules).json()
+    before = len(made.proxy.log())
+    boot(made, url, rules, reads)
+    n = len(made.proxy.log()) - before
+    if n > 0.05 * len(reads):
+        raise Mismatch(f"{name}: {n} requests for {len(reads)} reads after a prefetch by a trace: {result}")
+    for at, length in reads[:: max(1, len(reads) // 8)]:
+        out = made.tools.run("read", "-q", "--no-index", "--offset", str(at), "--length", str(length), url, "-",
+                             rules=rules + ["revalidate 3600"]).out
+        with open(made.raw, "rb") as f:
+            f.seek(at)
+            if f.read(length) != out:
+                raise Mismatch(f"{name}: other bytes at {at}")
+    return n, result
+
+
+def traced(place, made):
+    """What a boot read is fetched before the next one, which then asks for nothing; so, too, of the chain rebased."""
+    reads = boot_reads(random.Random(place.seed), 48 << 20, 400)
+    trace = place.path("boot.tr")
+    before = len(made.proxy.log())
+    boot(made, made.url, cache_of(place, "cold"), reads, "--record", trace)
+    cold = len(made.proxy.log()) - before
+    n, result = replayed(place, made, made.url, "traced", reads, "--trace", trace)
+    if cold < 0.25 * len(reads) or result["end"] != "all" or not 0 < result["fetched"] < 3 * sum(n for _, n in reads) + (8 << 20):
+        raise Mismatch(f"{cold} requests of the cold boot, {result}")
+    # The trace beside the image, and both disks by one each.
+    os.link(trace, os.path.join(made.www, made.top + ".qctrace"))
+    _, beside = replayed(place, made, made.url, "beside", reads, "--trace", "auto")
+    if beside["fetched"] + beside["cached"] != result["fetched"] + result["cached"]:
+        raise Mismatch(f"the trace beside the image: {beside}, not {result}")
+    # Another chain with the same disk.
+    moved = "moved-" + made.top
+    shutil.copyfile(os.path.join(made.www, made.top), os.path.join(made.www, moved))
+    made.tools.run("rebase", "-q", "-b", made.layers[1], "-F", "qcow2", os.path.join(made.www, moved), rules=[])
+    again, rebased = replayed(place, made, f"{made.proxy.url}/{moved}", "rebased", reads, "--trace", trace)
+    if rebased["visible"] != result["visible"]:
+        raise Mismatch(f"rebased: {rebased}, before {result}")
+    # And a clone of it.
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", "-b", made.top, "-F", "qcow2", "clone.qcow2"],
+                   cwd=made.www, check=True)
+    replayed(place, made, f"{made.proxy.url}/clone.qcow2", "cloned", reads, "--trace", trace)
+    return f"{cold} requests cold, {n} after the trace ({result['requests']} for it), {again} rebased, {len(reads)} reads"
+
+
+r.main("check_prefetch", [only_what_shows, killed, limits, refused, interrupted, several, traced], Made)
