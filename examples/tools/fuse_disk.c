@@ -152,12 +152,13 @@ static int find_next(struct fuse_view *v, uint64_t at, bool data, uint64_t *foun
 {
     qchain_extent *e = calloc(N_EXTENTS, sizeof(*e));
     uint64_t size = qchain_size(v->c);
-    uint32_t n, i;
+    uint32_t n, i, max = 8; /* mostly the next one is it */
     int r = e ? 0 : QCHAIN_E_NOMEM;
 
     *found = size;
     while (r == 0 && at < size && *found == size) {
-        r = qchain_map(v->c, at, UINT64_MAX, e, N_EXTENTS, &n, &at, 0, err);
+        r = qchain_map(v->c, at, UINT64_MAX, e, max, &n, &at, 0, err);
+        max = N_EXTENTS;
         for (i = 0; r == 0 && i < n && *found == size; i++)
             if (has_data(&e[i]) == data)
                 *found = e[i].offset;

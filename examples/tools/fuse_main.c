@@ -41,6 +41,7 @@ static const struct option fuse_options[] = {
 
 struct args {
     bool        layers;
+    bool        read_only; /* -o ro */
     const char *image;
     const char *name;
     const char *snapshot;
@@ -63,7 +64,7 @@ static bool add_text(char **list, const char *text)
 }
 
 /* One word of -o: taken if it can do no harm. */
-static bool take_option(struct tool *t, struct fuse_view *v, struct args *a, const char *word)
+static bool take_option(struct tool *t, struct args *a, const char *word)
 {
     static const char *const passed[] = {"noexec", "noatime", "nodiratime", "auto_unmount"};
     static const char *const always[] = {"nosuid", "nodev", "default_permissions"};
@@ -76,7 +77,7 @@ static bool take_option(struct tool *t, struct fuse_view *v, struct args *a, con
         if (strcmp(word, always[i]) == 0)
             return true;
     if (strcmp(word, "ro") == 0) {
-        v->writable = false;
+        a->read_only = true;
         return true;
     }
     if (strncmp(word, "fsname=", 7) == 0) {
@@ -93,13 +94,13 @@ static bool take_option(struct tool *t, struct fuse_view *v, struct args *a, con
     return false;
 }
 
-static bool take_options(struct tool *t, struct fuse_view *v, struct args *a, const char *list)
+static bool take_options(struct tool *t, struct args *a, const char *list)
 {
     char *copy = strdup(list), *rest = copy, *word;
     bool ok = copy != NULL;
 
     while (ok && (word = strsep(&rest, ",")) != NULL)
-        ok = *word == '\0' || take_option(t, v, a, word);
+        ok = *word == '\0' || take_option(t, a, word);
     free(copy);
     return ok;
 }
@@ -127,7 +128,7 @@ static bool own_option(struct tool *t, struct fuse_view *v, struct args *a, int 
         a->snapshot = optarg;
         return true;
     case 'o':
-        return take_options(t, v, a, optarg);
+        return take_options(t, a, optarg);
     case 't':
         if (tool_set_cache(optarg, &a->flags))
             return true;
@@ -160,6 +161,10 @@ static bool check_args(struct tool *t, const struct fuse_view *v, const struct a
 {
     if (a->layers && (v->writable || a->name || a->snapshot)) {
         tool_usage_error(t, "--writable, --name and --snapshot are of the disk, not of its layers");
+        return false;
+    }
+    if (v->writable && a->read_only) {
+        tool_usage_error(t, "--writable and -o ro exclude each other");
         return false;
     }
     if (v->writable && a->snapshot) {

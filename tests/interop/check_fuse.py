@@ -367,7 +367,7 @@ def background(place):
     for words, *argv in (("cannot open", "nothing.qcow2", where), ("No such file", top, where + "/nothing"),
                          ("no regular file", top, "/dev/null"), ("no directory", "layers", top, top),
                          ("--allow-other", "-o", "allow_other", top, where), ("unknown mount option", "-o", "suid", top, where),
-                         ("--writable", "-o", "rw", top, where), ("no name", "--name", "a/b", top, where),
+                         ("--writable", "-o", "rw", top, where), ("exclude", "-w", "-o", "ro", top, where), ("no name", "--name", "a/b", top, where),
                          ("only be read", "-w", "-l", "x", top, where), ("of the disk", "-w", "layers", top, where),
                          ("Expecting", top)):
         done = place.run(place.args.fuse, *argv, ok=(1, 2))
