@@ -150,12 +150,18 @@ static void interrupted(fuse_req_t req, void *data)
         fuse_reply_err(req, EINTR);
 }
 
-static void arm(struct fuse_work *w, fuse_req_t req)
+/* From now on the request can be interrupted; false if it has been. It is set after libfuse knows of it, since that
+ * calls at once if it was interrupted before, and then still needs the request. */
+static bool arm(struct fuse_work *w, fuse_req_t req)
 {
-    pthread_mutex_lock(&w->lock);
-    w->req = req;
-    pthread_mutex_unlock(&w->lock);
+    bool goes_on;
+
     fuse_req_interrupt_func(req, interrupted, w);
+    pthread_mutex_lock(&w->lock);
+    goes_on = !fuse_req_interrupted(req);
+    w->req = goes_on ? req : NULL;
+    pthread_mutex_unlock(&w->lock);
+    return goes_on;
 }
 
 /* Is it still to be answered? */
@@ -193,8 +199,10 @@ void fuse_view_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t offset, s
         fuse_reply_err(req, ENOMEM);
         return;
     }
-    if (v->far)
-        arm(w, req);
+    if (v->far && !arm(w, req)) {
+        fuse_reply_err(req, EINTR);
+        return;
+    }
     r = n->source == NODE_DISK ? qchain_read(v->c, w->buf, size, at, 0, w->err)
                                : qchain_source_read(v->c, n->source, w->buf, size, at, 0, w->err);
     if (r != 0)

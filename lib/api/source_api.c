@@ -26,8 +26,8 @@ int qchain_source_stat(qchain *c, uint32_t source, qchain_source_info *out, qcha
     struct qc_store *store;
 
     QC_ERR(err);
-    if (!c || !out)
-        return qc_fail(err, QCHAIN_E_INVAL, "qchain_source_stat: an argument is NULL");
+    if (!c || !out || out->struct_size < sizeof(size_t))
+        return qc_fail(err, QCHAIN_E_INVAL, "qchain_source_stat: an argument is NULL, or the struct has no size");
     store = find_store(c, source, err);
     if (!store)
         return err->code;

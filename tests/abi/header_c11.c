@@ -3,8 +3,10 @@
 #include <qchain-backend.h>
 #include <qchain.h>
 #include <qchain-remote.h>
+#include <qchain-source.h>
 #include <qchain-backend.h>
 #include <qchain-remote.h>
+#include <qchain-source.h>
 #include <qchain.h>
 
 _Static_assert(QCHAIN_OK == 0 && QCHAIN_E_INTERNAL == -21, "codes are for ever");

@@ -99,6 +99,8 @@ static void what_is_not_there_is_refused(void **state)
     assert_int_equal(qchain_source_stat(c, 2, &info, err), QCHAIN_E_RANGE);
     assert_int_equal(qchain_source_stat(NULL, 0, &info, err), QCHAIN_E_INVAL);
     assert_int_equal(qchain_source_stat(c, 0, NULL, err), QCHAIN_E_INVAL);
+    info.struct_size = 0;
+    assert_int_equal(qchain_source_stat(c, 0, &info, err), QCHAIN_E_INVAL);
     assert_int_equal(qchain_source_read(c, 2, buf, 1, 0, 0, err), QCHAIN_E_RANGE);
     assert_int_equal(qchain_source_read(c, 1, buf, 2, 699, 0, err), QCHAIN_E_RANGE);
     assert_int_equal(qchain_source_read(c, 1, buf, 1, UINT64_MAX, 0, err), QCHAIN_E_RANGE);
