@@ -69,6 +69,13 @@ class Mounted:
             subprocess.run(["umount", "-l", where], stderr=subprocess.DEVNULL, check=False)
 
 
+def plain(m, top, size, count, random):
+    """The same without FUSE, through the page cache: what of the distance is the files' own."""
+    argv = [m.tool("qchain-bench"), "--output=json", "--blocking", "--warm", "-s", str(size), "-d", "1", "-c",
+            str(count // 20 if m.quick else count)]
+    return lambda: m.answer(argv + ["--random"] * random + [top])
+
+
 def reader(m, path, size, depth, count, random):
     argv = [m.tool("qchain-bench"), "--output=json", "-f", "raw", "-t", "none", "-s", str(size), "-d", str(depth), "-c",
             str(count // 20 if m.quick else count)]
@@ -90,7 +97,10 @@ def fuse_reads(m, data):
         if has_qemu:
             paths["qemu"] = mounts.qemu("qemu", one)
         for what, size, depth, count, random in WORK:
-            runs = m.alternate({k: reader(m, p, size, depth, count, random) for k, p in paths.items()})
+            jobs = {k: reader(m, p, size, depth, count, random) for k, p in paths.items()}
+            if depth == 1:
+                jobs.update({"plain": plain(m, one, size, count, random), "plain deep": plain(m, deep, size, count, random)})
+            runs = m.alternate(jobs)
             bar.raw.update({what + ", " + k: v for k, v in runs.items()})
             speed = {k: median(v, "requests-per-second") for k, v in runs.items()}
             told = {k: per_second(v) if size < MIB else rate(v * size) for k, v in speed.items()}
@@ -99,6 +109,9 @@ def fuse_reads(m, data):
                         told["ours"], told["qemu"])
             bar.row("FUSE, %s, depth 100: / depth 1" % what, speed["deep"] / speed["ours"], ">=", DEEP, told["deep"],
                     told["ours"])
+            if depth == 1:
+                bar.row("without FUSE, %s, depth 100: / depth 1" % what, speed["plain deep"] / speed["plain"],
+                        ours=told["plain deep"], peer=told["plain"])
     return bar
 
 
