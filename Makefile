@@ -44,8 +44,12 @@ once = $(eval $(1) := $(shell $(2)))$($(1))
 
 HAVE_LIBDEFLATE = $(call once,HAVE_LIBDEFLATE,$(if $(NO_LIBDEFLATE),:,$(PKG) --exists libdeflate 2>/dev/null && echo libdeflate))
 HAVE_LIBURING = $(call once,HAVE_LIBURING,$(if $(NO_LIBURING),:,$(PKG) --exists 'liburing >= 2.2' 2>/dev/null && echo liburing))
+# Asked for at once, since it says what there is to make. Without it there is no qchain-fuse.
+HAVE_FUSE := $(if $(NO_FUSE),,$(shell $(PKG) --exists 'fuse3 >= 3.12' 2>/dev/null && echo fuse3))
 PACKAGES   = zlib libzstd $(HAVE_LIBDEFLATE) $(HAVE_LIBURING)
 PKG_CFLAGS = $(call once,PKG_CFLAGS,$(PKG) --cflags $(PACKAGES))
+FUSE_CFLAGS = $(call once,FUSE_CFLAGS,$(PKG) --cflags $(HAVE_FUSE))
+FUSE_LIBS  = $(call once,FUSE_LIBS,$(PKG) --libs $(HAVE_FUSE))
 CURL_CFLAGS = $(call once,CURL_CFLAGS,$(PKG) --cflags libcurl)
 PKG_LIBS   = $(call once,PKG_LIBS,$(PKG) --libs $(PACKAGES))
 CURL_LIBS  = $(call once,CURL_LIBS,$(PKG) --libs libcurl)
@@ -70,7 +74,9 @@ SO_LDFLAGS = -shared -Wl,-soname,libqchain.so.$(SOMAJOR) \
 
 ROOMS      := util cache io net remote format qcow2 raw chain ops api
 LIB_SRC    := $(sort $(foreach r,$(ROOMS),$(wildcard lib/$(r)/*.c)))
-TOOL_SRC   := $(sort $(wildcard examples/tools/*.c))
+FUSE_SRC   := $(if $(HAVE_FUSE),$(sort $(wildcard examples/tools/fuse_*.c)))
+TOOL_SRC   := $(sort $(filter-out examples/tools/fuse_%,$(wildcard examples/tools/*.c)))
+TOOL_HELP  := $(filter examples/tools/tool_%,$(TOOL_SRC))
 EXAMPLE_SRC := $(sort $(wildcard examples/*.c))
 UNIT_SRC   := $(sort $(wildcard tests/unit/*/test_*.c))
 UNIT_HELP  := $(sort $(wildcard tests/unit/*.c))
@@ -78,7 +84,7 @@ PROG_SRC   := $(sort $(wildcard $(patsubst %,tests/%/*.c,interop fault crash rem
 ABI_SRC    := $(sort $(wildcard tests/abi/*.c))
 BENCH_SRC  := $(sort $(wildcard tests/bench/*.c))
 FUZZ_SRC   := $(sort $(wildcard tests/fuzz/fuzz_*.c))
-ALL_SRC    := $(LIB_SRC) $(TOOL_SRC) $(EXAMPLE_SRC) $(UNIT_SRC) $(UNIT_HELP) $(PROG_SRC) \
+ALL_SRC    := $(LIB_SRC) $(TOOL_SRC) $(FUSE_SRC) $(EXAMPLE_SRC) $(UNIT_SRC) $(UNIT_HELP) $(PROG_SRC) \
 	$(ABI_SRC) $(BENCH_SRC) $(sort $(wildcard tests/fuzz/*.c))
 
 objects = $(patsubst %.c,$(BUILD)/obj/%.o,$(1))
@@ -86,7 +92,7 @@ VERBS   := $(subst _,-,$(patsubst examples/tools/cmd_%.c,%,$(filter examples/too
 
 LIB_A     := $(BUILD)/lib/libqchain.a
 LIB_SO    := $(BUILD)/lib/libqchain.so.$(VERSION)
-TOOLS     := $(if $(TOOL_SRC),$(BUILD)/bin/qchain) $(VERBS:%=$(BUILD)/bin/qchain-%)
+TOOLS     := $(if $(TOOL_SRC),$(BUILD)/bin/qchain) $(VERBS:%=$(BUILD)/bin/qchain-%) $(if $(FUSE_SRC),$(BUILD)/bin/qchain-fuse)
 EXAMPLES  := $(EXAMPLE_SRC:examples/%.c=$(BUILD)/examples/%)
 UNIT      := $(UNIT_SRC:%.c=$(BUILD)/%)
 PROGS     := $(PROG_SRC:%.c=$(BUILD)/%)
@@ -131,6 +137,8 @@ $(BUILD)/obj/tests/unit/%.o: tests/unit/%.c $(BUILD)/flags
 	$(call compile,$(LIB_CFLAGS) -Itests/unit)
 $(BUILD)/obj/tests/fuzz/%.o: tests/fuzz/%.c $(BUILD)/flags
 	$(call compile,$(LIB_CFLAGS))
+$(BUILD)/obj/examples/tools/fuse_%.o: examples/tools/fuse_%.c $(BUILD)/flags
+	$(call compile,$(FUSE_CFLAGS) -Iinclude)
 $(BUILD)/obj/%.o: %.c $(BUILD)/flags
 	$(call compile,-Iinclude)
 
@@ -151,6 +159,12 @@ $(BUILD)/bin/qchain: $(call objects,$(TOOL_SRC)) $(LIB_A)
 	$(call link,$(PKG_LIBS))
 $(BUILD)/bin/qchain-%: $(BUILD)/bin/qchain
 	$(Q)ln -sf qchain $@
+$(BUILD)/obj/examples/tools/tool.a: $(call objects,$(TOOL_HELP))
+	$(call say,AR)
+	@mkdir -p $(@D)
+	$(Q)rm -f $@ && ar rcs $@ $^
+$(BUILD)/bin/qchain-fuse: $(call objects,$(FUSE_SRC)) $(BUILD)/obj/examples/tools/tool.a $(LIB_A)
+	$(call link,$(FUSE_LIBS) $(PKG_LIBS))
 $(EXAMPLES): $(BUILD)/examples/%: $(BUILD)/obj/examples/%.o $(LIB_A)
 	$(call link,$(PKG_LIBS))
 # Helpers are an archive, too: a test that has a double of a part of the library must not bring the
@@ -275,12 +289,15 @@ run-fuzz: $(FUZZ) $(FILES_OK)
 
 # ------------------------------------------------------------------- people ---
 
-.PHONY: deps deps-check deps-valgrind deps-fuzz deps-remote demo demo-cloud bench run-demo run-demo-cloud run-bench help
+.PHONY: deps deps-check deps-valgrind deps-fuzz deps-fuse deps-remote demo demo-cloud bench run-demo run-demo-cloud run-bench help
 deps:
 	$(Q)CC='$(CC)' sh tests/house/deps.sh --install build check valgrind fuzz
+	+$(Q)$(MAKE) deps-fuse || echo 'there will be no qchain-fuse'
 	+$(Q)$(MAKE) deps-remote || echo 'check-remote will leave out what is missing'
 deps-check deps-valgrind deps-fuzz: deps-%:
 	$(Q)CC='$(CC)' sh tests/house/deps.sh --install build check $(filter valgrind fuzz,$*)
+deps-fuse:
+	$(Q)CC='$(CC)' sh tests/house/deps.sh --install fuse
 # The servers of check-remote; one of them comes from npm.
 deps-remote:
 	$(Q)CC='$(CC)' sh tests/house/deps.sh --install remote
@@ -308,14 +325,14 @@ help:
 	@echo 'make bench       against qemu-img'
 	@echo 'make deps        install what is missing (Debian)'
 	@echo 'make install, uninstall, dist, clean'
-	@echo 'Settings: V=1 PREFIX= DESTDIR= BUILD= CC= CFLAGS= WERROR=1 SAN= NO_LIBDEFLATE=1 NO_LIBURING=1'
+	@echo 'Settings: V=1 PREFIX= DESTDIR= BUILD= CC= CFLAGS= WERROR=1 SAN= NO_LIBDEFLATE=1 NO_LIBURING=1 NO_FUSE=1'
 	@echo '          FUZZ_SECONDS= CHAINS= (random chains in check-interop)'
 
 # ------------------------------------------------------------------ install ---
 
 .PHONY: install uninstall dist clean
 D   := $(DESTDIR)
-MAN := $(sort $(wildcard examples/tools/man/*.[0-9]))
+MAN := $(filter-out $(if $(FUSE_SRC),,%/qchain-fuse.1),$(sort $(wildcard examples/tools/man/*.[0-9])))
 install: all
 	$(Q)mkdir -p $(D)$(INCDIR) $(D)$(LIBDIR)/pkgconfig $(D)$(BINDIR)
 	$(Q)cp include/*.h $(D)$(INCDIR)

@@ -894,7 +894,7 @@ QCHAIN_API void qchain_index_info_free(qchain_index_info *info);
 #ifdef __cplusplus
 }
 #endif
-
 #include <qchain-remote.h>
+#include <qchain-source.h>
 #include <qchain-trace.h> /* with it <qchain-jobs.h> and <qchain-write.h> */
 #endif

@@ -24,6 +24,7 @@ struct tool_verb {
     const char *synopsis; /* behind "usage: qchain-VERB " */
     const char *help;     /* its own options, a line each */
     int usage_exit;       /* exit code of a wrong command line */
+    bool alone;           /* a program of its own, not a part of `qchain` */
 };
 
 enum tool_stats { TOOL_STATS_NONE, TOOL_STATS_TEXT, TOOL_STATS_JSON };

@@ -61,7 +61,7 @@ static const char shared_help[] =
 
 void tool_print_help(const struct tool_verb *v)
 {
-    printf("usage: qchain %s %s\n%s%s", v->name, v->synopsis, v->help, shared_help);
+    printf("usage: qchain%c%s %s\n%s%s", v->alone ? '-' : ' ', v->name, v->synopsis, v->help, shared_help);
 }
 
 int tool_usage_error(struct tool *t, const char *format, ...)

@@ -3,9 +3,11 @@
 #include <qchain-backend.h>
 #include <qchain.h>
 #include <qchain-remote.h>
+#include <qchain-source.h>
 #include <qchain-trace.h>
 #include <qchain-backend.h>
 #include <qchain-remote.h>
+#include <qchain-source.h>
 #include <qchain.h>
 
 _Static_assert(QCHAIN_OK == 0 && QCHAIN_E_INTERNAL == -21, "codes are for ever");

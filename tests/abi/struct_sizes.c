@@ -9,6 +9,7 @@
 
 #include <qchain-backend.h>
 #include <qchain-remote.h>
+#include <qchain-source.h>
 #include <qchain-trace.h>
 #include <qchain-write.h>
 #include <qchain.h>
@@ -419,6 +420,16 @@ AT(qchain_dirty_extent, offset, 0);
 AT(qchain_dirty_extent, length, 8);
 AT(qchain_dirty_extent, dirty, 16);
 AT(qchain_dirty_extent, reserved0, 20);
+
+/* qchain_source_info */
+SIZE(qchain_source_info, 72);
+AT(qchain_source_info, struct_size, 0);
+AT(qchain_source_info, flags, 8);
+AT(qchain_source_info, layer, 12);
+AT(qchain_source_info, size, 16);
+AT(qchain_source_info, allocated_size, 24);
+AT(qchain_source_info, mtime_ns, 32);
+AT(qchain_source_info, reserved, 40);
 
 /* qchain_check_result */
 SIZE(qchain_check_result, 120);

@@ -1,0 +1,170 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: MIT
+"""qchain-fuse over http: both views, a second reader that asks the server for nothing, a slow server that keeps
+nobody else waiting, and one that dies."""
+import concurrent.futures
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+import remote_lib as r
+import fuse_mount as fm
+from fuse_mount import Mount, fails, opened
+from remote_lib import Mismatch, lib
+
+
+class Made:
+    """nginx behind a proxy that counts, and a chain of relative names."""
+
+    def __init__(self, place):
+        fm.need_fuse(fm.program())
+        self.nginx = place.server("nginx")
+        self.www = self.nginx["WWW"]
+        self.top = r.make_simple(self.www, 5, size=32 << 20, seed=place.seed)
+        self.raw = r.flatten(os.path.join(self.www, self.top), place.path("oracle.raw"))
+        self.names = sorted(n for n in os.listdir(self.www) if n.startswith("layer-"))
+        self.n = 0
+        tools = place.tools()
+        self.env = tools.env
+        fm.may_mount(tempfile.mkdtemp(dir=place.directory), fm.program())
+
+    def mount(self, place, proxy, *args, view="disk", rules=(), top=None):
+        self.n += 1
+        where = place.path(f"mnt{self.n}")
+        rules = [x for rule in rules for x in ("--remote", rule)]
+        return Mount(where, *rules, *args, view, f"{proxy.url}/{top or self.top}", env=self.env)
+
+
+def cache_rules(place, name):
+    path = place.path(name)
+    os.makedirs(path, 0o700, exist_ok=True)
+    return ["cache-dir " + path, "revalidate 3600"]
+
+
+def disk(place, made):
+    """The bytes, and the second process that needs no server."""
+    proxy = place.proxy(made.nginx["HTTP"])
+    rules = cache_rules(place, "cache-disk")
+    with made.mount(place, proxy, rules=rules) as m:
+        lib.same_file("disk", m.file(), made.raw)
+        n = len(proxy.log())
+        lib.same_file("disk, from memory and the kernel's cache", m.file(), made.raw)
+        with opened(m.file(), os.O_RDONLY | os.O_DIRECT) as fd, open(made.raw, "rb") as f:
+            for at in range(0, 32 << 20, 3 << 20):
+                lib.same_bytes("O_DIRECT", fm.direct_read(fd, 1 << 20, at), os.pread(f.fileno(), 1 << 20, at), at)
+        if len(proxy.log()) != n:
+            raise Mismatch(f"the second read: {proxy.log()[n:]}")
+    with made.mount(place, proxy, rules=rules) as m:
+        n = len(proxy.log())
+        lib.same_file("disk, from the disk cache", m.file(), made.raw)
+        if len(proxy.log()) != n:
+            raise Mismatch(f"another process: {proxy.log()[n:]}")
+    return f"{n} requests"
+
+
+def layers(place, made):
+    """QEMU opens the top in the mount; the second time nobody asks the server."""
+    proxy = place.proxy(made.nginx["HTTP"])
+    rules = cache_rules(place, "cache-layers")
+    with made.mount(place, proxy, view="layers", rules=rules) as m:
+        if sorted(os.listdir(m.where)) != made.names:
+            raise Mismatch(f"names: {os.listdir(m.where)}")
+        top = os.path.join(m.where, made.top)
+        out = place.path("converted.raw")
+        subprocess.run(["qemu-img", "check", "-q", top], check=True)
+        subprocess.run(["qemu-img", "convert", "-O", "raw", top, out], check=True)
+        lib.same_file("converted over the mount", out, made.raw)
+        chain = json.loads(subprocess.run(["qemu-img", "info", "--backing-chain", "--output=json", top], check=True,
+                                          capture_output=True).stdout)
+        if len(chain) != 5 or any(os.path.dirname(i["filename"]) != m.where for i in chain):
+            raise Mismatch(f"the chain leaves the mount: {chain}")
+        for name in made.names:
+            lib.same_file(name, os.path.join(m.where, name), os.path.join(made.www, name))
+    with made.mount(place, proxy, view="layers", rules=rules) as m:
+        n = len(proxy.log())
+        for name in made.names:
+            lib.same_file(name, os.path.join(m.where, name), os.path.join(made.www, name))
+        if len(proxy.log()) != n:
+            raise Mismatch(f"another process: {proxy.log()[n:]}")
+    return f"{n} requests"
+
+
+def dead(place, made):
+    """The server dies while many read: EIO, no hang; the mount can be taken away."""
+    for view in ("disk", "layers"):
+        proxy = place.proxy(made.nginx["HTTP"], delay_ms=5)
+        with made.mount(place, proxy, "--direct-io", view=view, rules=["deadline 3", "block-size 64K"]) as m:
+            path = m.file() if view == "disk" else os.path.join(m.where, made.names[0])
+            size, failed = os.stat(path).st_size, []
+
+            def read(i):
+                with opened(path, os.O_RDONLY) as fd:
+                    for at in range(i << 16, size, 16 << 16):
+                        try:
+                            os.pread(fd, 65536, at)
+                        except OSError as e:
+                            failed.append(e.errno)
+                            return
+            with concurrent.futures.ThreadPoolExecutor(16) as pool:
+                began = [pool.submit(read, i) for i in range(16)]
+                while len(proxy.log()) < 20:
+                    time.sleep(0.01)
+                proxy.process.kill()
+                for b in began:
+                    b.result()
+            if not failed or set(failed) != {errno.EIO}:
+                raise Mismatch(f"{view}: readers failed with {failed}")
+            fm.unmount(m.where)
+            m.wait()
+
+
+def interrupted(place, made):
+    """A reader of a server that does not answer can be interrupted; others read what is there."""
+    proxy = place.proxy(made.nginx["HTTP"])
+    with open(os.path.join(made.www, "noise.raw"), "wb") as f:
+        f.write(os.urandom(32 << 20))
+    with made.mount(place, proxy, "--format", "raw", "--direct-io", rules=["deadline 20", "block-size 64K"],
+                    top="noise.raw") as m:
+        path = m.file()
+        with opened(path, os.O_RDONLY) as fd:
+            have = os.pread(fd, 4096, 0)
+            proxy.process.send_signal(signal.SIGSTOP)
+            try:
+                code = f"import os; os.pread(os.open({path!r}, os.O_RDONLY), 65536, 16 << 20)"
+                readers = [subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL) for _ in range(4)]
+                time.sleep(1)
+                lib.same_bytes("what is there", os.pread(fd, 4096, 0), have, 0)
+                for p in readers:
+                    if p.poll() is not None:
+                        raise Mismatch(f"a reader has ended: {p.returncode}")
+                    p.kill()
+                for p in readers:
+                    p.wait(5 * fm.SLOW)
+            finally:
+                proxy.process.send_signal(signal.SIGCONT)
+
+
+def replaced(place, made):
+    """An object that is replaced under the mount: EIO, never bytes of both."""
+    proxy = place.proxy(made.nginx["HTTP"])
+    path = os.path.join(made.www, "swap.raw")
+    with open(path, "wb") as f:
+        f.write(b"1" * (8 << 20))
+    with made.mount(place, proxy, "--format", "raw", "--direct-io", rules=["block-size 64K"], top="swap.raw") as m:
+        with opened(m.file(), os.O_RDONLY) as fd:
+            if os.pread(fd, 10, 0) != b"1" * 10:
+                raise Mismatch("other bytes than were there")
+            with open(path + ".new", "wb") as f:
+                f.write(b"2" * (9 << 20))
+            os.rename(path + ".new", path)
+            fails("a replaced object", errno.EIO, lambda: os.pread(fd, 4096, 6 << 20))
+            if not r.says_changed(m.said()):
+                raise Mismatch(f"it says: {m.said()}")
+
+
+r.main("check_fuse_remote", [disk, layers, dead, interrupted, replaced], Made)
