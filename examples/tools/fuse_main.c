@@ -21,6 +21,8 @@
 enum {
     OPT_FORMAT = TOOL_OPT_BASE,
     OPT_ALLOW_OTHER,
+    OPT_COPY_ON_READ,
+    OPT_HYDRATE,
     OPT_NAME,
     OPT_DIRECT_IO,
     OPT_REQUESTS
@@ -29,9 +31,11 @@ enum {
 static const struct option fuse_options[] = {
     {"allow-other", no_argument, NULL, OPT_ALLOW_OTHER},
     {"cache", required_argument, NULL, 't'},
+    {"copy-on-read", no_argument, NULL, OPT_COPY_ON_READ},
     {"direct-io", no_argument, NULL, OPT_DIRECT_IO},
     {"foreground", no_argument, NULL, 'f'},
     {"format", required_argument, NULL, OPT_FORMAT},
+    {"hydrate", optional_argument, NULL, OPT_HYDRATE},
     {"name", required_argument, NULL, OPT_NAME},
     {"requests", required_argument, NULL, OPT_REQUESTS},
     {"snapshot", required_argument, NULL, 'l'},
@@ -140,6 +144,12 @@ static bool own_option(struct tool *t, struct fuse_view *v, struct args *a, int 
     case OPT_FORMAT:
         t->format = optarg;
         return true;
+    case OPT_COPY_ON_READ:
+        v->copy_on_read = true;
+        return true;
+    case OPT_HYDRATE:
+        v->hydrate = true;
+        return !optarg || tool_parse_size(t, "rate", optarg, &v->hydrate_rate);
     case OPT_ALLOW_OTHER:
         v->allow_other = true;
         return true;
@@ -161,6 +171,10 @@ static bool check_args(struct tool *t, const struct fuse_view *v, const struct a
 {
     if (a->layers && (v->writable || a->name || a->snapshot)) {
         tool_usage_error(t, "--writable, --name and --snapshot are of the disk, not of its layers");
+        return false;
+    }
+    if ((v->copy_on_read || v->hydrate) && !v->writable) {
+        tool_usage_error(t, "--copy-on-read and --hydrate store in the image: they need --writable");
         return false;
     }
     if (v->writable && a->read_only) {
@@ -223,16 +237,23 @@ static int look_at_mountpoint(struct tool *t, struct fuse_view *v, const struct 
 /* Open, show, end; the exit code. */
 static int serve(struct tool *t, struct fuse_view *v, const struct args *a)
 {
-    uint32_t flags = a->flags | (a->layers ? (uint32_t)QCHAIN_OPEN_NO_INDEX : 0);
+    uint32_t flags = a->flags | (a->layers ? (uint32_t)QCHAIN_OPEN_NO_INDEX : 0) |
+                     (v->copy_on_read ? (uint32_t)QCHAIN_OPEN_COPY_ON_READ : 0);
     const char *fsname = a->fsname ? a->fsname : tool_shown_name(t, a->image);
+    struct fuse_hydrate *h = NULL;
     int status = 1, made;
 
     if (v->writable ? tool_open_writable(t, a->image, flags | QCHAIN_OPEN_DISCARD, &v->c) != 0
                     : tool_open(t, a->image, flags, a->snapshot, &v->c) != 0)
         return 1;
     made = a->layers ? fuse_layers_make(v) : fuse_disk_make(v, a->image, a->name);
+    if (made == 0 && v->hydrate && !(h = fuse_hydrate_begin(v))) {
+        tool_complain(t, "out of memory");
+        made = -1;
+    }
     if (made == 0)
         status = fuse_session_serve(v, fsname, a->options);
+    fuse_hydrate_end(h);
     if (!v->writable)
         qchain_close(v->c);
     else if (tool_close_writable(t, v->c) != 0)
@@ -302,6 +323,8 @@ static const struct tool_verb verb_fuse = {
     .synopsis = "[options] [disk|layers] IMG MOUNTPOINT",
     .help = "  disk (the default): the virtual disk as a raw file;  layers: the files of the chain\n"
             "  -w, --writable          the disk may be written to\n"
+            "  --copy-on-read          keep in IMG what is read of the layers below\n"
+            "  --hydrate[=BYTES/S]     bring all of it, meanwhile; then IMG stands on nothing\n"
             "  -f, --foreground        stay in the foreground\n"
             "  --format FMT            the format of IMG: qcow2, raw\n"
             "  -l, --snapshot NAME     the disk of an internal snapshot\n"

@@ -115,6 +115,8 @@ int fuse_errno(int code)
         return ENOSPC;
     case QCHAIN_E_READONLY:
         return EROFS;
+    case QCHAIN_E_BUSY:
+        return EBUSY;
     default:
         return EIO;
     }
@@ -130,6 +132,14 @@ void fuse_log_failure(struct fuse_view *v, const char *what, const qchain_error 
         tool_complain(v->t, "%s: %s", what, qchain_error_message(err));
     else
         syslog(LOG_ERR, "%s: %s: %s", v->mountpoint, what, qchain_error_message(err));
+}
+
+void fuse_tell(struct fuse_view *v, const char *text)
+{
+    if (v->foreground)
+        tool_complain(v->t, "%s", text);
+    else
+        syslog(LOG_INFO, "%s: %s", v->mountpoint, text);
 }
 
 /* -------------------------------------------------------------------- reading --- */

@@ -47,6 +47,9 @@ struct fuse_view {
     const char          *mountpoint;
     bool                 is_file;     /* the mount point is a file: so is the root */
     bool                 writable;
+    bool                 copy_on_read;
+    bool                 hydrate;
+    uint64_t             hydrate_rate; /* bytes a second; 0: no limit */
     bool                 far;         /* reads wait for a network: they can be interrupted */
     bool                 direct_io;
     bool                 allow_other;
@@ -90,6 +93,7 @@ int  fuse_work_init(struct fuse_view *v);
 void fuse_work_free(struct fuse_view *v);
 /* Tell the log of a failure, at most once a second; what: "read". */
 void fuse_log_failure(struct fuse_view *v, const char *what, const qchain_error *err);
+void fuse_tell(struct fuse_view *v, const char *text);
 /* The errno for a QCHAIN_E_*. */
 int  fuse_errno(int code);
 uint64_t fuse_now_ns(clockid_t clock);
@@ -114,6 +118,10 @@ void fuse_disk_fallocate(fuse_req_t req, fuse_ino_t ino, int mode, off_t offset,
 void fuse_disk_lseek(fuse_req_t req, fuse_ino_t ino, off_t offset, int whence, struct fuse_file_info *fi);
 void fuse_disk_fsync(fuse_req_t req, fuse_ino_t ino, int datasync, struct fuse_file_info *fi);
 void fuse_disk_flush(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi);
+
+/* Begin to bring what the layers below hold into the image; NULL without memory. End it, done or not (fuse_hydrate.c). */
+struct fuse_hydrate *fuse_hydrate_begin(struct fuse_view *v);
+void fuse_hydrate_end(struct fuse_hydrate *h);
 
 /* ---- the mount (fuse_session.c) ---- */
 

@@ -409,6 +409,47 @@ def killed(place):
         after_writing(place, top, model, f"kill {i}")
 
 
+def stands_on(place, top):
+    return json.loads(place.run("qemu-img", "info", "-U", "--output=json", top).stdout).get("backing-filename")
+
+
+def hydrated(place):
+    """A disk that is used becomes whole meanwhile, also one that is killed midway; then the layers below may go."""
+    for options in ("cluster_size=64k", "cluster_size=64k,extended_l2=on", "compat=0.10,cluster_size=4k"):
+        home, top = place.simple(options=options)
+        model = bytearray(read_all(place.flat(top)))
+        m = place.mount("-w", "--hydrate=2M", top)
+        with opened(m.file(), os.O_RDWR) as fd:
+            for _ in range(20):
+                random_op(place.rng, fd, model)
+            os.fsync(fd)
+            m.process.kill()
+            m.process.wait()
+        fm.unmount(m.where)
+        if not stands_on(place, top):
+            raise Mismatch("what was killed had ended")
+        place.run("qemu-img", "check", "-r", "leaks", top, ok=(0,))
+        with place.mount("-w", "--copy-on-read", "--hydrate", top) as m:
+            with opened(m.file(), os.O_RDWR) as fd:
+                until = time.monotonic() + 60 * fm.SLOW
+                while stands_on(place, top) and time.monotonic() < until:
+                    random_op(place.rng, fd, model)
+                for _ in range(50):
+                    random_op(place.rng, fd, model)
+            for name in os.listdir(home):
+                if name != os.path.basename(top):
+                    os.unlink(os.path.join(home, name))
+            lib.same_bytes(f"{options}: read back", read_all(m.file()), bytes(model), 0)
+        if stands_on(place, top):
+            raise Mismatch(f"after {options}: it still stands on {stands_on(place, top)}: {m.said()}")
+        if "not needed any more" not in m.said():
+            raise Mismatch(f"it says: {m.said()}")
+        after_writing(place, top, model, options)
+    said = place.run(place.args.fuse, "--hydrate", top, place.directory, ok=(2,)).stderr.decode()
+    if "need --writable" not in said:
+        raise Mismatch(f"without --writable it says: {said}")
+
+
 # ------------------------------------------------------------------ the layers ---
 
 def files_below(where):
@@ -493,7 +534,7 @@ def file_that_shrinks(place):
 
 
 CHECKS = [random_disks, parallel_readers, snapshot_view, random_writes, parallel_writers, space, refusals, full_disk,
-          signals, background, killed, layers, layer_names, many_layers, file_that_shrinks]
+          signals, background, killed, hydrated, layers, layer_names, many_layers, file_that_shrinks]
 
 
 def main():

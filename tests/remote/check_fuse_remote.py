@@ -167,4 +167,42 @@ def replaced(place, made):
                 raise Mismatch(f"it says: {m.said()}")
 
 
-r.main("check_fuse_remote", [disk, layers, dead, interrupted, replaced], Made)
+def parts_of(m, want):
+    """A quarter of the disk, read through the mount."""
+    with opened(m.file(), os.O_RDWR) as fd:
+        for at in range(0, 32 << 20, 4 << 20):
+            lib.same_bytes("read", os.pread(fd, 1 << 20, at), os.pread(want.fileno(), 1 << 20, at), at)
+
+
+def moved_here(place, made):
+    """What is read into a new image here is kept; the rest is brought while the disk is used; the server may go."""
+    proxy = place.proxy(made.nginx["HTTP"], delay_ms=5)
+    top = place.path("local.qcow2")
+    subprocess.run(["qemu-img", "create", "-q", "-u", "-f", "qcow2", "-b", f"{proxy.url}/{made.top}", "-F", "qcow2", top,
+                    str(os.path.getsize(made.raw))], check=True)
+
+    def here(name, *args):
+        return Mount(place.path("mnt-" + name), "-w", "--direct-io", "--allow-url", proxy.url + "/", *args, top,
+                     env=made.env)
+
+    with open(made.raw, "rb") as want:
+        with here("keeping", "--copy-on-read") as m:
+            parts_of(m, want)
+        with here("kept") as m:
+            before = proxy.stats()["bytes_down"]
+            parts_of(m, want)
+            took = proxy.stats()["bytes_down"] - before
+            if took > 65536:
+                raise Mismatch(f"what had been kept was fetched again: {took} bytes")
+        with here("all", "--hydrate") as m:
+            parts_of(m, want)
+            until = time.monotonic() + 60 * fm.SLOW
+            while "not needed any more" not in m.said() and time.monotonic() < until:
+                time.sleep(0.05)
+            proxy.process.kill()
+            lib.same_file("with the server gone", m.file(), made.raw)
+    subprocess.run(["qemu-img", "check", "-q", top], check=True)
+    subprocess.run(["qemu-img", "compare", "-q", "-f", "qcow2", "-F", "raw", top, made.raw], check=True)
+
+
+r.main("check_fuse_remote", [disk, layers, dead, interrupted, replaced, moved_here], Made)
