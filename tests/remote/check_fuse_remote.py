@@ -149,6 +149,29 @@ def interrupted(place, made):
                 proxy.process.send_signal(signal.SIGCONT)
 
 
+def second_signal(place, made):
+    """The first one waits for a read of a server that hangs, the second one does not."""
+    proxy = place.proxy(made.nginx["HTTP"])
+    with open(os.path.join(made.www, "long.raw"), "wb") as f:
+        f.write(os.urandom(32 << 20))
+    m = made.mount(place, proxy, "--format", "raw", rules=["deadline 300", "stall-timeout 300"], top="long.raw")
+    code = f"import os; os.pread(os.open({m.file()!r}, os.O_RDONLY), 65536, 16 << 20)"
+    proxy.process.send_signal(signal.SIGSTOP)
+    try:
+        reader = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
+        time.sleep(1)
+        m.process.terminate()
+        time.sleep(1)
+        if m.process.poll() is not None or reader.poll() is not None:
+            raise Mismatch(f"nothing hangs: {m.process.returncode}, {reader.returncode}")
+        m.process.terminate()
+        m.wait(128 + signal.SIGTERM)
+        if reader.wait(60) == 0:
+            raise Mismatch("the read succeeded")
+    finally:
+        proxy.process.send_signal(signal.SIGCONT)
+
+
 def replaced(place, made):
     """An object that is replaced under the mount: EIO, never bytes of both."""
     proxy = place.proxy(made.nginx["HTTP"])
@@ -205,4 +228,4 @@ def moved_here(place, made):
     subprocess.run(["qemu-img", "compare", "-q", "-f", "qcow2", "-F", "raw", top, made.raw], check=True)
 
 
-r.main("check_fuse_remote", [disk, layers, dead, interrupted, replaced, moved_here], Made)
+r.main("check_fuse_remote", [disk, layers, dead, interrupted, second_signal, replaced, moved_here], Made)
