@@ -14,7 +14,7 @@
 #define FAR_CHUNK (UINT64_C(4) << 20)
 #define ZERO_UNIT 4096
 #define ZERO_PIECES 16u
-#define BEHIND (UINT64_C(64) << 20) /* written at once, so to speak */
+#define BEHIND (UINT64_C(8) << 20) /* written at once, so to speak */
 
 /* So many bytes more were written. */
 static void note_written(struct qc_mover *v, uint64_t length)
