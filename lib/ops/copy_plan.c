@@ -244,7 +244,8 @@ static int add_runs(struct qc_copy_engine *e, struct qc_copy_task *t, uint64_t s
         if (ret != 0)
             return ret;
         what = look(e, e->at, e->pos, &until);
-        until = qc_min64(until, stop);
+        /* Where a file ends within a sector, what is behind its end reads as the zeros that the next extent tells of. */
+        until = qc_min64(qc_align_up(until, 512), stop);
         if (qc_grow((void **)&t->run, &t->cap_run, t->n_run + 1, sizeof(*t->run)) != 0)
             return qc_fail_nomem(err);
         t->run[t->n_run++] = run_of(e, what, until);

@@ -308,11 +308,49 @@ static void test_bitmaps(void **state)
     qchain_close(c);
 }
 
+/* A file that was cut within its last cluster, and within a sector: the rest reads as zeros, and becomes zeros. */
+static void test_cut_within_a_sector(void **state)
+{
+    enum { DISK = 25 << 20, LAST = 24 << 20 };
+    static unsigned char got[DISK], want[DISK];
+    qchain_convert_opts o = opts(0, NULL);
+    qchain_create_opts mostly_holes;
+    struct stat st;
+    qchain *c;
+
+    (void)state;
+    qchain_create_opts_init(&mostly_holes, sizeof(mostly_holes));
+    mostly_holes.size = LAST + CLUSTER;
+    mostly_holes.preallocation = QCHAIN_PREALLOC_METADATA;
+    ok(qchain_create(NULL, "cut", &mostly_holes, err));
+    fill("cut", 0, 12 * MIB, 7);
+    fill("cut", LAST, CLUSTER, 8);
+    c = open_it("cut", QCHAIN_OPEN_WRITE);
+    ok(qchain_resize(c, DISK, 0, err));
+    ok(qchain_finish(c, err));
+    qchain_close(c);
+    assert_int_equal(stat("cut", &st), 0);
+    assert_int_equal(truncate("cut", st.st_size - (off_t)CLUSTER + 1000), 0);
+    memset(want, 7, 12 * MIB);
+    memset(want + LAST, 8, 1000);
+    o.threads = 1; /* whose memory still has what was there before */
+    c = open_it("cut", 0);
+    ok(qchain_read(c, got, DISK, 0, 0, err));
+    assert_memory_equal(got, want, DISK);
+    ok(qchain_convert(c, "whole", &o, NULL, err));
+    qchain_close(c);
+    c = open_it("whole", 0);
+    ok(qchain_read(c, got, DISK, 0, 0, err));
+    qchain_close(c);
+    assert_memory_equal(got, want, DISK);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_flatten),  cmocka_unit_test(test_backing),   cmocka_unit_test(test_existing),
         cmocka_unit_test(test_refused),  cmocka_unit_test(test_cancelled), cmocka_unit_test(test_bitmaps),
+        cmocka_unit_test(test_cut_within_a_sector),
     };
 
     return cmocka_run_group_tests(tests, setup, teardown);
