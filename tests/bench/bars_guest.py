@@ -6,6 +6,8 @@ The ways to its disk: QEMU's own curl driver; QEMU with qcow2 over `qchain-fuse 
 disk view with a sidecar index; the same after what an earlier start read (--record) was prefetched; and, for what the
 guest takes without a network, the files themselves. Every start has empty caches and a temporary overlay, and
 its seconds are those from the start of the first program, the mount's, on. What the guest read must add up to the same.
+Of the requests after a prefetch most are of one byte: the layers are compared with the sidecar index, which nobody waits
+for.
 """
 
 import os
@@ -138,8 +140,9 @@ def rows(bar, depth, runs):
     bar.row(where + "disk view / QEMU's curl driver: times sooner", theirs / ours, ">=", 1.0, secs(ours), secs(theirs))
     ours = median(last, "seconds")
     bar.row(where + "trace prefetched / local files: seconds", ours / floor, "<=", 1.25, secs(ours), secs(floor))
-    bar.row(where + "trace prefetched: requests of the start / without", median(last, "requests") /
-            median(runs["disk"], "requests"), "<=", 0.2)
+    ours, theirs = (median(runs[k], "bytes") for k in ("replayed", "disk"))
+    bar.row(where + "trace prefetched: bytes fetched by the start / without", ours / theirs, "<=", 0.2, mib(ours / 2**20),
+            mib(theirs / 2**20))
 
 
 def guest_starts(m, _):
