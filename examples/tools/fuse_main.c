@@ -25,6 +25,7 @@ enum {
     OPT_HYDRATE,
     OPT_NAME,
     OPT_DIRECT_IO,
+    OPT_RECORD,
     OPT_REQUESTS
 };
 
@@ -37,6 +38,7 @@ static const struct option fuse_options[] = {
     {"format", required_argument, NULL, OPT_FORMAT},
     {"hydrate", optional_argument, NULL, OPT_HYDRATE},
     {"name", required_argument, NULL, OPT_NAME},
+    {"record", required_argument, NULL, OPT_RECORD},
     {"requests", required_argument, NULL, OPT_REQUESTS},
     {"snapshot", required_argument, NULL, 'l'},
     {"writable", no_argument, NULL, 'w'},
@@ -158,6 +160,9 @@ static bool own_option(struct tool *t, struct fuse_view *v, struct args *a, int 
         return true;
     case OPT_NAME:
         return take_name(t, a, optarg);
+    case OPT_RECORD:
+        t->record = optarg;
+        return true;
     default: /* OPT_REQUESTS */
         if (!tool_parse_number(t, "number of requests", optarg, 1, 1024, &n))
             return false;
@@ -169,8 +174,8 @@ static bool own_option(struct tool *t, struct fuse_view *v, struct args *a, int 
 /* What does not go together. */
 static bool check_args(struct tool *t, const struct fuse_view *v, const struct args *a)
 {
-    if (a->layers && (v->writable || a->name || a->snapshot)) {
-        tool_usage_error(t, "--writable, --name and --snapshot are of the disk, not of its layers");
+    if (a->layers && (v->writable || a->name || a->snapshot || t->record)) {
+        tool_usage_error(t, "--writable, --name, --snapshot and --record are of the disk, not of its layers");
         return false;
     }
     if ((v->copy_on_read || v->hydrate) && !v->writable) {
@@ -247,6 +252,8 @@ static int serve(struct tool *t, struct fuse_view *v, const struct args *a)
                     : tool_open(t, a->image, flags, a->snapshot, &v->c) != 0)
         return 1;
     made = a->layers ? fuse_layers_make(v) : fuse_disk_make(v, a->image, a->name);
+    if (made == 0)
+        made = tool_record_start(t, v->c);
     if (made == 0 && v->hydrate && !(h = fuse_hydrate_begin(v))) {
         tool_complain(t, "out of memory");
         made = -1;
@@ -254,6 +261,8 @@ static int serve(struct tool *t, struct fuse_view *v, const struct args *a)
     if (made == 0)
         status = fuse_session_serve(v, fsname, a->options);
     fuse_hydrate_end(h);
+    if (tool_record_stop(t, v->c) != 0)
+        status = 1;
     if (!v->writable)
         qchain_close(v->c);
     else if (tool_close_writable(t, v->c) != 0)
@@ -326,13 +335,12 @@ static const struct tool_verb verb_fuse = {
             "  --copy-on-read          keep in IMG what is read of the layers below\n"
             "  --hydrate[=BYTES/S]     bring all of it, meanwhile; then IMG stands on nothing\n"
             "  -f, --foreground        stay in the foreground\n"
-            "  --format FMT            the format of IMG: qcow2, raw\n"
+            "  --format FMT, --name NAME  the format of IMG: qcow2, raw; what its file is called\n"
             "  -l, --snapshot NAME     the disk of an internal snapshot\n"
-            "  --name NAME             how the disk's file is called in a directory\n"
             "  --allow-other           others may look into the mount, too\n"
             "  -o OPT,...              ro, fsname=NAME, noexec, noatime, auto_unmount\n"
             "  -t, --cache MODE        how files are opened; --direct-io  past the kernel's cache\n"
-            "  --requests N            answer so many requests at a time (default: 32)\n",
+            "  --requests N, --record FILE  so many at a time (32); record reads, see qchain-trace(1)\n",
     .usage_exit = 2,
 };
 

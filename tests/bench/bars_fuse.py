@@ -39,11 +39,14 @@ class Mounted:
     def __enter__(self):
         return self
 
-    def add(self, name, argv):
+    def add(self, name, argv, directory=False):
         """argv has the mount point as {}."""
         where = self.m.path(name)
-        with open(where, "wb"):
-            pass
+        if directory:
+            os.makedirs(where, exist_ok=True)
+        else:
+            with open(where, "wb"):
+                pass
         process = subprocess.Popen([a.replace("{}", where) for a in argv], stdin=subprocess.DEVNULL)
         self.mounts.append((where, process))
         wait_for(where, process)

@@ -5,8 +5,9 @@
 Makes its own disks at the first run (make_chain.py, about 22 GB; --quick needs 2 GB), measures
 every bar of bench_bars.py and of the bars_*.py in turn with its peer, and writes results.json,
 results.md and chart.svg into --out. Needs qemu-img, qemu-io and strace; some rows also fio, those
-of layers behind URLs nginx, curl and QEMU's curl driver (make deps-remote). Nothing else should run
-on the machine meanwhile. Sidecar indexes beside the tops of the disks are removed.
+of layers behind URLs nginx, curl and QEMU's curl driver (make deps-remote), those of a guest
+qemu-system-x86, and Debian's packages within reach. Nothing else should run on the machine meanwhile.
+Sidecar indexes beside the tops of the disks are removed.
 """
 
 import argparse
@@ -19,6 +20,7 @@ import time
 sys.dont_write_bytecode = True
 
 import bars_fuse  # noqa: E402
+import bars_guest  # noqa: E402
 import bars_prefetch  # noqa: E402
 import bars_queue  # noqa: E402
 import bars_remote  # noqa: E402
@@ -31,7 +33,8 @@ import bench_report  # noqa: E402
 import make_chain  # noqa: E402
 
 BARS = {**bench_bars.BARS, **bars_sidecar.BARS, **bars_queue.BARS,
-        **bars_remote.BARS, **bars_prefetch.BARS, **bars_write.BARS, **bars_surgery.BARS, **bars_fuse.BARS}
+        **bars_remote.BARS, **bars_prefetch.BARS, **bars_write.BARS, **bars_surgery.BARS, **bars_fuse.BARS,
+        **bars_guest.BARS}
 
 QUICK_SCALE = 0.0625
 
@@ -104,7 +107,7 @@ def main():
         sys.exit("bench: not found: " + ", ".join(missing))
     os.makedirs(args.out, exist_ok=True)
     m = Measure(args.bin, args.progs, args.bin_nodeflate, args.runs)
-    m.quick = args.quick
+    m.quick, m.data, m.scale = args.quick, args.data, args.scale
     try:
         results = measure(args, m)
     finally:

@@ -164,6 +164,40 @@ def snapshot_view(place):
         lib.same_bytes("snapshot", read_all(m.file()), old, 0)
 
 
+def recorded(place):
+    """A trace has what was read of the disk and nothing else, in order, also of a mount in the background."""
+    _, top = place.simple()
+    trace, where = place.path("boot.qctrace"), place.new("mnt")
+    starts = [mib << 20 for mib in range(16)]
+    place.rng.shuffle(starts)
+    reads = [(at + place.rng.randrange(64) * 4096, place.rng.choice((4096, 20480, 65536))) for at in starts]
+    os.mkdir(where)
+    place.run(place.args.fuse, "--record", "boot.qctrace", top, where)
+    try:
+        with opened(os.path.join(where, "top.raw"), os.O_RDONLY | os.O_DIRECT) as fd:
+            for at, n in reads[:12] + reads[:3] + reads[12:]:
+                fm.direct_read(fd, n, at)
+    finally:
+        fm.unmount(where)
+    until = time.monotonic() + 60 * fm.SLOW
+    tool = os.path.join(place.args.bin, "qchain-trace")
+    while True:             # the program ends after its mount
+        out = place.run(os.path.abspath(tool), "show", "--ranges", "--output=json", trace)
+        got = [(e["offset"], e["length"]) for e in json.loads(out.stdout)]
+        if got == reads:
+            break
+        if time.monotonic() > until:
+            raise Mismatch(f"seed {place.seed}: recorded {got}, read {reads}")
+        time.sleep(0.05)
+    other = place.path("other")
+    with open(other, "wb") as f:
+        f.write(b"something else" * 100)
+    said = place.run(place.args.fuse, "--record", other, top, where, ok=(1,)).stderr.decode()
+    if "other" not in said or fm.is_mounted(where) or read_all(other) != b"something else" * 100:
+        raise Mismatch(f"over a file that is no trace: {said}")
+    place.run(place.args.fuse, "--record", trace, "layers", top, where, ok=(2,))
+
+
 # --------------------------------------------------------------------- writing ---
 
 def random_op(rng, fd, model):
@@ -534,8 +568,8 @@ def file_that_shrinks(place):
         os.truncate(base, size)
 
 
-CHECKS = [random_disks, parallel_readers, snapshot_view, random_writes, parallel_writers, space, refusals, full_disk,
-          signals, background, killed, hydrated, layers, layer_names, many_layers, file_that_shrinks]
+CHECKS = [random_disks, parallel_readers, snapshot_view, recorded, random_writes, parallel_writers, space, refusals,
+          full_disk, signals, background, killed, hydrated, layers, layer_names, many_layers, file_that_shrinks]
 
 
 def main():

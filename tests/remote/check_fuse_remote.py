@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: MIT
-"""qchain-fuse over http: both views, a second reader that asks the server for nothing, a slow server that keeps
-nobody else waiting, and one that dies."""
+"""qchain-fuse over http and S3: both views, a second reader that asks the server for nothing, a slow server that keeps
+nobody else waiting, and one that dies; what was read is prefetched for the next one."""
 import concurrent.futures
 import errno
 import json
@@ -228,4 +228,55 @@ def moved_here(place, made):
     subprocess.run(["qemu-img", "compare", "-q", "-f", "qcow2", "-F", "raw", top, made.raw], check=True)
 
 
-r.main("check_fuse_remote", [disk, layers, dead, interrupted, second_signal, replaced, moved_here], Made)
+def scattered(path, want):
+    """A few parts of the disk, past the kernel's cache."""
+    with opened(path, os.O_RDONLY | os.O_DIRECT) as fd:
+        for at in range(1 << 20, 32 << 20, 3 << 20):
+            lib.same_bytes("read", fm.direct_read(fd, 65536, at), os.pread(want.fileno(), 65536, at), at)
+
+
+def s3(place, made):
+    """Both views of a chain in a bucket; what was read is recorded, prefetched by another process into an empty cache,
+    and then read without a request."""
+    rgw = place.server("rgw")
+    bucket = r.S3(rgw["S3"], rgw["AK"], rgw["SK"])
+    bucket.create_bucket("images")
+    for name in made.names:
+        with open(os.path.join(made.www, name), "rb") as f:
+            bucket.put("images", f"a b/{name}", f.read())
+    proxy, trace = place.proxy(rgw["S3"]), place.path("s3.qctrace")
+    config, url, tools = place.path("s3.rules"), f"s3://images/a b/{made.top}", place.tools()
+    with open(config, "w", encoding="ascii", opener=lambda name, flags: os.open(name, flags, 0o600)) as f:
+        f.write(f"s3-endpoint {proxy.url}\ns3-region us-east-1\ns3-style path\ns3-access-key {rgw['AK']}\n"
+                f"s3-secret-key {rgw['SK']}\nblock-size 64K\nrevalidate 3600\n")
+
+    def cached(name):
+        os.mkdir(place.path(name), 0o700)
+        return "--remote-config", config, "--cache-dir", place.path(name)
+
+    def mounted(name, *args):
+        return Mount(place.path("mnt-" + name), *args, url, env=made.env)
+
+    first, second = cached("s3-first"), cached("s3-second")
+    with mounted("s3-layers", *first, "layers") as m:
+        subprocess.run(["qemu-img", "check", "-q", os.path.join(m.where, made.top)], check=True)
+        for name in made.names:
+            lib.same_file(name, os.path.join(m.where, name), os.path.join(made.www, name))
+    with open(made.raw, "rb") as want:
+        before = len(proxy.log())
+        with mounted("s3-disk", "--remote-config", config, "--record", trace) as m:
+            scattered(m.file(), want)
+        cold = len(proxy.log()) - before
+        result = tools.run("prefetch", "--output=json", *second, "--trace", trace, url).json()
+        if result["end"] != "all" or not 0 < result["fetched"] <= 11 * 65536: # each is one cluster
+            raise Mismatch(f"prefetch: {result}")
+        with mounted("s3-again", *second) as m:
+            before = len(proxy.log())
+            scattered(m.file(), want)
+            if len(proxy.log()) != before:
+                raise Mismatch(f"after the prefetch: {proxy.log()[before:]}")
+            lib.same_file("all of the disk", m.file(), made.raw)
+    return f"{cold} requests cold, the prefetch: {result}"
+
+
+r.main("check_fuse_remote", [disk, layers, dead, interrupted, second_signal, replaced, moved_here, s3], Made)
