@@ -13,9 +13,10 @@ handle that was made before a fork raises InvalidArgument in the child. qchain._
 """
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from . import _abi
 from ._call import Job
-from .aio import AsyncQueue
 from .chain import Chain
 from .env import Env, Policy
 from .errors import (AccessDenied, AuthenticationFailed, BrokenChain, Busy, Cancelled, Changed, Corrupt, InternalError,
@@ -24,6 +25,9 @@ from .errors import (AccessDenied, AuthenticationFailed, BrokenChain, Busy, Canc
 from .image import CreateOptions, check, commit, create, delete_layer, index_drop, inspect
 from .types import (Bitmap, CheckResult, Comparison, DirtyExtent, Extent, ImageInfo, JobResult, Measured,
                     PrefetchResult, Snapshot, SourceInfo)
+
+if TYPE_CHECKING:
+    from .aio import AsyncQueue
 
 __version__ = "0.1.0"
 
@@ -43,3 +47,11 @@ def version() -> str:
 def has(feature: str) -> bool:
     """Whether the library in use has a feature: "zstd", "write", "io_uring", "http", ..."""
     return bool(_abi.qchain_has(feature.encode()))
+
+
+def __getattr__(name: str) -> Any:
+    """asyncio is slow to import, and only for who uses it."""
+    if name == "AsyncQueue":
+        from .aio import AsyncQueue
+        return AsyncQueue
+    raise AttributeError(f"module 'qchain' has no attribute {name!r}")

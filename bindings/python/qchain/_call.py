@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import operator
 import os
 import threading
 from typing import Any, Callable, Optional, Union
@@ -74,13 +75,13 @@ def opt_text(text: Optional[str]) -> bytes | None:
 
 def u64(value: int, what: str) -> int:
     """ctypes would take the value modulo 2**64."""
-    if not 0 <= value <= MAX_U64:
+    if not 0 <= operator.index(value) <= MAX_U64:
         raise OutOfRange(f"{what} {value}: not from 0 to 2**64 - 1")
     return value
 
 
 def u32(value: int, what: str) -> int:
-    if not 0 <= value <= 0xffffffff:
+    if not 0 <= operator.index(value) <= 0xffffffff:
         raise OutOfRange(f"{what} {value}: not from 0 to 2**32 - 1")
     return value
 

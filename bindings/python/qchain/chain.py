@@ -338,6 +338,8 @@ class Chain:
             if ptr is None:
                 raise ValueError("the chain is closed")
             code = _read(ptr, _byref(_at(buffer)) if n else b"", n, offset, 0, local.err)
+        except ctypes.ArgumentError as e:
+            raise TypeError(f"readinto: {e}") from None
         finally:
             handle.users.remove(me)
         if code:
