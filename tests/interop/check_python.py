@@ -5,6 +5,7 @@ asyncio, threads, forks, exceptions, and the example that makes backups."""
 import argparse
 import array
 import asyncio
+import concurrent.futures
 import gc
 import mmap
 import multiprocessing
@@ -445,11 +446,8 @@ def aio(case):
     with qchain.Chain(path) as c:
         asyncio.run(many_reads(c, whole, 64))
         asyncio.run(many_reads(c, whole, 300))  # another loop, another queue
-        threads = [threading.Thread(target=lambda: asyncio.run(many_reads(c, whole, 32))) for _ in range(3)]
-        for t in threads:
-            t.start()
-        for t in threads:
-            t.join()
+        with concurrent.futures.ThreadPoolExecutor(3) as pool:  # loops of several threads, one after the other, too
+            list(pool.map(lambda depth: asyncio.run(many_reads(c, whole, depth)), (32, 40, 50, 16, 64, 8)))
     asyncio.run(errors_and_ends())
 
 

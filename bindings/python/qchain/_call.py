@@ -32,6 +32,7 @@ class _Local(threading.local):
     def __init__(self) -> None:
         self.error = _Error()
         self.err = self.error.ptr
+        self.fast = ctypes.c_void_p(self.err)
 
 
 local = _Local()

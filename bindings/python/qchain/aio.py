@@ -68,7 +68,7 @@ class AsyncQueue:
 
     async def readinto(self, buffer: Buffer, offset: int) -> int:
         n = memoryview(buffer).nbytes
-        place = ctypes.byref(ctypes.c_char.from_buffer(buffer)) if n else b""
+        place = (ctypes.c_char * 0).from_buffer(buffer)
         await self._request(_abi.qchain_queue_read, place, n, u64(offset, "offset"), flags=0)
         return n
 
@@ -188,14 +188,15 @@ class AsyncQueue:
 def queue_of(handle: Handle, depth: int) -> AsyncQueue:
     """The running loop's queue; those of loops that were closed are closed."""
     loop = asyncio.get_running_loop()
-    for q in handle.queues:
+    for q in tuple(handle.queues):
         if q.loop is loop:
             return q
-    for q in [q for q in handle.queues if q.loop.is_closed()]:
-        q.close()
-        handle.queues.remove(q)
-    q = AsyncQueue(handle, loop, depth)
-    handle.queues.append(q)
+    with handle.lock:  # other threads have loops, too
+        for q in [q for q in handle.queues if q.loop.is_closed()]:
+            q.close()
+            handle.queues.remove(q)
+        q = AsyncQueue(handle, loop, depth)
+        handle.queues.append(q)
     return q
 
 
@@ -203,6 +204,7 @@ async def aclose(handle: Handle, close: Callable[[], None]) -> None:
     loop = asyncio.get_running_loop()
     for q in [q for q in handle.queues if q.loop is loop]:
         await q.drain()
-        q.close()
-        handle.queues.remove(q)
+        with handle.lock:
+            q.close()
+            handle.queues.remove(q)
     await loop.run_in_executor(None, close)

@@ -5,17 +5,20 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import sys
+import threading
 import time
 import warnings
 import weakref
 from _thread import get_ident
-from typing import TYPE_CHECKING, Any, Callable, Iterator, Optional, Union
+from typing import TYPE_CHECKING, Any, Callable, Iterator, NoReturn, Optional, Union
 
 from . import _abi
 from ._call import (MAX_U64, Job, Name, Progress, check, local, name_bytes, no_pickle, opt_name, opt_text, options,
                     run, shown, text_bytes, u32, u64)
+from ._load import bind_fast
 from .env import Env, EnvHandle, Policy, env_ptr
-from .errors import Busy, NoSpace, OutOfRange
+from .errors import Busy, NoSpace, OutOfRange, from_error
 from .types import (DIRTY, EXTENT, Bitmap, Comparison, DirtyExtent, Extent, ImageInfo, JobResult, Measured,
                     PrefetchResult, Snapshot, SourceInfo, image_info, job_result)
 
@@ -26,10 +29,12 @@ if TYPE_CHECKING:
 # Anything that has the buffer protocol; there is no better name for it before Python 3.12.
 Buffer = Any
 
-_read = _abi.qchain_read
-_write = _abi.qchain_write
+_read = bind_fast("qchain_read")
+_offset = ctypes.c_uint64
+_length = ctypes.c_size_t
+_LENGTHS = {n: _length(n) for n in (512, 4096, 8192, 16384, 32768, 65536, 1 << 17, 1 << 18, 1 << 19, 1 << 20)}
 _byref = ctypes.byref
-_at = ctypes.c_char.from_buffer
+_at = (ctypes.c_char * 0).from_buffer  # the place of any buffer, whatever its length
 BATCH = 4096  # extents a call, once a map has turned out to be long
 
 
@@ -56,33 +61,53 @@ def open_options(*, writable: bool = False, format: Optional[str] = None, snapsh
 
 
 class Handle:
-    """A qchain, closed once. `users` has the thread of every call that is under way."""
+    """A qchain, closed once. `users` has the thread of every call that is under way, but for reads: these hold nothing
+    but a reference to `arg`, which costs them nothing."""
 
     def __init__(self, env: Optional[EnvHandle], writable: bool) -> None:
         self.ptr: int | None = None
+        self.arg: ctypes.c_void_p | None = None
+        self.taken: ctypes.c_void_p | None = None
         self.env = env
         self.writable = writable
         self.pid = os.getpid()
         self.users: list[int] = []
         self.queues: list[AsyncQueue] = []
+        self.lock = threading.Lock()  # of queues
         self.long: weakref.WeakSet[Using] = weakref.WeakSet()
 
-    def others(self) -> bool:
-        """Whether other threads are in calls. An entry of this thread is one that a signal has left behind."""
-        me = get_ident()
-        return any(u != me for u in self.users)
+    def open(self, ptr: int | None) -> None:
+        self.ptr, self.arg, self.taken = ptr, None if ptr is None else ctypes.c_void_p(ptr), None
 
     def take(self) -> int | None:
         """From now on it is closed to everybody else."""
         ptr, self.ptr = self.ptr, None
+        self.taken, self.arg = self.arg, None
         return ptr
+
+    def others(self) -> bool:
+        """Whether other threads are in calls, after take. An entry of this thread is one that a signal has left
+        behind."""
+        me = get_ident()
+        # Two references are this object's own and the call's.
+        return any(u != me for u in self.users) or sys.getrefcount(self.taken) > 2 and self.taken is not None
+
+    def fail(self, code: int) -> NoReturn:
+        """Raise what a read failed for."""
+        if self.arg is None:
+            raise ValueError("the chain is closed")
+        raise from_error(code, local.err)
+
+    def close_queues(self) -> None:
+        with self.lock:
+            for q in self.queues:
+                q.close()
+            self.queues.clear()
 
     def free(self, ptr: int | None, close: Any = _abi.qchain_close) -> None:
         """The library knows by itself that in a forked child there is nothing to free."""
         if self.pid == os.getpid():
-            for q in self.queues:
-                q.close()
-        self.queues.clear()
+            self.close_queues()
         close(ptr)
         self.env = None
 
@@ -157,7 +182,7 @@ class Chain:
         try:
             check(_abi.qchain_open(_byref(made), env_ptr(env), opt_name(name), _byref(o), local.err))
         finally:
-            handle.ptr = made.value
+            handle.open(made.value)
         if env is not None:
             env.chains.add(self)
 
@@ -194,7 +219,7 @@ class Chain:
         if h.pid != os.getpid():
             self._final()
             return
-        for q in h.queues:
+        for q in tuple(h.queues):
             q.check_close()
         if any(call.active and call.me == get_ident() for call in h.long):
             raise Busy("the chain cannot be closed by the progress callback of its own call")
@@ -207,17 +232,16 @@ class Chain:
                 time.sleep(pause)
                 pause = min(2 * pause, 0.05)
         except BaseException:
-            h.ptr = ptr
+            h.open(ptr)
             raise
         self._free(ptr)
 
     def _free(self, ptr: int) -> None:
         h = self._handle
-        for q in h.queues:
-            q.close()
+        h.close_queues()
         code = _abi.qchain_finish(ptr, local.err) if h.writable else 0
         if code == _abi.QCHAIN_E_NOSPACE:
-            h.ptr = ptr
+            h.open(ptr)
             check(code)
         try:
             check(code)
@@ -331,20 +355,26 @@ class Chain:
         if not 0 <= offset <= MAX_U64:
             u64(offset, "offset")
         handle = self._handle
-        me = get_ident()
-        try:
-            handle.users.append(me)
-            ptr = handle.ptr
-            if ptr is None:
-                raise ValueError("the chain is closed")
-            code = _read(ptr, _byref(_at(buffer)) if n else b"", n, offset, 0, local.err)
-        except ctypes.ArgumentError as e:
-            raise TypeError(f"readinto: {e}") from None
-        finally:
-            handle.users.remove(me)
+        # handle.arg is never put into a variable, which a traceback could keep: see Handle.
+        code = _read(handle.arg, _at(buffer), _LENGTHS.get(n) or _length(n), _offset(offset), 0, local.fast)
         if code:
-            check(code)
+            handle.fail(code)
         return n
+
+    def reader(self, buffer: Buffer) -> Callable[[int], int]:
+        """A function of an offset that does what readinto(buffer, offset) does, for loops over many small reads: it
+        looks at the buffer only now. While it exists the buffer cannot be resized."""
+        handle, place, n = self._handle, _at(buffer), memoryview(buffer).nbytes
+        length = _length(n)
+
+        def read(offset: int) -> int:
+            if not 0 <= offset <= MAX_U64:
+                u64(offset, "offset")
+            code = _read(handle.arg, place, length, _offset(offset), 0, local.fast)
+            if code:
+                handle.fail(code)
+            return n
+        return read
 
     def read(self, length: int, offset: int) -> bytes:
         """The bytes of the disk at offset: all of them or an exception."""
@@ -356,7 +386,7 @@ class Chain:
 
     def write(self, data: Buffer, offset: int, *, fua: bool = False) -> int:
         """Write a buffer's bytes at offset: all or an exception. fua: durable when it returns."""
-        self._put(_write, data, offset, fua * _abi.QCHAIN_WRITE_FUA, local.err)
+        self._put(_abi.qchain_write, data, offset, fua * _abi.QCHAIN_WRITE_FUA, local.err)
         return len(data) if isinstance(data, bytes) else memoryview(data).nbytes
 
     def write_compressed(self, data: Buffer, offset: int) -> None:
@@ -407,7 +437,7 @@ class Chain:
     def source_readinto(self, source: int, buffer: Buffer, offset: int) -> int:
         """Fill a buffer with the bytes of one of the chain's files, as they are."""
         n = memoryview(buffer).nbytes
-        self._simple(_abi.qchain_source_read, u32(source, "source"), _byref(_at(buffer)) if n else b"", n,
+        self._simple(_abi.qchain_source_read, u32(source, "source"), _at(buffer), n,
                      u64(offset, "offset"), 0)
         return n
 
@@ -657,6 +687,6 @@ def readable(data: Buffer) -> tuple[int, Any]:
     if not isinstance(data, bytes):
         view = memoryview(data)
         if view.nbytes and view.contiguous and not view.readonly:
-            return view.nbytes, _byref(_at(data))
+            return view.nbytes, _at(data)
         data = view.tobytes()
     return len(data), data
