@@ -484,6 +484,18 @@ def threads(case):
     for t in pool:
         t.join()
     want(not failed, f"threads: {failed[:3]}")
+    # What a read and another call hold while they are under way keeps a close waiting.
+    for hold in ("arg", "users"):
+        c = qchain.Chain(path)
+        handle = c._handle
+        held = handle.arg if hold == "arg" else handle.users.append(0)
+        closing = threading.Thread(target=c.close)
+        closing.start()
+        closing.join(0.1)
+        waiting = closing.is_alive()
+        held = None if hold == "arg" else handle.users.clear()
+        closing.join()
+        want(waiting and held is None, f"closed while a call was under way: {hold}")
 
 
 def pool_read(args):
