@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""The bars of the Python package: small reads of a warm chain against the same loop over os.preadv on the same bytes, and
-a map of a million extents.
+"""The bars of the Python package: small reads of a warm chain against the same loop over os.preadv on the same bytes,
+and a map of a million extents.
 
 As a program it is what is measured: bars_python.py LIBRARY DIRECTORY N reads N times 4 KiB, and maps N extents.
 """

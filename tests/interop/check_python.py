@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""The Python package of bindings/python against qemu-img and a model: maps, bytes, writing, long calls and how they end,
-asyncio, threads, forks, exceptions, and the example that makes backups."""
+"""The Python package of bindings/python against qemu-img and a model: maps, bytes, writing, long calls and how they
+end, asyncio, threads, forks, exceptions, and the example that makes backups."""
 import argparse
 import array
 import asyncio
@@ -408,7 +408,7 @@ async def many_reads(c, whole, depth):
     for t in tasks[::7]:
         t.cancel()
     ended = await asyncio.gather(*tasks, return_exceptions=True)
-    bad = [e for i, e in enumerate(ended) if e is not None and not (i % 7 == 0 and isinstance(e, asyncio.CancelledError))]
+    bad = [e for i, e in enumerate(ended) if e and not (i % 7 == 0 and isinstance(e, asyncio.CancelledError))]
     want(not bad, f"asyncio: {bad[:3]}")
     await c.queue().drain()
     want(c.queue().pending == 0, "requests were forgotten")
@@ -449,6 +449,19 @@ def aio(case):
         with concurrent.futures.ThreadPoolExecutor(3) as pool:  # loops of several threads, one after the other, too
             list(pool.map(lambda depth: asyncio.run(many_reads(c, whole, depth)), (32, 40, 50, 16, 64, 8)))
     asyncio.run(errors_and_ends())
+
+    async def one_at_a_time():
+        """Requests that are refused, or given up while they wait, keep nobody from his turn."""
+        async with qchain.Chain(path) as c:
+            c.queue(1)
+            at = [asyncio.ensure_future(c.aread(4096, 4096 if i % 3 else 8 * MIB)) for i in range(30)]
+            await asyncio.sleep(0)
+            for t in at[2::6]:
+                t.cancel()
+            ended = await asyncio.wait_for(asyncio.gather(*at, return_exceptions=True), 60)
+            want(sum(isinstance(e, qchain.OutOfRange) for e in ended) == 10, f"refused: {ended!r:.300}")
+            want(sum(e == whole[4096:8192] for e in ended) == 15, f"read: {ended!r:.300}")
+    asyncio.run(one_at_a_time())
 
 
 # ------------------------------------------------------------------------------ threads and forks ---

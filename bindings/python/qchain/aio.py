@@ -97,20 +97,17 @@ class AsyncQueue:
     async def _request(self, function: Any, *args: Any, flags: Optional[int] = None) -> None:
         if threading.get_ident() != self._thread:
             raise RuntimeError("a queue is used by its event loop's thread alone")
-        while len(self._pending) >= self._depth:
-            turn = self._loop.create_future()
-            self._waiting.append(turn)
-            try:
-                await turn
-            finally:
-                if turn.cancelled() or not turn.done():
-                    self._forget(turn)
-        self._chain()
-        self._last += 1
-        user, future = self._last, self._loop.create_future()
         # Held back by MORE until the loop has run what is ready: then all go to the kernel together.
         more = () if flags is None else (flags | _abi.QCHAIN_REQUEST_MORE,)
-        check(function(self._ptr, *args, *more, user, local.err))
+        try:
+            await self._turn()
+            self._chain()
+            self._last += 1
+            user, future = self._last, self._loop.create_future()
+            check(function(self._ptr, *args, *more, user, local.err))
+        except BaseException:
+            self._let_in()  # the turn is somebody else's
+            raise
         self._pending[user] = (future, args)  # the buffer is the library's until the request is reaped
         if not self._reaping:
             self._reaping = True
@@ -122,11 +119,12 @@ class AsyncQueue:
                 _abi.qchain_queue_cancel(self._ptr, user)
             raise
 
-    def _forget(self, turn: asyncio.Future[None]) -> None:
-        try:
-            self._waiting.remove(turn)
-        except ValueError:
-            pass
+    async def _turn(self) -> None:
+        """Wait until there is room for one more request."""
+        while len(self._pending) >= self._depth:
+            turn = self._loop.create_future()
+            self._waiting.append(turn)
+            await turn
 
     def _reap(self) -> None:
         """Take what is finished, and start what was held back."""

@@ -52,7 +52,8 @@ def open_options(*, writable: bool = False, format: Optional[str] = None, snapsh
                (index is False) * _abi.QCHAIN_OPEN_NO_INDEX | copy_on_read * _abi.QCHAIN_OPEN_COPY_ON_READ |
                force_share * _abi.QCHAIN_OPEN_FORCE_SHARE | direct * _abi.QCHAIN_OPEN_DIRECT |
                salvage * _abi.QCHAIN_OPEN_SALVAGE | discard * _abi.QCHAIN_OPEN_DISCARD |
-               (not read_ahead) * _abi.QCHAIN_OPEN_NO_READ_AHEAD | (fd is not None) * _abi.QCHAIN_OPEN_FD | modes[cache])
+               (not read_ahead) * _abi.QCHAIN_OPEN_NO_READ_AHEAD | (fd is not None) * _abi.QCHAIN_OPEN_FD |
+               modes[cache])
     o.format, o.snapshot, o.data_file = opt_text(format), opt_text(snapshot), opt_name(data_file)
     o.index = None if index is None or isinstance(index, bool) else name_bytes(index)
     o.policy = None if policy is None else policy._ptr
@@ -352,7 +353,7 @@ class Chain:
         """Fill a writable buffer (bytearray, memoryview, mmap, array, numpy array) with the disk's bytes at offset,
         without a copy between. All or an exception; returns how many bytes that were."""
         n = len(buffer) if type(buffer) is bytearray else memoryview(buffer).nbytes
-        if not 0 <= offset <= MAX_U64:
+        if offset >> 64:
             u64(offset, "offset")
         handle = self._handle
         # handle.arg is never put into a variable, which a traceback could keep: see Handle.
@@ -368,7 +369,7 @@ class Chain:
         length = _length(n)
 
         def read(offset: int) -> int:
-            if not 0 <= offset <= MAX_U64:
+            if offset >> 64:
                 u64(offset, "offset")
             code = _read(handle.arg, place, length, _offset(offset), 0, local.fast)
             if code:
