@@ -69,7 +69,7 @@ class Case:
 
     def python(self, text, *argv, **how):
         """A program of its own; returns its Popen."""
-        env = dict(os.environ, PYTHONPATH=PYTHON, PYTHONDONTWRITEBYTECODE="1", **how.pop("env", {}))
+        env = {**os.environ, "PYTHONPATH": PYTHON, "PYTHONDONTWRITEBYTECODE": "1", **how.pop("env", {})}
         return subprocess.Popen([sys.executable, "-c", text, *argv], cwd=self.dir, env=env, stdout=subprocess.PIPE,
                                 stderr=subprocess.PIPE, text=True, **how)
 
@@ -612,6 +612,19 @@ def loading(case):
         want(child.returncode == 1 and "ImportError" in err and said in err, f"{env}: {err}")
 
 
+def wheel(case):
+    """The wheel has all of the package, and its versions agree."""
+    build = ("import sys; sys.path.insert(0, sys.argv[1]); import build_wheel; print(build_wheel.build_wheel('.'), "
+             "build_wheel.build_sdist('.'))")
+    out, err = case.python(build, PYTHON).communicate(timeout=60)
+    want(out.split() == ["qchain-0.1.0-py3-none-any.whl", "qchain-0.1.0.tar.gz"], out + err)
+    use = ("import qchain; from qchain import AsyncQueue; qchain.create('w.qcow2', 1 << 20); "
+           "print(qchain.__file__, qchain.Chain('w.qcow2').size)")
+    out, err = case.python(use, env={"PYTHONPATH": out.split()[0]}).communicate(timeout=60)
+    want(".whl/qchain" in out and out.endswith(f" {MIB}\n"), out + err)
+    want(qchain.__version__ == qchain.version() == "0.1.0", f"{qchain.__version__} for {qchain.version()}")
+
+
 def backup(case):
     """Full, two increments by layers and two by a bitmap; every point is restored and verified; damage is found."""
     tool = os.path.join(PYTHON, "examples", "backup.py")
@@ -671,7 +684,7 @@ def types(case):
 
 
 CASES = (random_chains, long_maps, buffers, writes, snapshots_and_bitmaps, surgery, mends, cancels, interrupted, aio,
-         threads, forks, exceptions, ends, loading, backup, types)
+         threads, forks, exceptions, ends, loading, wheel, backup, types)
 
 
 def load(directory):
