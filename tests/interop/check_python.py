@@ -178,6 +178,43 @@ def buffers(case):
              and c.read(4, 310) == b"eado", "written from odd buffers")
 
 
+def opening(case):
+    """What the keywords of Chain do."""
+    base, size = case.filled("base.qcow2", 2 * MIB), 2 * MIB
+    top = case.image("top.qcow2", None, "base.qcow2")
+    with qchain.Chain(base) as c:
+        whole = c.read(size, 0)
+    with qchain.Chain(top, no_backing=True) as c:
+        want(c.layers == 1 and c.read(size, 0) == bytes(size), "no_backing")
+    with qchain.Chain(top, format="raw") as c:
+        want(c.read(4, 0) == b"QFI\xfb", "format")
+    with open(base, "rb") as f, qchain.Chain(None, fd=f.fileno()) as c:
+        want(c.read(100, 7) == whole[7:107], "fd alone")
+    with open(top, "rb") as f, qchain.Chain(top, fd=f.fileno()) as c:
+        want(c.read(100, 7) == whole[7:107], "fd")
+    with qchain.Chain(top, direct=True, read_ahead=False) as c:
+        want(c.read(1000, 1) == whole[1:1001], "direct")
+    with qchain.Chain(top) as c:
+        c.index_build(case.path("elsewhere.qci"))
+    for index, layers in ((case.path("elsewhere.qci"), 2), (None, 0), (False, 0)):
+        with qchain.Chain(top, index=index) as c:
+            want(c.index_layers == layers, f"index={index}: {c.index_layers}")
+            if index is False:
+                c.index_verify(case.path("elsewhere.qci"))
+    with qchain.Chain(top, writable=True, copy_on_read=True) as c:
+        c.read(64 * KIB, 0)
+        want(next(c.map()).layer == 0 and c.diff(1).__next__().length == 64 * KIB, "copy_on_read")
+        with qchain.Chain(top, force_share=True) as other:
+            want(other.size == size, "force_share")
+    with qchain.Chain(top) as c, c.traced(case.path("t.qctrace")):
+        c.read(5, 5)
+    want(os.path.getsize(case.path("t.qctrace")) > 0, "no trace")
+    source = bytearray(4)
+    with qchain.Chain(top) as c:
+        want(c.source_readinto(1, source, 0) == 4 and source == b"QFI\xfb" and c.source_name(9) is None and
+             c.source_stat(0).size == os.path.getsize(top), "sources")
+
+
 # ---------------------------------------------------------------------------------------- writing ---
 
 def writes(case):
@@ -604,6 +641,45 @@ def ends(case):
         want(c.read(9, 0) == b"left open" and [b.in_use for b in c.bitmaps()] == [False], "left open: not finished")
 
 
+def unfinished(case):
+    """Finishing that fails is told by close; where there is no space the chain stays open, to be closed again."""
+    path = case.image("u.qcow2", 8 * MIB)
+    limited = ("import os, resource, signal, qchain; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+               "with qchain.Chain('u.qcow2', writable=True) as c:\n"
+               " c.write(b'x' * 65536, 0); c.bitmap_add('b', 512); c.write(b'y', 0); c.flush()\n"
+               " resource.setrlimit(resource.RLIMIT_FSIZE, (os.path.getsize('u.qcow2'),) * 2)")
+    _, err = case.python(limited).communicate(timeout=60)
+    want("LimitExceeded" in err and "bitmaps were not stored" in err, f"a failing finish: {err}")
+    case.good("u.qcow2")
+    small = case.path("small")
+    os.mkdir(small)
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", small], capture_output=True,
+                      check=False).returncode:
+        print("unfinished: left out what needs a full file system, for which there is no right to mount")
+        return
+    try:
+        path, filler = case.image("small/s.qcow2", 8 * MIB, cluster_size=4096), os.path.join(small, "filler")
+        c = qchain.Chain(path, writable=True)
+        c.bitmap_add("b", 4096)
+        c.write(b"kept" * 1024, 0)
+        c.flush()
+        with open(filler, "wb", buffering=0) as f:
+            try:
+                while True:
+                    f.write(bytes(4096))
+            except OSError:
+                pass
+        raises(qchain.NoSpace, c.write, bytes([1]) * 512 * KIB, MIB)
+        raises(qchain.NoSpace, c.close)
+        want(not c.closed and c.read(4, 0) == b"kept", "closed, though there was no space")
+        os.unlink(filler)
+        c.close()
+        want(c.closed and [b.in_use for b in qchain.inspect(path).bitmaps] == [False], "not finished")
+        case.good("small/s.qcow2")
+    finally:
+        subprocess.run(["umount", "-l", small], check=True)
+
+
 def loading(case):
     for env, said in (({"QCHAIN_LIBRARY": "/nothing/libqchain.so.0"}, "QCHAIN_LIBRARY names"),
                       ({"QCHAIN_LIBRARY": "libc.so.6"}, "older than this package")):
@@ -683,8 +759,8 @@ def types(case):
     want(done.returncode == 0, done.stdout + done.stderr)
 
 
-CASES = (random_chains, long_maps, buffers, writes, snapshots_and_bitmaps, surgery, mends, cancels, interrupted, aio,
-         threads, forks, exceptions, ends, loading, wheel, backup, types)
+CASES = (random_chains, long_maps, buffers, opening, writes, snapshots_and_bitmaps, surgery, mends, cancels,
+         interrupted, aio, threads, forks, exceptions, ends, unfinished, loading, wheel, backup, types)
 
 
 def load(directory):

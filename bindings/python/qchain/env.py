@@ -8,7 +8,7 @@ from typing import Any, Callable, Iterable, Optional
 
 from . import _abi
 from ._call import Name, check, local, name_bytes, no_pickle, options, shown, text_bytes, u32, u64
-from .errors import Busy
+from .errors import Busy, from_code
 
 Log = Callable[[int, str, str], object]
 
@@ -117,7 +117,9 @@ class Env:
     def _counters(self, kind: Any, function: Any) -> dict[str, int]:
         out = kind()
         out.struct_size = ctypes.sizeof(out)
-        check(function(self.handle.ptr, ctypes.byref(out)))
+        code = function(self.handle.ptr, ctypes.byref(out))
+        if code != 0:
+            raise from_code(code, "statistics cannot be had")
         return {name: getattr(out, name) for name, _ in kind._fields_ if name != "struct_size"}
 
     def stats(self) -> dict[str, int]:
