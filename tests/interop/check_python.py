@@ -7,6 +7,7 @@ import array
 import asyncio
 import concurrent.futures
 import gc
+import http.server
 import mmap
 import multiprocessing
 import os
@@ -501,6 +502,72 @@ def aio(case):
     asyncio.run(one_at_a_time())
 
 
+# --------------------------------------------------------------------------------- layers behind URLs ---
+
+class Ranges(http.server.BaseHTTPRequestHandler):
+    """Parts of files, as object stores give them."""
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self):
+        try:
+            with open(os.path.join(self.server.directory, os.path.basename(self.path)), "rb") as f:
+                size = os.fstat(f.fileno()).st_size
+                first, last = self.headers["Range"].split("=")[1].split("-")
+                first, last = int(first), min(int(last or size), size - 1)
+                body = os.pread(f.fileno(), last - first + 1, first)
+        except FileNotFoundError:
+            self.send_error(404)
+            return
+        self.server.asked.append(self.path)
+        self.send_response(206)
+        self.send_header("Content-Range", f"bytes {first}-{last}/{size}")
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("ETag", f'"{size}"')
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+
+def remote(case):
+    """A chain behind a URL, whose server is this process: calls hold nothing that Python needs."""
+    if not qchain.has("http"):
+        print("remote: left out, the library has no HTTP")
+        return
+    case.filled("base.qcow2", 8 * MIB)
+    with qchain.Chain(case.image("top.qcow2", None, "base.qcow2"), writable=True) as c:
+        c.write(b"top" * 1000, MIB)
+    with qchain.Chain(case.path("top.qcow2")) as c:
+        whole = c.read(8 * MIB, 0)
+    logged = []
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Ranges) as server:
+        server.directory, server.asked = case.dir, []
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_address[1]}/"
+        os.mkdir(case.path("cache"), 0o700)
+        try:
+            with qchain.Env(remote=f"cache-dir {case.path('cache')}\nworkers 1", log_level=4,
+                            log=lambda level, tag, message: logged.append((level, tag, message))) as env:
+                raises(qchain.NotFound, qchain.Chain, url + "nothing.qcow2", env=env)
+                with qchain.Chain(url + "top.qcow2", env=env) as c:
+                    told = []
+                    got = c.prefetch(ranges=[(0, 4 * MIB)], progress=lambda *p: told.append(p))
+                    want(got.fetched + got.cached >= 4 * MIB > got.cached and got.end == 0 and told, f"prefetch: {got}")
+                    before = len(server.asked)
+                    want(c.read(4 * MIB, 0) == whole[:4 * MIB], "bytes that were prefetched")
+                    want(len(server.asked) == before, "what was prefetched was asked for again")
+                    want(asyncio.run(all_of(c, 8 * MIB)) == whole, "bytes by a queue")
+                want(env.remote_stats()["requests"] >= len(server.asked) > before, "remote_stats")
+        finally:
+            server.shutdown()
+    want(all(isinstance(x, str) for _, t, m in logged for x in (t, m)), f"log: {logged[:3]}")
+
+
+async def all_of(c, size):
+    return b"".join(await asyncio.gather(*(c.aread(64 * KIB, at) for at in range(0, size, 64 * KIB))))
+
+
 # ------------------------------------------------------------------------------ threads and forks ---
 
 def threads(case):
@@ -760,7 +827,7 @@ def types(case):
 
 
 CASES = (random_chains, long_maps, buffers, opening, writes, snapshots_and_bitmaps, surgery, mends, cancels,
-         interrupted, aio, threads, forks, exceptions, ends, unfinished, loading, wheel, backup, types)
+         interrupted, aio, remote, threads, forks, exceptions, ends, unfinished, loading, wheel, backup, types)
 
 
 def load(directory):
