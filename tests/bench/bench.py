@@ -22,6 +22,7 @@ sys.dont_write_bytecode = True
 import bars_fuse  # noqa: E402
 import bars_guest  # noqa: E402
 import bars_prefetch  # noqa: E402
+import bars_python  # noqa: E402
 import bars_queue  # noqa: E402
 import bars_remote  # noqa: E402
 import bars_sidecar  # noqa: E402
@@ -34,7 +35,7 @@ import make_chain  # noqa: E402
 
 BARS = {**bench_bars.BARS, **bars_sidecar.BARS, **bars_queue.BARS,
         **bars_remote.BARS, **bars_prefetch.BARS, **bars_write.BARS, **bars_surgery.BARS, **bars_fuse.BARS,
-        **bars_guest.BARS}
+        **bars_guest.BARS, **bars_python.BARS}
 
 QUICK_SCALE = 0.0625
 
