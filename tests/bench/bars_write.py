@@ -116,6 +116,7 @@ def first_writes(m, _):
     def new(job, *options):
         def run():
             create(image, DISK, *options)
+            os.sync()   # what the run before left to be written would hold this one up
             result = job()
             sound(image)
             return result
