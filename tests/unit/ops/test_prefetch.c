@@ -467,6 +467,7 @@ static void rates_hold(void **unused)
     qchain *c = open_top(env);
     qchain_job *job = qchain_job_create();
     uint64_t began = qc_now_ns();
+    double took;
 
     (void)unused;
     start_counting();
@@ -474,8 +475,9 @@ static void rates_hold(void **unused)
     opts.deadline_ms = 400;
     prefetch_well(c);
     assert_int_equal(result.end, QCHAIN_PREFETCH_DEADLINE);
-    assert_true((double)(qc_now_ns() - began) / 1e9 >= 0.4);
-    assert_true(result.requests >= 1 && result.requests <= 5);
+    took = (double)(qc_now_ns() - began) / 1e9; /* more, where others have the processors */
+    assert_true(took >= 0.4);
+    assert_true(result.requests >= 1 && (double)result.requests <= 2 + 8 * took);
     for (int by_job = 0; by_job < 2; by_job++) {
         start_counting();
         opts.max_bytes = MIB;
