@@ -300,9 +300,10 @@ int qc_chain_pull_compressed(qchain *c, const char *buf, uint64_t length, uint64
 
     if (ret == 0)
         ret = qc_tip_begin_write(c, offset + length, &token, err);
-    if (ret != 0 || length == 0)
+    if (ret != 0)
         return ret;
-    ret = write_clusters(c, buf, offset, offset + length, true, err);
+    if (length > 0)
+        ret = write_clusters(c, buf, offset, offset + length, true, err);
     return qc_tip_end_write(c, token, 0, ret, err);
 }
 
