@@ -81,7 +81,8 @@ enum qchain_resize_flags {
 /* Change the disk's size, a multiple of 512. What is added reads as zeros, also where a backing
  * file is longer. Waits for what is under way, and holds what comes meanwhile. Errors: INVAL
  * (smaller, without the flag), UNSUPPORTED (a smaller disk with internal snapshots of other sizes
- * in version 2), LIMIT, NOSPACE, IO, BUSY (dirty bitmaps that cannot follow). Since 0.1. */
+ * in version 2), LIMIT, NOSPACE, IO, BUSY (dirty bitmaps that cannot follow; a rebase, stream or
+ * merge is going on). Since 0.1. */
 QCHAIN_API int qchain_resize(qchain *c, uint64_t size, uint32_t flags, qchain_error *err);
 
 /* Hold all writing: wait for what is under way, then flush; what comes is held until qchain_resume.
@@ -186,7 +187,8 @@ QCHAIN_API void qchain_snapshot_opts_init(qchain_snapshot_opts *o, size_t size);
 /* Internal snapshots of the top image, of a chain opened for writing; opts may be NULL. Each waits
  * for writes under way and holds others. key: an id, or else a name. Names may be there more than
  * once; ids are not. Errors: NOTFOUND, UNSUPPORTED (raw, external data file), LIMIT (refcounts too
- * narrow), CORRUPT, NOSPACE, IO. Since 0.1. */
+ * narrow), CORRUPT, NOSPACE, IO; to make or apply one: BUSY (a rebase, stream or merge is going on).
+ * Since 0.1. */
 QCHAIN_API int qchain_snapshot_create(qchain *c, const char *name, const qchain_snapshot_opts *opts,
                                       qchain_error *err);
 QCHAIN_API int qchain_snapshot_apply(qchain *c, const char *key, qchain_error *err);
