@@ -6,6 +6,7 @@ import concurrent.futures
 import errno
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -28,7 +29,7 @@ class Made:
         self.top = r.make_simple(self.www, 5, size=32 << 20, seed=place.seed)
         self.raw = r.flatten(os.path.join(self.www, self.top), place.path("oracle.raw"))
         self.names = sorted(n for n in os.listdir(self.www) if n.startswith("layer-"))
-        self.n = 0
+        self.n, self.rgw = 0, None
         tools = place.tools()
         self.env = tools.env
         fm.may_mount(tempfile.mkdtemp(dir=place.directory), fm.program())
@@ -235,48 +236,85 @@ def scattered(path, want):
             lib.same_bytes("read", fm.direct_read(fd, 65536, at), os.pread(want.fileno(), 65536, at), at)
 
 
+class Bucket:
+    """The chain in a bucket of Ceph's gateway, and how tools reach it through a proxy."""
+
+    def __init__(self, place, made, name, **link):
+        rgw = made.rgw = made.rgw or place.server("rgw")
+        bucket = r.S3(rgw["S3"], rgw["AK"], rgw["SK"])
+        bucket.create_bucket(name)
+        for layer in made.names:
+            with open(os.path.join(made.www, layer), "rb") as f:
+                bucket.put(name, f"a b/{layer}", f.read())
+        self.proxy, self.url, self.tools = place.proxy(rgw["S3"], **link), f"s3://{name}/a b/{made.top}", place.tools()
+        self.config, self.env = place.path(name + ".rules"), made.env
+        with open(self.config, "w", encoding="ascii", opener=lambda name, flags: os.open(name, flags, 0o600)) as f:
+            f.write(f"s3-endpoint {self.proxy.url}\ns3-region us-east-1\ns3-style path\ns3-access-key {rgw['AK']}\n"
+                    f"s3-secret-key {rgw['SK']}\nblock-size 64K\nrevalidate 3600\n")
+
+    def cached(self, place, name):
+        """Arguments of any tool: with a new disk cache."""
+        os.mkdir(place.path(name), 0o700)
+        return "--remote-config", self.config, "--cache-dir", place.path(name)
+
+    def mounted(self, place, name, *args):
+        return Mount(place.path("mnt-" + name), *args, self.url, env=self.env)
+
+
 def s3(place, made):
     """Both views of a chain in a bucket; what was read is recorded, prefetched by another process into an empty cache,
     and then read without a request."""
-    rgw = place.server("rgw")
-    bucket = r.S3(rgw["S3"], rgw["AK"], rgw["SK"])
-    bucket.create_bucket("images")
-    for name in made.names:
-        with open(os.path.join(made.www, name), "rb") as f:
-            bucket.put("images", f"a b/{name}", f.read())
-    proxy, trace = place.proxy(rgw["S3"]), place.path("s3.qctrace")
-    config, url, tools = place.path("s3.rules"), f"s3://images/a b/{made.top}", place.tools()
-    with open(config, "w", encoding="ascii", opener=lambda name, flags: os.open(name, flags, 0o600)) as f:
-        f.write(f"s3-endpoint {proxy.url}\ns3-region us-east-1\ns3-style path\ns3-access-key {rgw['AK']}\n"
-                f"s3-secret-key {rgw['SK']}\nblock-size 64K\nrevalidate 3600\n")
-
-    def cached(name):
-        os.mkdir(place.path(name), 0o700)
-        return "--remote-config", config, "--cache-dir", place.path(name)
-
-    def mounted(name, *args):
-        return Mount(place.path("mnt-" + name), *args, url, env=made.env)
-
-    first, second = cached("s3-first"), cached("s3-second")
-    with mounted("s3-layers", *first, "layers") as m:
+    b, trace = Bucket(place, made, "images"), place.path("s3.qctrace")
+    first, second = b.cached(place, "s3-first"), b.cached(place, "s3-second")
+    with b.mounted(place, "s3-layers", *first, "layers") as m:
         subprocess.run(["qemu-img", "check", "-q", os.path.join(m.where, made.top)], check=True)
         for name in made.names:
             lib.same_file(name, os.path.join(m.where, name), os.path.join(made.www, name))
     with open(made.raw, "rb") as want:
-        before = len(proxy.log())
-        with mounted("s3-disk", "--remote-config", config, "--record", trace) as m:
+        before = len(b.proxy.log())
+        with b.mounted(place, "s3-disk", "--remote-config", b.config, "--record", trace) as m:
             scattered(m.file(), want)
-        cold = len(proxy.log()) - before
-        result = tools.run("prefetch", "--output=json", *second, "--trace", trace, url).json()
+        cold = len(b.proxy.log()) - before
+        result = b.tools.run("prefetch", "--output=json", *second, "--trace", trace, b.url).json()
         if result["end"] != "all" or not 0 < result["fetched"] <= 11 * 65536: # each is one cluster
             raise Mismatch(f"prefetch: {result}")
-        with mounted("s3-again", *second) as m:
-            before = len(proxy.log())
+        with b.mounted(place, "s3-again", *second) as m:
+            before = len(b.proxy.log())
             scattered(m.file(), want)
-            if len(proxy.log()) != before:
-                raise Mismatch(f"after the prefetch: {proxy.log()[before:]}")
+            if len(b.proxy.log()) != before:
+                raise Mismatch(f"after the prefetch: {b.proxy.log()[before:]}")
             lib.same_file("all of the disk", m.file(), made.raw)
     return f"{cold} requests cold, the prefetch: {result}"
 
 
-r.main("check_fuse_remote", [disk, layers, dead, interrupted, second_signal, replaced, moved_here, s3], Made)
+def s3_killed(place, made):
+    """The prefetcher and a mount beside it, over one cache, are killed again and again: what is read is right all the
+    time, what was kept is not fetched again, and in the end nobody needs the bucket."""
+    b, rng = Bucket(place, made, "killed", delay_ms=2, bandwidth=8), random.Random(place.seed)
+    cache = b.cached(place, "s3-killed")
+    for i in range(3):
+        fetcher = subprocess.Popen(b.tools.argv("prefetch", "-q", "--no-index", *cache, b.url), env=b.tools.env)
+        m = b.mounted(place, f"s3-killed{i}", *cache)
+        try:
+            with open(made.raw, "rb") as want:
+                scattered(m.file(), want)
+            time.sleep(rng.random() * 0.4 * r.SLOW)
+            m.process.kill() # the prefetcher goes on, and dies later, or was faster
+            time.sleep(rng.random() * 0.2 * r.SLOW)
+        finally:
+            fetcher.kill()
+            fetcher.wait()
+            m.kill()
+    result = b.tools.run("prefetch", "--no-index", "--output=json", *cache, b.url).json()
+    if result["end"] != "all" or result["cached"] < 11 * 65536: # what scattered read is there, at least
+        raise Mismatch(f"the last prefetch: {result}")
+    with b.mounted(place, "s3-killed", *cache) as m:
+        before = len(b.proxy.log())
+        lib.same_file("the disk from the cache", m.file(), made.raw)
+        if len(b.proxy.log()) != before:
+            raise Mismatch(f"requests after it: {b.proxy.log()[before:][:3]}")
+    b.tools.run("cache", "verify", cache[-1])
+    return f"the last prefetch: {result}"
+
+
+r.main("check_fuse_remote", [disk, layers, dead, interrupted, second_signal, replaced, moved_here, s3, s3_killed], Made)
