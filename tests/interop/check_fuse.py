@@ -444,6 +444,46 @@ def killed(place):
         after_writing(place, top, model, f"kill {i}")
 
 
+# As root, in a mount namespace of its own, with a /dev/fuse that all may open: mounted, read and unmounted by another.
+ORDINARY = r"""set -e
+trap 'umount -l mnt 2>/dev/null || :' EXIT
+mknod fuse.dev c 10 229; chmod 666 fuse.dev; mount --bind fuse.dev /dev/fuse
+as_nobody() { setpriv --reuid=65534 --regid=65534 --clear-groups "$@"; }
+as_nobody ./qchain-fuse -w top.qcow2 mnt
+as_nobody cat mnt/top.raw >read.raw
+! cat mnt/top.raw >/dev/null 2>&1 || { echo "root reads what is another user's"; exit 1; }
+as_nobody sh -c 'printf written | dd of=mnt/top.raw bs=1 seek=4096 conv=notrunc,fsync status=none'
+as_nobody fusermount3 -u mnt
+for _ in $(seq 600); do as_nobody ./qchain check -q top.qcow2 2>/dev/null && break; sleep 0.1; done
+as_nobody ./qchain read --offset 4096 --length 7 top.qcow2 -
+"""
+
+
+def ordinary_user(place):
+    """Who is not root mounts his own image, by fusermount3; root itself is kept out, as nobody said allow_other."""
+    if os.geteuid() != 0:
+        return "all else here was done by one"
+    if not all(map(shutil.which, ("unshare", "setpriv", "fusermount3"))):
+        return "not tried: unshare, setpriv or fusermount3 is missing"
+    if place.run("unshare", "-m", "mount", "--bind", place.directory, place.directory, ok=None).returncode:
+        return "not tried: no mount namespace can be made here"
+    with tempfile.TemporaryDirectory(prefix="qchain-user-", dir="/tmp") as home:
+        below, top = place.simple()
+        want = read_all(place.flat(top))
+        for name in os.listdir(below):
+            shutil.copy(os.path.join(below, name), home)
+        shutil.copy(place.args.fuse, home)
+        shutil.copy(os.path.join(os.path.dirname(place.args.fuse), "qchain"), home)
+        os.mkdir(os.path.join(home, "mnt"))
+        for name in (".", *os.listdir(home)):
+            shutil.chown(os.path.join(home, name), 65534, 65534)
+        done = place.run("unshare", "-m", "sh", "-c", ORDINARY, cwd=home)
+        if done.stdout != b"written":
+            raise Mismatch(f"it reads: {done.stdout} {done.stderr}")
+        lib.same_bytes("read by another user", read_all(os.path.join(home, "read.raw")), want, 0)
+    return None
+
+
 def stands_on(place, top):
     return json.loads(place.run("qemu-img", "info", "-U", "--output=json", top).stdout).get("backing-filename")
 
@@ -569,7 +609,7 @@ def file_that_shrinks(place):
 
 
 CHECKS = [random_disks, parallel_readers, snapshot_view, recorded, random_writes, parallel_writers, space, refusals,
-          full_disk, signals, background, killed, hydrated, layers, layer_names, many_layers, file_that_shrinks]
+          full_disk, signals, background, killed, ordinary_user, hydrated, layers, layer_names, many_layers, file_that_shrinks]
 
 
 def main():
