@@ -45,9 +45,12 @@ if [ "${QC_JOBS:-1}" -gt 1 ] && [ $# -gt 1 ]; then
     mkdir "$log.d" || exit 1
     for t in "$@"; do
         case ${t%% *} in
-        */tests/unit/*|*tests/interop/*|*tests/crash/*) printf '%s\0' "$t" >>"$log.d/list" ;;
+        *tests/interop/*.py|*tests/remote/*.py) printf '%s\0' "$t" >>"$log.d/list" ;;
+        */tests/unit/*|*tests/interop/*|*tests/crash/*|*tests/remote/*) printf '%s\0' "$t" >>"$log.d/short" ;;
         esac
     done
+    # Scripts take longest: begun last, they would be waited for by nobody but themselves.
+    [ ! -s "$log.d/short" ] || cat "$log.d/short" >>"$log.d/list"
     if [ -s "$log.d/list" ]; then
         # shellcheck disable=SC2016 # $1 and the like are the inner shell's
         QC_WRAP=$wrap xargs -0 -n 1 -P "$QC_JOBS" sh -c '
@@ -68,7 +71,7 @@ if [ "${QC_JOBS:-1}" -gt 1 ] && [ $# -gt 1 ]; then
             t=$1 n=$((n - 1))
             shift
             case ${t%% *} in
-            */tests/unit/*|*tests/interop/*|*tests/crash/*) ;;
+            */tests/unit/*|*tests/interop/*|*tests/crash/*|*tests/remote/*) ;;
             *) set -- "$@" "$t" ;;
             esac
         done

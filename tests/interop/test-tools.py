@@ -10,6 +10,7 @@ BIN is the directory with `qchain`. Exits 77 if qemu-img or qemu-io is missing.
 import json
 import os
 import re
+import select
 import shutil
 import signal
 import struct
@@ -377,8 +378,12 @@ def check_interrupt(t):
                        ("old.raw", ["convert", "-r", "1M", "-O", "raw"])):
         if name == "old.raw":
             write_file(name, 12345, (0, b"old"))
+        before = set(os.listdir("."))
         p = subprocess.Popen([t.qchain, *args, "marks.qcow2", name], stderr=subprocess.PIPE)
-        time.sleep(0.5)
+        until = time.monotonic() + 60
+        while set(os.listdir(".")) == before and p.poll() is None and time.monotonic() < until:
+            time.sleep(0.01) # it has not begun to write
+        time.sleep(0.2)
         p.send_signal(signal.SIGINT)
         err = p.communicate(timeout=20)[1]
         size = os.stat(name).st_size if os.path.exists(name) else None
@@ -386,7 +391,8 @@ def check_interrupt(t):
                 "SIGINT while converting to " + name, "%s %s %s" % (p.returncode, size, err))
     # a reader that does not read
     p = subprocess.Popen([t.qchain, "read", "marks.qcow2"], stdout=subprocess.PIPE)
-    time.sleep(0.3)
+    select.select([p.stdout], [], [], 60)
+    time.sleep(0.2)
     p.send_signal(signal.SIGINT)
     t.check(p.wait(timeout=20) == 130, "SIGINT while a pipe is full", str(p.returncode))
     p.stdout.close()
