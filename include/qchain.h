@@ -544,6 +544,8 @@ QCHAIN_API void qchain_job_rate(qchain_job *job, uint64_t bytes_per_second);
 QCHAIN_API void qchain_job_progress(const qchain_job *job, uint64_t *done,
                                     uint64_t *total);
 
+/* ------------------------------------------------------ copy, compare --- */
+
 /* Where copied bytes go. write and zero return 0 or a negative QCHAIN_E_*; a
  * positive value ends the operation, which returns it unchanged. zero may be
  * NULL (write is then called with zeros). */
