@@ -4,19 +4,18 @@
 the rest is written from its text. So what the page says is what is there."""
 import argparse
 import hashlib
-import http.server
 import os
 import random
 import re
 import shutil
 import sys
 import tempfile
-import threading
 import time
 
 import interop_lib as lib
-from sidecar_codec import Sidecar, crc32c
 from interop_lib import Mismatch
+from range_server import etag, serving
+from sidecar_codec import Sidecar, crc32c
 
 PAGE = os.path.normpath(os.path.join(os.path.dirname(os.path.abspath(__file__)),
                                      "../../examples/tools/man/qchain-format.5"))
@@ -182,32 +181,6 @@ def check_trace(runner, page, tool):
 
 # --------------------------------------------------------------- disk cache ---
 
-class Ranges(http.server.BaseHTTPRequestHandler):
-    """One directory, by ranges, with ETags."""
-    protocol_version = "HTTP/1.1"
-
-    def do_GET(self):
-        try:
-            with open(os.path.join(self.server.root, os.path.basename(self.path)), "rb") as f:
-                data = f.read()
-        except OSError:
-            self.send_response(404)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-            return
-        first, last = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers["Range"]).groups()
-        body = data[int(first):int(last) + 1]
-        self.send_response(206)
-        self.send_header("Content-Range", f"bytes {first}-{int(first) + len(body) - 1}/{len(data)}")
-        self.send_header("Content-Length", str(len(body)))
-        self.send_header("ETag", f'"{hashlib.md5(data).hexdigest()}"')
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *args):
-        pass
-
-
 def frame_grains(page, data, digest, size):
     """{grain: bytes} of what is there and right."""
     tag, found = int.from_bytes(digest[:8], "little"), {}
@@ -227,19 +200,14 @@ def frame_grains(page, data, digest, size):
 
 
 def check_cache(runner, page, tool):
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Ranges)
-    server.root = runner.cwd
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    url = f"http://127.0.0.1:{server.server_address[1]}/alone.qcow2"
-    env = {"QCHAIN_REMOTE": "", "NO_PROXY": "*"}
-    try:
-        runner.run([tool, "read", "--no-index", "--cache-dir", "cache", url, "read.raw"], env=env)
-    finally:
-        server.shutdown()
+    with serving(runner.cwd) as (url, _):
+        url += "alone.qcow2"
+        runner.run([tool, "read", "--no-index", "--cache-dir", "cache", url, "read.raw"],
+                   env={"QCHAIN_REMOTE": "", "NO_PROXY": "*"})
     must(contents(runner, "read.raw") == contents(runner, "alone.raw"), "what was read")
     told = runner.json([tool, "cache", "verify", "--output=json", "cache"])
     served = contents(runner, "alone.qcow2")
-    etag = f'"{hashlib.md5(served).hexdigest()}"'.encode()
+    its_etag = etag(served).encode()
     names = sorted(os.listdir(os.path.join(runner.cwd, "cache", "v1")))
     kinds = {n.rsplit(".", 1)[-1]: n for n in names}
     must({"data", "name"} <= set(kinds) and all(re.fullmatch(r"[0-9a-f]{64}\.(data|name)|lock", n) for n in names),
@@ -249,10 +217,10 @@ def check_cache(runner, page, tool):
     (magic, version, crc, digest, size, mtime, tag, generation, n_url), end = page.take(data, "Data files")
     must(magic == b"qchain-d" and version == 1 and digest.hex() + ".data" == kinds["data"], "the header")
     must(crc == crc32c(data[:12] + bytes(4) + data[16:GRAIN]), "the header's checksum")
-    must((size, mtime, tag, generation) == (len(served), 0, etag.ljust(128, b"\0"), bytes(128)), "the header's object")
+    must((size, mtime, tag, generation) == (len(served), 0, its_etag.ljust(128, b"\0"), bytes(128)), "the header's object")
     must(data[end:end + n_url] == url.encode() and n_url == len(url), f"the header's URL: {data[end:end + n_url]}")
     want = hashlib.sha256(b"object 1\0" + url.encode() + b"\0\0" + size.to_bytes(8, "little") +
-                          mtime.to_bytes(8, "little") + etag + b"\0\0").digest()
+                          mtime.to_bytes(8, "little") + its_etag + b"\0\0").digest()
     must(want == digest, "the digest of an object")
     grains = frame_grains(page, data, digest, size)
     for n, grain in grains.items():
@@ -263,7 +231,7 @@ def check_cache(runner, page, tool):
     (magic, version, crc, digest, noted, size, mtime, tag, generation), end = page.take(data, "Name files")
     must(magic == b"qchain-n" and version == 1 and digest.hex() + ".name" == kinds["name"], "a name's header")
     must(end == len(data) and crc == crc32c(data[16:]), "a name's length or checksum")
-    must((size, mtime, tag, generation) == (len(served), 0, etag.ljust(128, b"\0"), bytes(128)), "a name's object")
+    must((size, mtime, tag, generation) == (len(served), 0, its_etag.ljust(128, b"\0"), bytes(128)), "a name's object")
     must(hashlib.sha256(b"name 1\0" + url.encode() + b"\0\0").digest() == digest, "the digest of a name")
 
 
