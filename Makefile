@@ -192,7 +192,7 @@ comma := ,
 
 $(BUILD)/man/man3: $(wildcard include/*.h) $(wildcard examples/tools/man/*.py)
 	$(call say,GEN)
-	$(Q)rm -rf $@ && $(PYTHON) examples/tools/man/make_man.py include $@
+	$(Q)rm -rf $@ $@.new && $(PYTHON) examples/tools/man/make_man.py include $@.new && mv $@.new $@
 
 # Images for the tests, good and bad, are made, not kept.
 $(FILES).ok: $(wildcard tests/files/*.py)
@@ -229,7 +229,7 @@ T_QUEUE   = $(filter %/test_queue_stress %/test_queue_seccomp,$(PROGS))
 # Needs real servers (make deps-remote) and leaves out what it has none for.
 T_REMOTE  = $(call scripts,remote) 'tests/remote/soak.py --seconds 20'
 T_ABI     = $(ABI) $(sort $(wildcard tests/abi/*.sh tests/abi/*.py))
-T_HOUSE   = $(patsubst %,tests/house/%.sh,layers size symbols man install faults)
+T_HOUSE   = $(patsubst %,tests/house/%.sh,layers size symbols man install user faults)
 
 # What scripts may rely on. Names are absolute.
 RUN = QC_BUILD='$(abspath $(BUILD))' QC_BIN='$(abspath $(BUILD)/bin)' \
