@@ -34,6 +34,11 @@ class Ranges(http.server.BaseHTTPRequestHandler):
         pass
 
 
+class Server(http.server.ThreadingHTTPServer):
+    def handle_error(self, request, client_address):
+        pass  # who asked has hung up: a read that ended, or a second request that came too late
+
+
 def etag(data):
     return f'"{hashlib.md5(data).hexdigest()}"'
 
@@ -41,7 +46,7 @@ def etag(data):
 @contextlib.contextmanager
 def serving(root):
     """Serves files of a directory: (the URL of it, the paths that were asked for so far)."""
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Ranges)
+    server = Server(("127.0.0.1", 0), Ranges)
     server.root, server.asked = root, []
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
