@@ -2,7 +2,7 @@
 """What the public headers say, in order: sections, prose, and declarations with the comments that belong to them.
 
 The headers keep to a few rules, and a header that breaks one is told so:
-  - "/" "* ---- title --- *" "/" alone on a line begins a section; what stands before the first is the section "".
+  - A comment of one line with a title between dashes begins a section; what stands before the first is the section "".
   - A comment whose first line is empty is prose of its section; any other belongs to the declaration below it.
   - Functions and #defines that follow each other without an empty line share the comment above the first.
   - Fields, enumerators and #defines have their comments behind them, or above where they have room there.

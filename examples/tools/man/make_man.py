@@ -324,7 +324,7 @@ class Page:
 
     def render(self, see, more=()):
         title = escape(self.name.upper()).replace("-", "\\-")
-        out = [f".TH {title} 3 {DATE} \"libqchain {self.version}\" \"Library Functions\"", ".SH NAME"]
+        out = [f".TH {title} 3 {DATE} \"libqchain {self.version}\" \"Library Functions\"", ".nh", ".SH NAME"]
         names = [self.name] + [i.name for i in self.items if i.kind == "function"]
         out += textwrap.wrap(", ".join(names).replace("-", "\\-") + " \\- " + escape(self.about), 78,
                              break_on_hyphens=False)
