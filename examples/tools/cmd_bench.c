@@ -501,7 +501,6 @@ const struct tool_verb tool_verb_bench = {
             "  --allocated, --warm     stored bytes only; read all once before\n"
             "  --blocking, --latency   plain reads, no queues; percentiles of times (also --percentiles)\n"
             "  --output=json, --record FILE  print JSON; record what is read, see qchain-trace(1)\n"
-            "  -q                      without effect\n"
             "  --threads N             N threads with a queue each (default: 1), not as below\n"
             "  -w, --pattern BYTE      write over IMG; --flush-interval N, --no-drain: flushes between\n",
     .usage_exit = 1,
