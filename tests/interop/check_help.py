@@ -26,7 +26,8 @@ def described(page):
     sake of qemu-img's users alone."""
     section = re.search(r"^OPTIONS\n(.*?)^[A-Z]", page, re.S | re.M)
     terms = re.findall(r"^ {7}(-.*)\n(.*)$", section[1], re.M) if section else []
-    return {o for term, text in terms if "without effect" not in (term + text).lower() for o in OPTION.findall(re.sub(r"  .*", "", term))}
+    meant = [re.sub(r"  .*", "", term) for term, text in terms if "without effect" not in (term + text).lower()]
+    return {o for term in meant for o in OPTION.findall(term)}
 
 
 def accepted(name):
