@@ -100,6 +100,8 @@ ABI       := $(ABI_SRC:%.c=$(BUILD)/%)
 BENCH     := $(BENCH_SRC:tests/bench/%.c=$(BUILD)/bench/bin/%)
 REPLAY    := $(if $(wildcard tests/fuzz/replay_main.c),$(FUZZ_SRC:tests/fuzz/fuzz_%.c=$(BUILD)/fuzz/replay_%))
 FUZZ      := $(FUZZ_SRC:tests/fuzz/%.c=$(BUILD)/fuzz/%)
+# Pages of section 3 are made from the headers, where there is a Python.
+MAN3      := $(if $(shell command -v $(PYTHON) 2>/dev/null),$(BUILD)/man/man3)
 FILES     ?= $(BUILD)/tests/files
 FILES_OK  := $(if $(wildcard tests/files/make-files.py),$(FILES).ok)
 
@@ -107,7 +109,7 @@ FILES_OK  := $(if $(wildcard tests/files/make-files.py),$(FILES).ok)
 
 .PHONY: all tests lib FORCE
 lib: $(LIB_A) $(LIB_SO)
-all: lib $(TOOLS) $(EXAMPLES)
+all: lib $(TOOLS) $(EXAMPLES) $(MAN3)
 tests: all $(UNIT) $(PROGS) $(ABI) $(REPLAY) $(FILES_OK)
 
 # Rebuild everything when the compiler or a flag changes; say first, and in one
@@ -188,6 +190,10 @@ $(FUZZ): $(BUILD)/fuzz/%: $(BUILD)/obj/tests/fuzz/%.o $(LIB_A)
 	$(call link,-fsanitize=fuzzer $(PKG_LIBS))
 comma := ,
 
+$(BUILD)/man/man3: $(wildcard include/*.h) $(wildcard examples/tools/man/*.py)
+	$(call say,GEN)
+	$(Q)rm -rf $@ $@.new && $(PYTHON) examples/tools/man/make_man.py include $@.new && mv $@.new $@
+
 # Images for the tests, good and bad, are made, not kept.
 $(FILES).ok: $(wildcard tests/files/*.py)
 	$(call say,GEN)
@@ -205,7 +211,7 @@ progs   = $(filter $(BUILD)/tests/$(1)/test_%,$(PROGS))
 T_UNIT    = $(if $(UNIT_ROOMS),$(foreach r,$(UNIT_ROOMS),$(filter $(BUILD)/tests/unit/$(r)/%,$(UNIT))),$(UNIT))
 T_FILES   = $(call scripts,files)
 # What has no threads of its own, or has them shown by unit tests, has nothing to show to ThreadSanitizer.
-ONE_THREAD = $(patsubst %,tests/interop/%.py,check_check check_commit check_convert check_create check_bitmaps \
+ONE_THREAD = $(patsubst %,tests/interop/%.py,check_check check_commit check_convert check_create check_bitmaps check_help \
 	check_dirty check_locks check_policy check_rebase check_sidecar check_write_tools test-tools)
 THREAD    = $(findstring thread,$(SAN))
 REPLAYING = $(foreach t,empty check writer_flush snapshot_write l2_write bitmap_write,%/qcow2/test_$(t))
@@ -223,7 +229,7 @@ T_QUEUE   = $(filter %/test_queue_stress %/test_queue_seccomp,$(PROGS))
 # Needs real servers (make deps-remote) and leaves out what it has none for.
 T_REMOTE  = $(call scripts,remote) 'tests/remote/soak.py --seconds 20'
 T_ABI     = $(ABI) $(sort $(wildcard tests/abi/*.sh tests/abi/*.py))
-T_HOUSE   = $(patsubst %,tests/house/%.sh,layers size symbols man install faults)
+T_HOUSE   = $(patsubst %,tests/house/%.sh,layers size symbols man install user faults)
 
 # What scripts may rely on. Names are absolute.
 RUN = QC_BUILD='$(abspath $(BUILD))' QC_BIN='$(abspath $(BUILD)/bin)' \
@@ -342,11 +348,13 @@ install: all
 		libqchain.pc.in >$(D)$(LIBDIR)/pkgconfig/libqchain.pc
 	$(Q)test -z "$(TOOLS)" || cp -P $(TOOLS) $(D)$(BINDIR)
 	$(Q)for m in $(MAN); do d=$(D)$(MANDIR)/man$${m##*.}; mkdir -p $$d && cp $$m $$d || exit 1; done
+	$(Q)$(if $(MAN3),mkdir -p $(D)$(MANDIR) && cp -R $(MAN3) $(D)$(MANDIR),echo 'no python3: the manual pages of section 3 are left out')
 uninstall:
 	$(Q)rm -f $(patsubst include/%,$(D)$(INCDIR)/%,$(wildcard include/*.h)) \
 		$(addprefix $(D)$(LIBDIR)/,$(notdir $(LIB_A)) libqchain.so libqchain.so.$(SOMAJOR) libqchain.so.$(VERSION)) \
 		$(D)$(LIBDIR)/pkgconfig/libqchain.pc $(patsubst $(BUILD)/bin/%,$(D)$(BINDIR)/%,$(TOOLS)) \
-		$(foreach m,$(MAN),$(D)$(MANDIR)/man$(subst .,,$(suffix $(m)))/$(notdir $(m)))
+		$(foreach m,$(MAN),$(D)$(MANDIR)/man$(subst .,,$(suffix $(m)))/$(notdir $(m))) \
+		$(D)$(MANDIR)/man3/qchain.3 $(D)$(MANDIR)/man3/qchain[-_]*.3
 
 dist:
 	$(Q)mkdir -p $(BUILD)/dist

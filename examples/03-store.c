@@ -52,7 +52,7 @@ static int xor_pread(void *obj, void *buf, size_t length, uint64_t offset, uint3
     uint8_t        *out = buf;
     size_t          done = 0;
 
-    (void)flags; /* none is defined yet */
+    (void)flags; /* hints for stores that are far away */
     while (done < length) {
         ssize_t n = pread(x->fd, out + done, length - done, (off_t)(offset + done));
 

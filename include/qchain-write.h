@@ -183,6 +183,7 @@ typedef struct qchain_snapshot_opts {
     uint64_t icount;        /* UINT64_MAX (the default): none                                  */
 } qchain_snapshot_opts;
 
+/* Fill o with defaults; size is sizeof(qchain_snapshot_opts). Since 0.1. */
 QCHAIN_API void qchain_snapshot_opts_init(qchain_snapshot_opts *o, size_t size);
 /* Internal snapshots of the top image, of a chain opened for writing; opts may be NULL. Each waits
  * for writes under way and holds others. key: an id, or else a name. Names may be there more than
@@ -208,7 +209,8 @@ QCHAIN_API int qchain_vmstate_write(qchain *c, const void *buf, size_t length, u
  * nothing: make room and call it again, or close, and they are lost. Resizing the disk, and going
  * back to a snapshot, store them, too; what is added to the disk, and all of it, is noted then.
  */
-/* granularity: bytes of disk a bit, a power of two from 512 to 2 GiB; 0 = the cluster size, but 4
+/* Make a bitmap; remove one; forget what one has noted; let one note from now on, or not.
+ * granularity: bytes of disk a bit, a power of two from 512 to 2 GiB; 0 = the cluster size, but 4
  * KiB at least and 64 KiB at most, as QEMU. enabled: 1 or 0. Errors: BUSY (there is one of this
  * name), INVAL, UNSUPPORTED (version 2, raw), LIMIT. Since 0.1. */
 QCHAIN_API int qchain_bitmap_add(qchain *c, const char *name, uint64_t granularity, int enabled, qchain_error *err);
@@ -262,6 +264,7 @@ typedef struct qchain_check_opts {
     const qchain_open_opts *open_opts; /* format, fd, store, data_file, FORCE_SHARE; may be NULL */
 } qchain_check_opts;
 
+/* Fill o with defaults; size is sizeof(qchain_check_opts). Since 0.1. */
 QCHAIN_API void qchain_check_opts_init(qchain_check_opts *o, size_t size);
 /* Look whether one image is valid: all references against all refcounts, flags, tables, snapshots,
  * bitmaps; its backing file is not opened. Time grows with the metadata, memory with the file's

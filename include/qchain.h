@@ -544,6 +544,8 @@ QCHAIN_API void qchain_job_rate(qchain_job *job, uint64_t bytes_per_second);
 QCHAIN_API void qchain_job_progress(const qchain_job *job, uint64_t *done,
                                     uint64_t *total);
 
+/* ------------------------------------------------------ copy, compare --- */
+
 /* Where copied bytes go. write and zero return 0 or a negative QCHAIN_E_*; a
  * positive value ends the operation, which returns it unchanged. zero may be
  * NULL (write is then called with zeros). */
@@ -811,16 +813,14 @@ typedef struct qchain_index_opts {
 
 /* Fill o with defaults; size is sizeof(qchain_index_opts). Since 0.1. */
 QCHAIN_API void qchain_index_opts_init(qchain_index_opts *o, size_t size);
-/* Write the sidecar of an open chain, atomically (another file, fsync, rename),
- * with the image's owner (where the caller may) and permissions, less those to
- * read that not all layers give. Where the chain was opened by a sidecar, only the
- * layers above it are read; to read all of them open the chain with
- * QCHAIN_OPEN_NO_INDEX. Beside an image behind a URL it is put by one request, and in
- * a file of such an image only the caller may read it. Blocks; up to two seconds longer
- * if a layer was changed just now. opts may be NULL. Errors: UNSUPPORTED (a chain that cannot have one,
- * see above), CHANGED (a layer changed meanwhile), CORRUPT (damaged metadata),
- * ACCESS, NOSPACE, IO, CANCELLED, NOMEM, LIMIT (more than 256 MiB for a URL), INVAL
- * (what opts->name names is no sidecar; nothing may lie beside a signed URL). After an error an older sidecar is as it was, but where only the last
+/* Write the sidecar of an open chain, atomically (another file, fsync, rename), with the image's owner (where
+ * the caller may) and permissions, less those to read that not all layers give. Where the chain was opened by a
+ * sidecar, only the layers above it are read; to read all of them open the chain with QCHAIN_OPEN_NO_INDEX.
+ * Beside an image behind a URL it is put by one request, and in a file of such an image only the caller may read
+ * it. Blocks; up to two seconds longer if a layer was changed just now. opts may be NULL. Errors: UNSUPPORTED (a
+ * chain that cannot have one, see above), CHANGED (a layer changed meanwhile), CORRUPT (damaged metadata), ACCESS,
+ * NOSPACE, IO, CANCELLED, NOMEM, LIMIT (more than 256 MiB for a URL), INVAL (what opts->name names is no sidecar;
+ * nothing may lie beside a signed URL). After an error an older sidecar is as it was, but where only the last
  * fsync failed. Since 0.1. */
 QCHAIN_API int qchain_index_build(qchain *c, const qchain_index_opts *opts,
                                   qchain_error *err);

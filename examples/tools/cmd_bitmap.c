@@ -231,7 +231,7 @@ const struct tool_verb tool_verb_bitmap = {
             "  --clear                 let it say that nothing was written\n"
             "  --enable, --disable     let it note what is written, or no longer\n"
             "  --merge FROM            add what the bitmap FROM has\n"
-            "  -b FILE, -F FMT         FROM is one of FILE, of this format\n"
+            "  -b, --source-file FILE, -F, --source-format FMT  FROM is one of FILE, of this format\n"
             "  -g, --granularity N     bytes of disk a bit, of a bitmap that is added (64k)\n"
             "  -f FMT                  the format of IMG\n",
     .usage_exit = 1,

@@ -202,6 +202,7 @@ const struct tool_verb tool_verb_io = {
             "  -n, --nocache           as -t none\n"
             "  -d, --discard MODE      ignore, or unmap (default)\n"
             "  --record FILE           record what is read of the first image, see qchain-trace(1)\n"
+            "  -C, --copy-on-read      keep in IMG what is read of the layers below\n"
             "  -k, -i MODE, -m, -T X   known, without effect\n"
             "The command `help' tells of the commands.\n",
     .usage_exit = 1,

@@ -366,8 +366,8 @@ const struct tool_verb tool_verb_prefetch = {
     .name = "prefetch",
     .run = run_prefetch,
     .synopsis = "[options] --cache-dir DIR IMG...",
-    .help = "  -f FMT                  the format of each IMG\n"
-            "  -s OFFSET, -l LENGTH    only this range of each disk\n"
+    .help = "  -f, --format FMT        the format of each IMG\n"
+            "  -s, --start-offset OFFSET, -l, --max-length LENGTH  only this range of each disk\n"
             "  --range OFFSET+LENGTH   the same; several, in the order in which they are wanted\n"
             "  --trace FILE            what qchain-trace(1) says was read; auto: IMG.qctrace\n"
             "  --metadata              only what finding the data takes\n"

@@ -14,7 +14,7 @@ done
 command -v groff >/dev/null || [ $bad -ne 0 ] || { echo "groff is not installed"; exit 77; }
 for page in "$man"/*.[0-9]; do
     [ -e "$page" ] || continue
-    said=$(groff -man -Tutf8 -ww -rLL=100n -z "$page" 2>&1)
+    said=$(groff -man -Tutf8 -ww -rLL=100n -z "$page" 2>&1; ! command -v mandoc >/dev/null || mandoc -Tlint -W warning "$page")
     if [ -n "$said" ]; then
         echo "$page: $said" >&2
         bad=1
