@@ -17,6 +17,7 @@ static const struct {
     const char *summary;
 } verbs[] = {
     {&tool_verb_map, "print which bytes of a disk are stored, and where"},
+    {&tool_verb_explain, "tell why bytes of a disk come from where they come"},
     {&tool_verb_info, "describe an image, or all images of a chain"},
     {&tool_verb_inspect, "print all that one image says, opening nothing else"},
     {&tool_verb_read, "copy a disk or a part of it to a file or pipe"},

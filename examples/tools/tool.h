@@ -61,7 +61,7 @@ extern const struct tool_verb tool_verb_map, tool_verb_info, tool_verb_inspect, 
     tool_verb_cache, tool_verb_bench, tool_verb_check, tool_verb_create, tool_verb_measure,
     tool_verb_amend, tool_verb_resize, tool_verb_io, tool_verb_write, tool_verb_snapshot, tool_verb_bitmap,
     tool_verb_dd, tool_verb_rebase, tool_verb_commit, tool_verb_stream, tool_verb_merge, tool_verb_delete,
-    tool_verb_prefetch, tool_verb_trace;
+    tool_verb_prefetch, tool_verb_trace, tool_verb_explain;
 
 /* ---- command line (tool_opts.c) ---- */
 
