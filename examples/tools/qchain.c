@@ -45,6 +45,7 @@ static const struct {
     {&tool_verb_io, "read and write parts of a disk by commands, as qemu-io"},
     {&tool_verb_check, "look whether an image is valid, and mend it"},
     {&tool_verb_bench, "measure how fast a disk is read or written"},
+    {&tool_verb_doctor, "look for what keeps images from being opened, here"},
 };
 
 #define N_VERBS (sizeof(verbs) / sizeof(verbs[0]))

@@ -25,6 +25,7 @@ struct tool_verb {
     const char *help;     /* its own options, a line each */
     int usage_exit;       /* exit code of a wrong command line */
     bool alone;           /* a program of its own, not a part of `qchain` */
+    bool settings_later;  /* reads the policy and the rules for URLs itself */
 };
 
 enum tool_stats { TOOL_STATS_NONE, TOOL_STATS_TEXT, TOOL_STATS_JSON };
@@ -42,6 +43,7 @@ struct tool {
     bool quiet;            /* -q */
     bool no_index;         /* --no-index */
     const char *index;     /* --index, of the first image that is opened */
+    const char *cache_dir; /* --cache-dir, or NULL */
     const char *record;    /* --record, of the first image that is opened; NULL from then on */
     qchain *recorded;      /* the chain whose reads are recorded, or NULL */
     enum tool_format output;
@@ -61,7 +63,7 @@ extern const struct tool_verb tool_verb_map, tool_verb_info, tool_verb_inspect, 
     tool_verb_cache, tool_verb_bench, tool_verb_check, tool_verb_create, tool_verb_measure,
     tool_verb_amend, tool_verb_resize, tool_verb_io, tool_verb_write, tool_verb_snapshot, tool_verb_bitmap,
     tool_verb_dd, tool_verb_rebase, tool_verb_commit, tool_verb_stream, tool_verb_merge, tool_verb_delete,
-    tool_verb_prefetch, tool_verb_trace, tool_verb_explain;
+    tool_verb_prefetch, tool_verb_trace, tool_verb_explain, tool_verb_doctor;
 
 /* ---- command line (tool_opts.c) ---- */
 
@@ -105,6 +107,8 @@ void tool_size_text(char *buf, size_t size, uint64_t bytes);
 
 /* ---- environment, opening, complaints (tool_env.c) ---- */
 
+/* The file with rules of what images may refer to that is in force; NULL: none. */
+const char *tool_policy_file(void);
 /* Set up and free what t points to; tool_start answers 0 or an exit code. */
 int tool_start(struct tool *t, const struct tool_verb *verb);
 void tool_finish(struct tool *t);
@@ -141,7 +145,9 @@ char *tool_image_opts(struct tool *t, const char *text, uint32_t *flags);
 
 /* ---- URLs (tool_remote.c) ---- */
 
-/* Read the settings of the file that is for all runs; 0 or an exit code. */
+/* The file with settings that is for all runs, to be freed; NULL: none. */
+char *tool_remote_file(void);
+/* Read it; 0 or an exit code. */
 int tool_load_remote(struct tool *t);
 /* Take a directory as the disk cache; 0, or -1 after a complaint. */
 int tool_remote_dir(struct tool *t, const char *dir);

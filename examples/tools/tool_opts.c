@@ -142,6 +142,7 @@ static int shared_option(struct tool *t, int c, const char *value)
     case OPT_REMOTE_CONFIG:
         return call_result(t, qchain_remote_load(t->remote, value, t->err));
     case OPT_CACHE_DIR:
+        t->cache_dir = value;
         return tool_remote_dir(t, value) == 0 ? 0 : stop(t, t->verb->usage_exit);
     case OPT_THREADS:
         if (!tool_parse_number(t, "number of threads", value, 1, 256, &n))
