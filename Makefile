@@ -332,6 +332,10 @@ help:
 
 .PHONY: install uninstall dist clean
 D   := $(DESTDIR)
+# Shells look for a completion by the name of the program; zsh has one for all.
+SHARE = $(D)$(PREFIX)/share
+COMPLETIONS = $(foreach t,$(notdir $(TOOLS)),$(SHARE)/bash-completion/completions/$(t) \
+	$(SHARE)/fish/vendor_completions.d/$(t).fish) $(SHARE)/zsh/site-functions/_qchain
 MAN := $(filter-out $(if $(FUSE_SRC),,%/qchain-fuse.1),$(sort $(wildcard examples/tools/man/*.[0-9])))
 install: all
 	$(Q)mkdir -p $(D)$(INCDIR) $(D)$(LIBDIR)/pkgconfig $(D)$(BINDIR)
@@ -341,11 +345,15 @@ install: all
 		-e 's|@VERSION@|$(VERSION)|' -e 's|@PACKAGES@|$(PACKAGES)|' \
 		libqchain.pc.in >$(D)$(LIBDIR)/pkgconfig/libqchain.pc
 	$(Q)test -z "$(TOOLS)" || cp -P $(TOOLS) $(D)$(BINDIR)
+	$(Q)for c in $(COMPLETIONS); do mkdir -p $${c%/*} && case $$c in \
+		*/bash-completion/*) cp examples/tools/completion/qchain.bash $$c ;; \
+		*.fish) cp examples/tools/completion/qchain.fish $$c ;; \
+		*) cp examples/tools/completion/_qchain $$c ;; esac || exit 1; done
 	$(Q)for m in $(MAN); do d=$(D)$(MANDIR)/man$${m##*.}; mkdir -p $$d && cp $$m $$d || exit 1; done
 uninstall:
 	$(Q)rm -f $(patsubst include/%,$(D)$(INCDIR)/%,$(wildcard include/*.h)) \
 		$(addprefix $(D)$(LIBDIR)/,$(notdir $(LIB_A)) libqchain.so libqchain.so.$(SOMAJOR) libqchain.so.$(VERSION)) \
-		$(D)$(LIBDIR)/pkgconfig/libqchain.pc $(patsubst $(BUILD)/bin/%,$(D)$(BINDIR)/%,$(TOOLS)) \
+		$(D)$(LIBDIR)/pkgconfig/libqchain.pc $(COMPLETIONS) $(patsubst $(BUILD)/bin/%,$(D)$(BINDIR)/%,$(TOOLS)) \
 		$(foreach m,$(MAN),$(D)$(MANDIR)/man$(subst .,,$(suffix $(m)))/$(notdir $(m)))
 
 dist:

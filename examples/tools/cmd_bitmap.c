@@ -225,9 +225,9 @@ static int run_bitmap(struct tool *t, int argc, char **argv)
 const struct tool_verb tool_verb_bitmap = {
     .name = "bitmap",
     .run = run_bitmap,
-    .synopsis = "(--add [-g N] | --remove | --clear | --enable | --disable | --merge FROM)... IMG "
-                "BITMAP",
-    .help = "  --add, --remove         add a bitmap, enabled; remove it\n"
+    .synopsis = "ACTION... [options] IMG BITMAP",
+    .help = "  ACTION is one of these; several are done in their order:\n"
+            "  --add, --remove         add a bitmap, enabled; remove it\n"
             "  --clear                 let it say that nothing was written\n"
             "  --enable, --disable     let it note what is written, or no longer\n"
             "  --merge FROM            add what the bitmap FROM has\n"

@@ -54,6 +54,8 @@ struct tool {
     qchain_policy *policy;
     qchain_remote *remote;
     char *shown;           /* what tool_shown_name answered last */
+    char **words;          /* of --complete: n_words that are to be completed, nothing is to be done */
+    int n_words;
     qchain_env *env;
     qchain_error *err;
 };
@@ -87,8 +89,16 @@ bool tool_parse_output(struct tool *t, const char *value, bool with_full);
 bool tool_known_cache(const char *mode);
 /* The same, and the QCHAIN_OPEN_* that it stands for are set in *flags, the other modes' cleared. */
 bool tool_set_cache(const char *mode, uint32_t *flags);
-/* Print the help of one verb. */
+/* Print the help of one verb; what all have in it. */
 void tool_print_help(const struct tool_verb *v);
+extern const char tool_shared_help[];
+
+/* ---- completion for shells (tool_complete.c) ---- */
+
+/* Print what the last of the n words behind a verb could be; the exit code. */
+int tool_complete(const struct tool_verb *verb, int n, char **words);
+/* The part of it that knows the options. */
+void tool_complete_options(const struct tool *t, const char *shorts, const struct option *longs);
 
 /* ---- sizes (tool_size.c) ---- */
 

@@ -45,23 +45,21 @@ static const struct option shared_options[] = {
 #define N_SHARED (sizeof(shared_options) / sizeof(shared_options[0]))
 #define MAX_OPTIONS 48
 
-static const char shared_help[] =
+const char tool_shared_help[] =
     "  --image-opts            IMG is driver=...,file.filename=...\n"
     "  -U, --force-share       take no locks, and mind none\n"
     "  --allow-path DIR, --allow-url URL  allow layers beneath DIR, URL (repeatable)\n"
     "  --backing-format FMT    the format of backing files that record none\n"
     "  --trust                 follow every reference that an image makes\n"
-    "  --index FILE, --no-index  the sidecar index of IMG (default: IMG.qci); use none\n"
-    "  --remote RULE, --remote-config FILE  how URLs are reached, see qchain-remote(5)\n"
+    "  --index FILE, --no-index  the sidecar index of IMG (IMG.qci); use none\n"
+    "  --remote RULE, --remote-config FILE  how to reach URLs, see qchain-remote(5)\n"
     "  --cache-dir DIR         keep what was read from URLs in DIR\n"
     "  --threads N             use N threads (default: one a processor)\n"
-    "  --stats[=text|json], -h  print what was done to standard error; print this\n"
-    "Allowed layers are also taken from the file QCHAIN_POLICY names, or /etc/qchain/policy;\n"
-    "rules for URLs from QCHAIN_REMOTE, ~/.config/qchain/remote or /etc/qchain/remote.\n";
+    "  --stats[=text|json], -h  tell what was done; print this. See qchain(1), too\n";
 
 void tool_print_help(const struct tool_verb *v)
 {
-    printf("usage: qchain%c%s %s\n%s%s", v->alone ? '-' : ' ', v->name, v->synopsis, v->help, shared_help);
+    printf("usage: qchain%c%s %s\n%s%s", v->alone ? '-' : ' ', v->name, v->synopsis, v->help, tool_shared_help);
 }
 
 int tool_usage_error(struct tool *t, const char *format, ...)
@@ -188,6 +186,10 @@ int tool_getopt(struct tool *t, int argc, char **argv, const char *shorts,
 
     join_options(longs, all);
     snprintf(all_shorts, sizeof(all_shorts), ":hU%s", shorts);
+    if (t->words) {
+        tool_complete_options(t, all_shorts, all);
+        return stop(t, 0);
+    }
     for (;;) {
         int c = getopt_long(argc, argv, all_shorts, all, NULL);
         int r;
