@@ -206,7 +206,7 @@ T_UNIT    = $(if $(UNIT_ROOMS),$(foreach r,$(UNIT_ROOMS),$(filter $(BUILD)/tests
 T_FILES   = $(call scripts,files)
 # What has no threads of its own, or has them shown by unit tests, has nothing to show to ThreadSanitizer.
 ONE_THREAD = $(patsubst %,tests/interop/%.py,check_check check_commit check_convert check_create check_bitmaps \
-	check_dirty check_locks check_policy check_rebase check_sidecar check_write_tools test-tools)
+	check_completion check_doctor check_explain check_hints check_dirty check_locks check_policy check_rebase check_sidecar check_write_tools test-tools)
 THREAD    = $(findstring thread,$(SAN))
 REPLAYING = $(foreach t,empty check writer_flush snapshot_write l2_write bitmap_write,%/qcow2/test_$(t))
 SCRIPTS_INTEROP = $(filter-out $(if $(THREAD),$(ONE_THREAD)),$(call scripts,interop))

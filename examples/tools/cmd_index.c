@@ -244,6 +244,8 @@ static int show(struct tool *t, struct index_args *a)
     struct tool_out o;
     int r = tool_index_info(t, a->name, &info);
 
+    if (r == QCHAIN_E_NOTFOUND && access(a->name, F_OK) == 0)
+        fprintf(stderr, "'qchain index build' makes one\n");
     if (r)
         return status_of(r);
     if (!tool_out_init(&o, STDOUT_FILENO)) {

@@ -119,31 +119,6 @@ static int usage_error(const char *text, const char *what)
     return 1;
 }
 
-/* How many letters must be put in, left out, changed, or swapped with the next one to make b of a; names are short. */
-static unsigned distance(const char *a, const char *b)
-{
-    size_t n = strlen(a), m = strlen(b), i, k;
-    unsigned d[16][16], least;
-
-    if (n > 15 || m > 15)
-        return 16;
-    for (i = 0; i <= n; i++) {
-        for (k = 0; k <= m; k++) {
-            if (i == 0 || k == 0) {
-                d[i][k] = (unsigned)(i + k);
-                continue;
-            }
-            least = d[i - 1][k - 1] + (a[i - 1] != b[k - 1]);
-            least = d[i - 1][k] + 1 < least ? d[i - 1][k] + 1 : least;
-            least = d[i][k - 1] + 1 < least ? d[i][k - 1] + 1 : least;
-            if (i > 1 && k > 1 && a[i - 1] == b[k - 2] && a[i - 2] == b[k - 1] && d[i - 2][k - 2] + 1 < least)
-                least = d[i - 2][k - 2] + 1;
-            d[i][k] = least;
-        }
-    }
-    return d[n][m];
-}
-
 /* The first line is qemu-img's; a file's name in place of a verb is a mistake of its own. */
 static int no_verb(const char *name)
 {
@@ -152,7 +127,7 @@ static int no_verb(const char *name)
     size_t i;
 
     for (i = 0; i < N_VERBS; i++) {
-        d = distance(name, verbs[i].verb->name);
+        d = tool_distance(name, verbs[i].verb->name);
         if (d < least && d < strlen(name)) {
             least = d;
             nearest = verbs[i].verb->name;

@@ -153,6 +153,15 @@ int tool_index_info(struct tool *t, const char *name, qchain_index_info **out);
  * options ask for. NULL after a complaint. */
 char *tool_image_opts(struct tool *t, const char *text, uint32_t *flags);
 
+/* ---- hints (tool_hint.c) ---- */
+
+/* How many letters must be put in, left out, changed, or swapped with the next one to make b of a. */
+unsigned tool_distance(const char *a, const char *b);
+/* Complain about an option that is none, with the nearest one; returns the exit code. */
+int tool_unrecognized(struct tool *t, const char *option, const struct option *longs);
+/* What can be done about an image that did not open, behind the complaint. */
+void tool_open_hint(struct tool *t, const char *name);
+
 /* ---- URLs (tool_remote.c) ---- */
 
 /* The file with settings that is for all runs, to be freed; NULL: none. */
@@ -278,7 +287,7 @@ struct tool_job {
 int tool_job_start(struct tool *t, struct tool_job *j, int fd, bool exit_at_once);
 /* done: show that all is done. */
 void tool_job_finish(struct tool_job *j, bool done);
-/* The exit code for the library's answer r: 0; 128 + the signal, silently; or `other`
+/* The exit code for the library's answer r: 0; 128 + the signal, after saying so; or `other`
  * after its message. */
 int tool_job_status(const struct tool *t, int r, int other);
 

@@ -168,8 +168,10 @@ int tool_open(struct tool *t, const char *name, uint32_t flags, const char *snap
         o.snapshot = snapshot;
         t->index = NULL;
         r = qchain_open(out, t->env, name, &o, t->err);
-        if (r)
+        if (r) {
             tool_complain_error(t);
+            tool_open_hint(t, name);
+        }
     }
     free(owned);
     return r ? -1 : 0;
@@ -212,8 +214,10 @@ int tool_inspect(struct tool *t, const char *name, qchain_image_info **out)
 
     if (r == 0) {
         r = qchain_inspect(out, t->env, name, &o, t->err);
-        if (r)
+        if (r) {
             tool_complain_error(t);
+            tool_open_hint(t, name);
+        }
     }
     free(owned);
     return r ? -1 : 0;

@@ -90,6 +90,15 @@ static int call_result(struct tool *t, int r)
     return stop(t, t->verb->usage_exit);
 }
 
+static int rule_result(struct tool *t, int r)
+{
+    int status = call_result(t, r);
+
+    if (status)
+        fprintf(stderr, "The rules are described in qchain-remote(5)\n");
+    return status;
+}
+
 static int parse_stats(struct tool *t, const char *value)
 {
     if (!value || strcmp(value, "text") == 0)
@@ -136,7 +145,7 @@ static int shared_option(struct tool *t, int c, const char *value)
     case OPT_ALLOW_URL:
         return call_result(t, qchain_policy_allow_url(t->policy, value, t->err));
     case OPT_REMOTE:
-        return call_result(t, qchain_remote_parse(t->remote, value, t->err));
+        return rule_result(t, qchain_remote_parse(t->remote, value, t->err));
     case OPT_REMOTE_CONFIG:
         return call_result(t, qchain_remote_load(t->remote, value, t->err));
     case OPT_CACHE_DIR:
@@ -200,7 +209,7 @@ int tool_getopt(struct tool *t, int argc, char **argv, const char *shorts,
             return stop(t, tool_usage_error(t, "missing argument for option '%s'",
                                             argv[optind - 1]));
         if (c == '?')
-            return stop(t, tool_usage_error(t, "unrecognized option '%s'", argv[optind - 1]));
+            return stop(t, tool_unrecognized(t, argv[optind - 1], all));
         r = shared_option(t, c, optarg);
         if (r)
             return r == TOOL_STOP ? TOOL_STOP : c;
