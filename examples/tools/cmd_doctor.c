@@ -8,6 +8,8 @@
 
 #include "doctor.h"
 
+#define COLUMNS 80
+
 enum { OPT_OUTPUT = TOOL_OPT_BASE };
 
 static const struct option doctor_options[] = {
@@ -23,6 +25,24 @@ const char *doctor_message(const struct doctor *d)
     return d->t->err ? qchain_error_message(d->t->err) : "out of memory";
 }
 
+/* From column `from` on; on a terminal lines are broken between words. */
+static void put_text(struct doctor *d, size_t from, const char *text)
+{
+    size_t at = from, n;
+
+    for (; *text; text += n) {
+        n = strcspn(text + 1, " ") + 1; /* a word, with the blank before it */
+        if (d->terminal && at > from && at + n >= COLUMNS) {
+            tool_out_char(&d->out, '\n');
+            tool_out_fill(&d->out, ' ', (unsigned)from - 1);
+            at = from - 1;
+        }
+        tool_out_mem(&d->out, text, n);
+        at += n;
+    }
+    tool_out_char(&d->out, '\n');
+}
+
 static void put_human(struct doctor *d, enum doctor_result r, const char *check, const char *advice,
                       const char *text)
 {
@@ -35,13 +55,10 @@ static void put_human(struct doctor *d, enum doctor_result r, const char *check,
     tool_out_str(&d->out, d->colour ? "\033[0m" : "");
     snprintf(lead, sizeof(lead), "%-15s", check);
     tool_out_str(&d->out, lead);
-    tool_out_str(&d->out, text);
-    tool_out_char(&d->out, '\n');
+    put_text(d, 24, text);
     if (advice) {
-        snprintf(lead, sizeof(lead), "%24s-> ", "");
-        tool_out_str(&d->out, lead);
-        tool_out_str(&d->out, advice);
-        tool_out_char(&d->out, '\n');
+        tool_out_str(&d->out, "         -> ");
+        put_text(d, 12, advice);
     }
     tool_out_flush(&d->out); /* the next one may take its time */
 }
@@ -83,7 +100,8 @@ static int examine(struct doctor *d, const char *name)
         tool_complain(d->t, "out of memory");
         return 1;
     }
-    d->colour = isatty(STDOUT_FILENO) && term && strcmp(term, "dumb") != 0 && !(plain && *plain);
+    d->terminal = isatty(STDOUT_FILENO);
+    d->colour = d->terminal && term && strcmp(term, "dumb") != 0 && !(plain && *plain);
     tool_json_init(&d->j, &d->out);
     if (json) {
         tool_json_open(&d->j, NULL, false);

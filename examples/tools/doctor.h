@@ -11,6 +11,7 @@ struct doctor {
     struct tool *t;
     struct tool_out out;
     struct tool_json j;
+    bool terminal;
     bool colour;
     unsigned problems;
     char *remote_file;   /* the rules for URLs that are in force, or NULL */
