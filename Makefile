@@ -212,7 +212,8 @@ T_UNIT    = $(if $(UNIT_ROOMS),$(foreach r,$(UNIT_ROOMS),$(filter $(BUILD)/tests
 T_FILES   = $(call scripts,files)
 # What has no threads of its own, or has them shown by unit tests, has nothing to show to ThreadSanitizer.
 ONE_THREAD = $(patsubst %,tests/interop/%.py,check_check check_commit check_convert check_create check_bitmaps check_help \
-	check_dirty check_locks check_policy check_rebase check_sidecar check_write_tools test-tools)
+	check_completion check_doctor check_explain check_hints check_dirty check_locks check_policy check_rebase check_sidecar \
+	check_write_tools test-tools)
 THREAD    = $(findstring thread,$(SAN))
 REPLAYING = $(foreach t,empty check writer_flush snapshot_write l2_write bitmap_write,%/qcow2/test_$(t))
 SCRIPTS_INTEROP = $(filter-out $(if $(THREAD),$(ONE_THREAD)),$(call scripts,interop))
@@ -338,6 +339,10 @@ help:
 
 .PHONY: install uninstall dist clean
 D   := $(DESTDIR)
+# Shells look for a completion by the name of the program; zsh has one for all.
+SHARE = $(D)$(PREFIX)/share
+COMPLETIONS = $(foreach t,$(notdir $(TOOLS)),$(SHARE)/bash-completion/completions/$(t) \
+	$(SHARE)/fish/vendor_completions.d/$(t).fish) $(SHARE)/zsh/site-functions/_qchain
 MAN := $(filter-out $(if $(FUSE_SRC),,%/qchain-fuse.1),$(sort $(wildcard examples/tools/man/*.[0-9])))
 install: all
 	$(Q)mkdir -p $(D)$(INCDIR) $(D)$(LIBDIR)/pkgconfig $(D)$(BINDIR)
@@ -347,12 +352,16 @@ install: all
 		-e 's|@VERSION@|$(VERSION)|' -e 's|@PACKAGES@|$(PACKAGES)|' \
 		libqchain.pc.in >$(D)$(LIBDIR)/pkgconfig/libqchain.pc
 	$(Q)test -z "$(TOOLS)" || cp -P $(TOOLS) $(D)$(BINDIR)
+	$(Q)for c in $(COMPLETIONS); do mkdir -p $${c%/*} && case $$c in \
+		*/bash-completion/*) cp examples/tools/completion/qchain.bash $$c ;; \
+		*.fish) cp examples/tools/completion/qchain.fish $$c ;; \
+		*) cp examples/tools/completion/_qchain $$c ;; esac || exit 1; done
 	$(Q)for m in $(MAN); do d=$(D)$(MANDIR)/man$${m##*.}; mkdir -p $$d && cp $$m $$d || exit 1; done
 	$(Q)$(if $(MAN3),mkdir -p $(D)$(MANDIR) && cp -R $(MAN3) $(D)$(MANDIR),echo 'no python3: the manual pages of section 3 are left out')
 uninstall:
 	$(Q)rm -f $(patsubst include/%,$(D)$(INCDIR)/%,$(wildcard include/*.h)) \
 		$(addprefix $(D)$(LIBDIR)/,$(notdir $(LIB_A)) libqchain.so libqchain.so.$(SOMAJOR) libqchain.so.$(VERSION)) \
-		$(D)$(LIBDIR)/pkgconfig/libqchain.pc $(patsubst $(BUILD)/bin/%,$(D)$(BINDIR)/%,$(TOOLS)) \
+		$(D)$(LIBDIR)/pkgconfig/libqchain.pc $(COMPLETIONS) $(patsubst $(BUILD)/bin/%,$(D)$(BINDIR)/%,$(TOOLS)) \
 		$(foreach m,$(MAN),$(D)$(MANDIR)/man$(subst .,,$(suffix $(m)))/$(notdir $(m))) \
 		$(D)$(MANDIR)/man3/qchain.3 $(D)$(MANDIR)/man3/qchain[-_]*.3
 

@@ -493,15 +493,17 @@ const struct tool_verb tool_verb_bench = {
     .run = run_bench,
     .synopsis = "[options] IMG",
     .help = "  -c COUNT | --time SECS  so many requests (default: 75000), or so long\n"
-            "  -d DEPTH, --batch N     64 or DEPTH in flight a thread, handed over 8 or N at once\n"
-            "  -f, --format FMT, -t CACHE  the format of IMG; none, directsync: past the page cache\n"
+            "  -d DEPTH, --batch N     64 or DEPTH in flight a thread; 8 or N handed over\n"
+            "  -f, --format FMT        the format of IMG\n"
+            "  -t CACHE                none, directsync: past the page cache\n"
             "  -i AIO, -n              threads, native or io_uring (default); io_uring\n"
-            "  -o N, -s N, -S N        the first offset; bytes a request (4k); the step, if another\n"
+            "  -o N, -s N, -S N        the first offset; bytes a request (4k); the step\n"
             "  --random, --seed N      at random multiples of the step\n"
             "  --allocated, --warm     stored bytes only; read all once before\n"
-            "  --blocking, --latency   plain reads, no queues; percentiles of times (also --percentiles)\n"
-            "  --output=json, --record FILE  print JSON; record what is read, see qchain-trace(1)\n"
+            "  --blocking              plain reads, no queues\n"
+            "  --latency               percentiles of their times (also --percentiles)\n"
+            "  --output=json, --record FILE  print JSON; record reads: qchain-trace(1)\n"
             "  --threads N             N threads with a queue each (default: 1), not as below\n"
-            "  -w, --pattern BYTE      write over IMG; --flush-interval N, --no-drain: flushes between\n",
+            "  -w, --pattern BYTE      write over IMG; --flush-interval N, --no-drain\n",
     .usage_exit = 1,
 };

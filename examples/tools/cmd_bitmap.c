@@ -225,13 +225,14 @@ static int run_bitmap(struct tool *t, int argc, char **argv)
 const struct tool_verb tool_verb_bitmap = {
     .name = "bitmap",
     .run = run_bitmap,
-    .synopsis = "(--add [-g N] | --remove | --clear | --enable | --disable | --merge FROM)... IMG "
-                "BITMAP",
-    .help = "  --add, --remove         add a bitmap, enabled; remove it\n"
+    .synopsis = "ACTION... [options] IMG BITMAP",
+    .help = "  ACTION is one of these; several are done in their order:\n"
+            "  --add, --remove         add a bitmap, enabled; remove it\n"
             "  --clear                 let it say that nothing was written\n"
             "  --enable, --disable     let it note what is written, or no longer\n"
             "  --merge FROM            add what the bitmap FROM has\n"
-            "  -b, --source-file FILE, -F, --source-format FMT  FROM is one of FILE, of this format\n"
+            "  -b, --source-file FILE  FROM is one of the image FILE\n"
+            "  -F, --source-format FMT  whose format is FMT\n"
             "  -g, --granularity N     bytes of disk a bit, of a bitmap that is added (64k)\n"
             "  -f FMT                  the format of IMG\n",
     .usage_exit = 1,

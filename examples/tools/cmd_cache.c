@@ -184,9 +184,9 @@ static int run_cache(struct tool *t, int argc, char **argv)
 const struct tool_verb tool_verb_cache = {
     .name = "cache",
     .run = run_cache,
-    .synopsis = "stat|verify|clear [options] DIR\n       qchain cache trim [options] DIR SIZE",
+    .synopsis = "stat|verify|trim|clear [options] DIR [SIZE]",
     .help = "  stat                    tell how many objects DIR holds bytes of, and its size\n"
-            "  verify                  check all checksums; what is damaged is dropped (then 3)\n"
+            "  verify                  check all checksums; what is damaged is dropped\n"
             "  trim                    drop what was used least recently, until DIR takes at\n"
             "                          most SIZE (b k M G T)\n"
             "  clear                   drop everything\n"

@@ -215,6 +215,6 @@ const struct tool_verb tool_verb_check = {
             "  --output=FORMAT         human (default) or json\n"
             "  -T CACHE                a cache mode, without effect\n"
             "  -q                      print nothing but what is wrong\n"
-            "Exit status: 0 good, 1 not checked, 2 corrupt, 3 leaked clusters, 63 not a qcow2 image.\n",
+            "Exits 0 if good, 1 not checked, 2 corrupt, 3 leaked clusters, 63 not qcow2.\n",
     .usage_exit = 1,
 };

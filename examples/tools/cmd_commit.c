@@ -134,7 +134,7 @@ const struct tool_verb tool_verb_commit = {
     .run = run_commit,
     .synopsis = "[options] IMG",
     .help = "  -f FMT                  the format of IMG\n"
-            "  -b BASE                 commit into this layer, and do not empty IMG (its backing file)\n"
+            "  -b BASE                 commit into this layer, and do not empty IMG\n"
             "  -d                      do not empty IMG afterwards\n"
             "  -t CACHE                the cache mode of what is written (writeback)\n"
             "  -r RATE                 bytes a second at most\n"

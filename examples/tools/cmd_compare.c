@@ -169,6 +169,6 @@ const struct tool_verb tool_verb_compare = {
             "  -p, --progress=text|json  show progress\n"
             "  -q                      print nothing but errors\n"
             "  -T CACHE                a cache mode; without effect\n"
-            "Exits 0 if equal, 1 if not, 2 if one cannot be opened, 3 or 4 if it cannot be read.\n",
+            "Exits 0 if equal, 1 if not, 2 if one cannot be opened, 3 or 4 if not read.\n",
     .usage_exit = 1,
 };

@@ -594,13 +594,13 @@ const struct tool_verb tool_verb_convert = {
     .synopsis = "[options] SRC... DST    (several SRC are joined)",
     .help = "  -f FMT, -O FMT          the formats of SRC and of DST (raw); DST may be '-'\n"
             "  -o KEY=VALUE,...        options of DST's format; -o help lists them\n"
-            "  -B BACKING, -F FMT      the image below DST, and its format: what it has is left out\n"
-            "  -c, -C, -p, -q          compressed; let the file system copy; show progress; be quiet\n"
+            "  -B BACKING, -F FMT      the image below DST, which is not copied; its format\n"
+            "  -c, -C, -p, -q          compressed; the file system copies; progress; quiet\n"
             "  -S SIZE                 zeros that become holes (4k); 0: write them all\n"
             "  -n, --target-is-zero    DST exists; and holds nothing but zeros\n"
             "  --target-image-opts     DST is driver=...,file.filename=...\n"
             "  -l SNAPSHOT             convert an internal snapshot, by id or name\n"
-            "  --salvage, --bitmaps, --skip-broken-bitmaps  zeros for damage; take bitmaps, but broken ones\n"
+            "  --salvage, --bitmaps, --skip-broken-bitmaps  zeros for damage; bitmaps, too\n"
             "  -t CACHE, -T CACHE      cache modes of DST (unsafe) and of SRC\n"
             "  -r RATE, -m N, -W       bytes a second at most; of little effect\n",
     .usage_exit = 1,

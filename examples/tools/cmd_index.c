@@ -244,6 +244,8 @@ static int show(struct tool *t, struct index_args *a)
     struct tool_out o;
     int r = tool_index_info(t, a->name, &info);
 
+    if (r == QCHAIN_E_NOTFOUND && access(a->name, F_OK) == 0)
+        fprintf(stderr, "'qchain index build' makes one\n");
     if (r)
         return status_of(r);
     if (!tool_out_init(&o, STDOUT_FILENO)) {
@@ -396,16 +398,13 @@ const struct tool_verb tool_verb_index = {
     .name = "index",
     .run = run_index,
     .synopsis = "build|show|verify|drop [options] IMG",
-    .help = "  build                   write the sidecar index of IMG, beside it: also where it\n"
-            "                          lies behind a URL\n"
+    .help = "  build                   write the sidecar index of IMG, beside it\n"
             "  show                    tell what it says, and whether it is used\n"
-            "  verify                  compare it with the layers (0 right, 2 not believed or\n"
-            "                          none, 3 wrong or damaged)\n"
+            "  verify                  compare it with the layers\n"
             "  drop                    remove it\n"
             "  -f, --format FMT        the format of IMG: qcow2\n"
             "  --full                  build: read all layers, whatever indexes there are\n"
-            "  --no-wait               build: do not wait until the youngest layer is two\n"
-            "                          seconds old; if it is not, the index is never used\n"
+            "  --no-wait               build: not until the youngest layer is 2 seconds old\n"
             "  --output=FORMAT         show: human (default) or json\n"
             "  --files                 show: with a line a file\n"
             "  -T N                    as --threads N\n"

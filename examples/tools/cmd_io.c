@@ -194,14 +194,15 @@ const struct tool_verb tool_verb_io = {
     .name = "io",
     .run = run_io,
     .synopsis = "[options] [-c COMMAND]... [IMG]",
-    .help = "  -c, --cmd COMMAND       run this instead of what standard input says (repeatable)\n"
+    .help = "  -c, --cmd COMMAND       run this, not what standard input says (repeatable)\n"
             "  -f, --format FMT        the format of IMG: qcow2, raw\n"
             "  -r, --read-only         open IMG for reading\n"
             "  -s, --snapshot          write to a temporary overlay that is lost at the end\n"
-            "  -t, --cache MODE        none, directsync, writeback, unsafe, writethrough (default)\n"
+            "  -t, --cache MODE        none, directsync, unsafe, writeback or\n"
+            "                          writethrough (default)\n"
             "  -n, --nocache           as -t none\n"
             "  -d, --discard MODE      ignore, or unmap (default)\n"
-            "  --record FILE           record what is read of the first image, see qchain-trace(1)\n"
+            "  --record FILE           record reads of the first image: qchain-trace(1)\n"
             "  -C, --copy-on-read      keep in IMG what is read of the layers below\n"
             "  -k, -i MODE, -m, -T X   known, without effect\n"
             "The command `help' tells of the commands.\n",

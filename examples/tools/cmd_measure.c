@@ -164,7 +164,7 @@ const struct tool_verb tool_verb_measure = {
     .name = "measure",
     .run = run_measure,
     .synopsis = "[options] [--size N | IMG]",
-    .help = "  -O FMT                  the format of the new image: raw (the default) or qcow2\n"
+    .help = "  -O FMT                  the format of the new image: raw (default) or qcow2\n"
             "  -o KEY=VALUE,...        its options; -o help lists them\n"
             "  --size N                of an empty disk\n"
             "  -f FMT                  the format of IMG\n"

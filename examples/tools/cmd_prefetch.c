@@ -367,14 +367,14 @@ const struct tool_verb tool_verb_prefetch = {
     .run = run_prefetch,
     .synopsis = "[options] --cache-dir DIR IMG...",
     .help = "  -f, --format FMT        the format of each IMG\n"
-            "  -s, --start-offset OFFSET, -l, --max-length LENGTH  only this range of each disk\n"
-            "  --range OFFSET+LENGTH   the same; several, in the order in which they are wanted\n"
+            "  -s, --start-offset OFFSET, -l, --max-length LENGTH  only this range\n"
+            "  --range OFFSET+LENGTH   the same; several, in the order they are wanted\n"
             "  --trace FILE            what qchain-trace(1) says was read; auto: IMG.qctrace\n"
             "  --metadata              only what finding the data takes\n"
             "  -r RATE, --requests N   bytes and requests a second at most\n"
             "  --parallel N            requests under way (default: chosen)\n"
-            "  --max-bytes SIZE, --deadline SECONDS  end when so much was fetched, after so long\n"
-            "  --idle                  other reads of this process first, as programs have them\n"
+            "  --max-bytes SIZE, --deadline SECONDS  end after so much, so long\n"
+            "  --idle                  other reads of this process go first\n"
             "  --output=human|json     how the result is printed\n"
             "  -p, -q, --progress=text|json  show progress; print nothing but errors\n",
     .usage_exit = 1,

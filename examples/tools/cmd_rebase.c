@@ -200,9 +200,8 @@ const struct tool_verb tool_verb_rebase = {
     .name = "rebase",
     .run = run_rebase,
     .synopsis = "[options] -b BACKING -F FMT IMG",
-    .help = "  -b BACKING, -F FMT      the new backing file, as IMG is to name it, and its format;\n"
-            "                          '-b \"\"': none\n"
-            "  -u                      copy nothing: the caller knows that BACKING has the same bytes\n"
+    .help = "  -b BACKING, -F FMT      the new backing file, as IMG names it ("": none)\n"
+            "  -u                      copy nothing: BACKING is known to have the same bytes\n"
             "  --force                 with -u: do not look whether that can be\n"
             "  --compare               copy only what differs, by reading both\n"
             "  -c, --compress          write what is copied compressed\n"

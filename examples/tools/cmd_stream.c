@@ -88,8 +88,7 @@ const struct tool_verb tool_verb_stream = {
     .name = "stream",
     .run = run_stream,
     .synopsis = "[options] [-b BASE] IMG",
-    .help = "  -b BASE                 a layer by name or number: it stays, what lies above it is pulled\n"
-            "                          into IMG; without it everything is\n"
+    .help = "  -b BASE                 what lies above this layer (name or number), not all\n"
             "  -f FMT                  the format of IMG\n"
             "  -p, -q                  show progress; be quiet\n"
             "  -t CACHE                cache mode of IMG (writeback)\n"

@@ -366,8 +366,8 @@ const struct tool_verb tool_verb_trace = {
     .synopsis = "show|stat|merge [options] TRACE...",
     .help = "  show TRACE...           print what was read, in order; several are one trace\n"
             "  stat TRACE...           sum it up: reads, bytes, distinct bytes, time, blocks\n"
-            "  merge OUT TRACE...      make one of several: each byte once, where it was first read\n"
-            "  --ranges                show: what qchain-prefetch would fetch, OFFSET+LENGTH a line\n"
+            "  merge OUT TRACE...      make one of several: each byte once\n"
+            "  --ranges                show: what to prefetch, OFFSET+LENGTH a line\n"
             "  --blocks                stat: with a line for each block of 2 MiB\n"
             "  --output=FORMAT         show, stat: human (default) or json\n"
             "  -q                      do not tell of recordings that were cut off\n",

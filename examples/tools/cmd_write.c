@@ -255,6 +255,7 @@ const struct tool_verb tool_verb_write = {
             "  --offset N              begin at N of the disk (default: 0)\n"
             "  --length N              write N bytes at most (default: all that FILE has)\n"
             "  --zeroes                write zeros, as many as --length says; read nothing\n"
-            "  -t, --cache MODE        none, directsync, writeback (default), unsafe, writethrough\n",
+            "  -t, --cache MODE        none, directsync, unsafe, writethrough or\n"
+            "                          writeback (default)\n",
     .usage_exit = 2,
 };

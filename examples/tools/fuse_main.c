@@ -330,17 +330,17 @@ static const struct tool_verb verb_fuse = {
     .run = run_fuse,
     .alone = true,
     .synopsis = "[options] [disk|layers] IMG MOUNTPOINT",
-    .help = "  disk (the default): the virtual disk as a raw file;  layers: the files of the chain\n"
+    .help = "  disk (the default)      the disk as a raw file;  layers: the chain's files\n"
             "  -w, --writable          the disk may be written to\n"
             "  --copy-on-read          keep in IMG what is read of the layers below\n"
             "  --hydrate[=BYTES/S]     bring all of it, meanwhile; then IMG stands on nothing\n"
             "  -f, --foreground        stay in the foreground\n"
-            "  --format FMT, --name NAME  the format of IMG: qcow2, raw; what its file is called\n"
+            "  --format FMT, --name NAME  the format of IMG; what its file is called\n"
             "  -l, --snapshot NAME     the disk of an internal snapshot\n"
             "  --allow-other           others may look into the mount, too\n"
             "  -o OPT,...              ro, fsname=NAME, noexec, noatime, auto_unmount\n"
-            "  -t, --cache MODE        how files are opened; --direct-io  past the kernel's cache\n"
-            "  --requests N, --record FILE  so many at a time (32); record reads, see qchain-trace(1)\n",
+            "  -t, --cache MODE        how to open files;  --direct-io  past the page cache\n"
+            "  --requests N, --record FILE  at a time (32); record reads: qchain-trace(1)\n",
     .usage_exit = 2,
 };
 
@@ -349,6 +349,8 @@ int main(int argc, char **argv)
     struct tool t;
     int status;
 
+    if (argc > 1 && strcmp(argv[1], "--complete") == 0)
+        return tool_complete(&verb_fuse, argc - 2, argv + 2);
     signal(SIGXFSZ, SIG_IGN); /* a file that gets too large is an error like others */
     signal(SIGPIPE, SIG_IGN);
     status = tool_start(&t, &verb_fuse);

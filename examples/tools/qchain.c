@@ -9,6 +9,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "tool.h"
 
@@ -16,37 +17,42 @@ static const struct {
     const struct tool_verb *verb;
     const char *summary;
 } verbs[] = {
-    {&tool_verb_map, "print which bytes of a disk are stored, and where"},
-    {&tool_verb_info, "describe an image, or all images of a chain"},
-    {&tool_verb_inspect, "print all that one image says, opening nothing else"},
-    {&tool_verb_read, "copy a disk or a part of it to a file or pipe"},
+    {&tool_verb_map, "what is stored, and where"},
+    {&tool_verb_explain, "why bytes come from there"},
+    {&tool_verb_info, "describe an image or chain"},
+    {&tool_verb_inspect, "all that one image says"},
+    {&tool_verb_read, "copy a disk to file or pipe"},
     {&tool_verb_compare, "compare two disks"},
-    {&tool_verb_diff, "print what layers of a chain change"},
-    {&tool_verb_checksum, "print a digest of a disk's bytes"},
-    {&tool_verb_convert, "copy a disk to an image of its own"},
+    {&tool_verb_diff, "what layers change"},
+    {&tool_verb_checksum, "a digest of a disk's bytes"},
+    {&tool_verb_convert, "copy a disk to a new image"},
     {&tool_verb_create, "make an image"},
-    {&tool_verb_commit, "write what layers hold into the layer below them"},
-    {&tool_verb_resize, "make a disk larger or smaller"},
-    {&tool_verb_rebase, "let an image stand on another backing file"},
-    {&tool_verb_stream, "pull what is below an image into it"},
-    {&tool_verb_merge, "pull small layers below an image into it"},
-    {&tool_verb_delete, "take a layer out of the chains above it"},
+    {&tool_verb_commit, "write layers into one below"},
+    {&tool_verb_resize, "change the size of a disk"},
+    {&tool_verb_rebase, "set another backing file"},
+    {&tool_verb_stream, "pull what is below into it"},
+    {&tool_verb_merge, "pull small layers into it"},
+    {&tool_verb_delete, "take a layer out of chains"},
     {&tool_verb_amend, "change options of an image"},
-    {&tool_verb_measure, "tell how large the file of a new image would be"},
-    {&tool_verb_index, "keep the map of a chain in a file, so that it opens at once"},
-    {&tool_verb_cache, "look after a disk cache of remote layers"},
-    {&tool_verb_prefetch, "bring what remote layers show into the disk cache"},
-    {&tool_verb_trace, "look at and merge traces of what was read of a disk"},
-    {&tool_verb_write, "write bytes of a file or pipe into an image"},
-    {&tool_verb_dd, "copy a disk or a part of it to a new image"},
-    {&tool_verb_snapshot, "list, make, apply and delete internal snapshots"},
-    {&tool_verb_bitmap, "add, remove and change dirty bitmaps"},
-    {&tool_verb_io, "read and write parts of a disk by commands, as qemu-io"},
-    {&tool_verb_check, "look whether an image is valid, and mend it"},
-    {&tool_verb_bench, "measure how fast a disk is read or written"},
+    {&tool_verb_measure, "how large a copy would be"},
+    {&tool_verb_index, "the map in a file: open fast"},
+    {&tool_verb_cache, "look after a disk cache"},
+    {&tool_verb_prefetch, "fill the cache for a chain"},
+    {&tool_verb_trace, "look at traces of reads"},
+    {&tool_verb_write, "write bytes into an image"},
+    {&tool_verb_dd, "copy a part of a disk"},
+    {&tool_verb_snapshot, "internal snapshots"},
+    {&tool_verb_bitmap, "dirty bitmaps"},
+    {&tool_verb_io, "read, write by commands"},
+    {&tool_verb_check, "is it valid; mend it"},
+    {&tool_verb_bench, "how fast a disk is"},
+    {&tool_verb_doctor, "what is wrong here"},
 };
 
 #define N_VERBS (sizeof(verbs) / sizeof(verbs[0]))
+
+/* Those that are no verbs of tool.h. */
+static const char *const others[] = {"version", "help"};
 
 static const struct tool_verb *find_verb(const char *name)
 {
@@ -77,15 +83,17 @@ static int run_verb(const struct tool_verb *verb, int argc, char **argv)
 
 static int print_help(void)
 {
-    size_t i;
+    size_t half = (N_VERBS + 1) / 2, i;
 
     printf("usage: qchain VERB [options] ...\n\n");
-    for (i = 0; i < N_VERBS; i++)
-        printf("  %-10s%s\n", verbs[i].verb->name, verbs[i].summary);
-    printf("  %-10s%s\n  %-10s%s\n\n"
-           "qchain VERB --help tells the options of a verb; qchain-VERB is the same program.\n",
-           "version", "print the versions of the program and the library", "help",
-           "print this, or the help of a verb");
+    for (i = 0; i < half; i++) {
+        printf("  %-10s%-29s", verbs[i].verb->name, verbs[i].summary);
+        if (i + half < N_VERBS)
+            printf("%-10s%s", verbs[i + half].verb->name, verbs[i + half].summary);
+        printf("\n");
+    }
+    printf("\nqchain VERB --help tells the options of a verb, man qchain-VERB all about it.\n"
+           "qchain doctor [IMG] looks for what is wrong; qchain version tells the version.\n");
     return 0;
 }
 
@@ -111,6 +119,49 @@ static int usage_error(const char *text, const char *what)
     return 1;
 }
 
+/* The first line is qemu-img's; a file's name in place of a verb is a mistake of its own. */
+static int no_verb(const char *name)
+{
+    const char *nearest = NULL;
+    unsigned least = 3, d;
+    size_t i;
+
+    for (i = 0; i < N_VERBS; i++) {
+        d = tool_distance(name, verbs[i].verb->name);
+        if (d < least && d < strlen(name)) {
+            least = d;
+            nearest = verbs[i].verb->name;
+        }
+    }
+    fprintf(stderr, "qchain: Command not found: %s\n", name);
+    if (nearest)
+        fprintf(stderr, "Did you mean 'qchain %s'?\n", nearest);
+    else if (access(name, F_OK) == 0 || tool_is_url(name))
+        fprintf(stderr, "A verb comes first, as in 'qchain info IMG'\n");
+    fprintf(stderr, "Try 'qchain --help' for more information\n");
+    return 1;
+}
+
+/* qchain --complete WORD...: verbs are its own, the rest is theirs. */
+static int complete(int n, char **words)
+{
+    const struct tool_verb *verb = n > 1 ? find_verb(words[0]) : NULL;
+    size_t i;
+
+    if (verb)
+        return tool_complete(verb, n - 1, words + 1);
+    if (n == 2 && strcmp(words[0], "help") != 0)
+        n = 0;
+    for (i = 0; n > 0 && n < 3 && i < N_VERBS; i++)
+        if (strncmp(verbs[i].verb->name, words[n - 1], strlen(words[n - 1])) == 0)
+            printf("%s\t%s\n", verbs[i].verb->name, verbs[i].summary);
+    for (i = 0; n == 1 && i < sizeof(others) / sizeof(others[0]); i++)
+        if (strncmp(others[i], words[0], strlen(words[0])) == 0)
+            printf("%s\t\n", others[i]);
+    printf(":\n");
+    return 0;
+}
+
 int main(int argc, char **argv)
 {
     const char *slash = argc > 0 ? strrchr(argv[0], '/') : NULL;
@@ -119,6 +170,8 @@ int main(int argc, char **argv)
     const struct tool_verb *verb = dash ? find_verb(dash) : NULL;
     const char *name;
 
+    if (argc > 1 && strcmp(argv[1], "--complete") == 0)
+        return verb ? tool_complete(verb, argc - 2, argv + 2) : complete(argc - 2, argv + 2);
     if (verb)
         return run_verb(verb, argc, argv);
     if (dash && (strcmp(dash, "version") == 0 || strcmp(dash, "help") == 0))
@@ -131,12 +184,12 @@ int main(int argc, char **argv)
     if (strcmp(name, "help") == 0 || strcmp(name, "--help") == 0 || strcmp(name, "-h") == 0) {
         verb = argc > 2 ? find_verb(argv[2]) : NULL;
         if (!verb)
-            return argc > 2 ? usage_error("Command not found: ", argv[2]) : print_help();
+            return argc > 2 ? no_verb(argv[2]) : print_help();
         tool_print_help(verb);
         return 0;
     }
     verb = find_verb(name);
     if (verb)
         return run_verb(verb, argc - 1, argv + 1);
-    return usage_error(name[0] == '-' ? "unrecognized option " : "Command not found: ", name);
+    return name[0] == '-' ? usage_error("unrecognized option ", name) : no_verb(name);
 }

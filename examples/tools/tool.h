@@ -25,6 +25,7 @@ struct tool_verb {
     const char *help;     /* its own options, a line each */
     int usage_exit;       /* exit code of a wrong command line */
     bool alone;           /* a program of its own, not a part of `qchain` */
+    bool settings_later;  /* reads the policy and the rules for URLs itself */
 };
 
 enum tool_stats { TOOL_STATS_NONE, TOOL_STATS_TEXT, TOOL_STATS_JSON };
@@ -42,6 +43,7 @@ struct tool {
     bool quiet;            /* -q */
     bool no_index;         /* --no-index */
     const char *index;     /* --index, of the first image that is opened */
+    const char *cache_dir; /* --cache-dir, or NULL */
     const char *record;    /* --record, of the first image that is opened; NULL from then on */
     qchain *recorded;      /* the chain whose reads are recorded, or NULL */
     enum tool_format output;
@@ -52,6 +54,8 @@ struct tool {
     qchain_policy *policy;
     qchain_remote *remote;
     char *shown;           /* what tool_shown_name answered last */
+    char **words;          /* of --complete: n_words that are to be completed, nothing is to be done */
+    int n_words;
     qchain_env *env;
     qchain_error *err;
 };
@@ -61,7 +65,7 @@ extern const struct tool_verb tool_verb_map, tool_verb_info, tool_verb_inspect, 
     tool_verb_cache, tool_verb_bench, tool_verb_check, tool_verb_create, tool_verb_measure,
     tool_verb_amend, tool_verb_resize, tool_verb_io, tool_verb_write, tool_verb_snapshot, tool_verb_bitmap,
     tool_verb_dd, tool_verb_rebase, tool_verb_commit, tool_verb_stream, tool_verb_merge, tool_verb_delete,
-    tool_verb_prefetch, tool_verb_trace;
+    tool_verb_prefetch, tool_verb_trace, tool_verb_explain, tool_verb_doctor;
 
 /* ---- command line (tool_opts.c) ---- */
 
@@ -85,8 +89,16 @@ bool tool_parse_output(struct tool *t, const char *value, bool with_full);
 bool tool_known_cache(const char *mode);
 /* The same, and the QCHAIN_OPEN_* that it stands for are set in *flags, the other modes' cleared. */
 bool tool_set_cache(const char *mode, uint32_t *flags);
-/* Print the help of one verb. */
+/* Print the help of one verb; what all have in it. */
 void tool_print_help(const struct tool_verb *v);
+extern const char tool_shared_help[];
+
+/* ---- completion for shells (tool_complete.c) ---- */
+
+/* Print what the last of the n words behind a verb could be; the exit code. */
+int tool_complete(const struct tool_verb *verb, int n, char **words);
+/* The part of it that knows the options. */
+void tool_complete_options(const struct tool *t, const char *shorts, const struct option *longs);
 
 /* ---- sizes (tool_size.c) ---- */
 
@@ -105,6 +117,8 @@ void tool_size_text(char *buf, size_t size, uint64_t bytes);
 
 /* ---- environment, opening, complaints (tool_env.c) ---- */
 
+/* The file with rules of what images may refer to that is in force; NULL: none. */
+const char *tool_policy_file(void);
 /* Set up and free what t points to; tool_start answers 0 or an exit code. */
 int tool_start(struct tool *t, const struct tool_verb *verb);
 void tool_finish(struct tool *t);
@@ -139,9 +153,20 @@ int tool_index_info(struct tool *t, const char *name, qchain_index_info **out);
  * options ask for. NULL after a complaint. */
 char *tool_image_opts(struct tool *t, const char *text, uint32_t *flags);
 
+/* ---- hints (tool_hint.c) ---- */
+
+/* How many letters must be put in, left out, changed, or swapped with the next one to make b of a. */
+unsigned tool_distance(const char *a, const char *b);
+/* Complain about an option that is none, with the nearest one; returns the exit code. */
+int tool_unrecognized(struct tool *t, const char *option, const struct option *longs);
+/* What can be done about an image that did not open, behind the complaint. */
+void tool_open_hint(struct tool *t, const char *name);
+
 /* ---- URLs (tool_remote.c) ---- */
 
-/* Read the settings of the file that is for all runs; 0 or an exit code. */
+/* The file with settings that is for all runs, to be freed; NULL: none. */
+char *tool_remote_file(void);
+/* Read it; 0 or an exit code. */
 int tool_load_remote(struct tool *t);
 /* Take a directory as the disk cache; 0, or -1 after a complaint. */
 int tool_remote_dir(struct tool *t, const char *dir);
@@ -262,7 +287,7 @@ struct tool_job {
 int tool_job_start(struct tool *t, struct tool_job *j, int fd, bool exit_at_once);
 /* done: show that all is done. */
 void tool_job_finish(struct tool_job *j, bool done);
-/* The exit code for the library's answer r: 0; 128 + the signal, silently; or `other`
+/* The exit code for the library's answer r: 0; 128 + the signal, after saying so; or `other`
  * after its message. */
 int tool_job_status(const struct tool *t, int r, int other);
 

@@ -43,13 +43,20 @@ static void raise_file_limit(void)
 }
 
 /* QCHAIN_POLICY set but empty means: no file. */
-static int load_policy(struct tool *t)
+const char *tool_policy_file(void)
 {
     const char *path = getenv("QCHAIN_POLICY");
 
     if (!path)
-        path = access(POLICY_FILE, F_OK) == 0 ? POLICY_FILE : "";
-    if (!*path || qchain_policy_load(t->policy, path, t->err) == 0)
+        return access(POLICY_FILE, F_OK) == 0 ? POLICY_FILE : NULL;
+    return *path ? path : NULL;
+}
+
+static int load_policy(struct tool *t)
+{
+    const char *path = tool_policy_file();
+
+    if (!path || qchain_policy_load(t->policy, path, t->err) == 0)
         return 0;
     tool_complain_error(t);
     return t->verb->usage_exit;
@@ -70,6 +77,8 @@ int tool_start(struct tool *t, const struct tool_verb *verb)
         tool_complain(t, "out of memory");
         return verb->usage_exit;
     }
+    if (verb->settings_later)
+        return 0;
     status = load_policy(t);
     return status ? status : tool_load_remote(t);
 }
@@ -159,8 +168,10 @@ int tool_open(struct tool *t, const char *name, uint32_t flags, const char *snap
         o.snapshot = snapshot;
         t->index = NULL;
         r = qchain_open(out, t->env, name, &o, t->err);
-        if (r)
+        if (r) {
             tool_complain_error(t);
+            tool_open_hint(t, name);
+        }
     }
     free(owned);
     return r ? -1 : 0;
@@ -203,8 +214,10 @@ int tool_inspect(struct tool *t, const char *name, qchain_image_info **out)
 
     if (r == 0) {
         r = qchain_inspect(out, t->env, name, &o, t->err);
-        if (r)
+        if (r) {
             tool_complain_error(t);
+            tool_open_hint(t, name);
+        }
     }
     free(owned);
     return r ? -1 : 0;

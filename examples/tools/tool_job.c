@@ -173,8 +173,11 @@ int tool_job_status(const struct tool *t, int r, int other)
 {
     if (r == 0)
         return 0;
-    if (r == QCHAIN_E_CANCELLED && signal_seen)
+    if (r == QCHAIN_E_CANCELLED && signal_seen) {
+        if (!t->quiet)
+            tool_complain(t, "interrupted");
         return 128 + signal_seen;
+    }
     tool_complain_error(t);
     return other;
 }

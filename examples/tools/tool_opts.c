@@ -45,23 +45,21 @@ static const struct option shared_options[] = {
 #define N_SHARED (sizeof(shared_options) / sizeof(shared_options[0]))
 #define MAX_OPTIONS 48
 
-static const char shared_help[] =
+const char tool_shared_help[] =
     "  --image-opts            IMG is driver=...,file.filename=...\n"
     "  -U, --force-share       take no locks, and mind none\n"
     "  --allow-path DIR, --allow-url URL  allow layers beneath DIR, URL (repeatable)\n"
     "  --backing-format FMT    the format of backing files that record none\n"
     "  --trust                 follow every reference that an image makes\n"
-    "  --index FILE, --no-index  the sidecar index of IMG (default: IMG.qci); use none\n"
-    "  --remote RULE, --remote-config FILE  how URLs are reached, see qchain-remote(5)\n"
+    "  --index FILE, --no-index  the sidecar index of IMG (IMG.qci); use none\n"
+    "  --remote RULE, --remote-config FILE  how to reach URLs, see qchain-remote(5)\n"
     "  --cache-dir DIR         keep what was read from URLs in DIR\n"
     "  --threads N             use N threads (default: one a processor)\n"
-    "  --stats[=text|json], -h  print what was done to standard error; print this\n"
-    "Allowed layers are also taken from the file QCHAIN_POLICY names, or /etc/qchain/policy;\n"
-    "rules for URLs from QCHAIN_REMOTE, ~/.config/qchain/remote or /etc/qchain/remote.\n";
+    "  --stats[=text|json], -h  tell what was done; print this. See qchain(1), too\n";
 
 void tool_print_help(const struct tool_verb *v)
 {
-    printf("usage: qchain%c%s %s\n%s%s", v->alone ? '-' : ' ', v->name, v->synopsis, v->help, shared_help);
+    printf("usage: qchain%c%s %s\n%s%s", v->alone ? '-' : ' ', v->name, v->synopsis, v->help, tool_shared_help);
 }
 
 int tool_usage_error(struct tool *t, const char *format, ...)
@@ -90,6 +88,15 @@ static int call_result(struct tool *t, int r)
         return 0;
     tool_complain_error(t);
     return stop(t, t->verb->usage_exit);
+}
+
+static int rule_result(struct tool *t, int r)
+{
+    int status = call_result(t, r);
+
+    if (status)
+        fprintf(stderr, "The rules are described in qchain-remote(5)\n");
+    return status;
 }
 
 static int parse_stats(struct tool *t, const char *value)
@@ -138,10 +145,11 @@ static int shared_option(struct tool *t, int c, const char *value)
     case OPT_ALLOW_URL:
         return call_result(t, qchain_policy_allow_url(t->policy, value, t->err));
     case OPT_REMOTE:
-        return call_result(t, qchain_remote_parse(t->remote, value, t->err));
+        return rule_result(t, qchain_remote_parse(t->remote, value, t->err));
     case OPT_REMOTE_CONFIG:
         return call_result(t, qchain_remote_load(t->remote, value, t->err));
     case OPT_CACHE_DIR:
+        t->cache_dir = value;
         return tool_remote_dir(t, value) == 0 ? 0 : stop(t, t->verb->usage_exit);
     case OPT_THREADS:
         if (!tool_parse_number(t, "number of threads", value, 1, 256, &n))
@@ -187,6 +195,10 @@ int tool_getopt(struct tool *t, int argc, char **argv, const char *shorts,
 
     join_options(longs, all);
     snprintf(all_shorts, sizeof(all_shorts), ":hU%s", shorts);
+    if (t->words) {
+        tool_complete_options(t, all_shorts, all);
+        return stop(t, 0);
+    }
     for (;;) {
         int c = getopt_long(argc, argv, all_shorts, all, NULL);
         int r;
@@ -197,7 +209,7 @@ int tool_getopt(struct tool *t, int argc, char **argv, const char *shorts,
             return stop(t, tool_usage_error(t, "missing argument for option '%s'",
                                             argv[optind - 1]));
         if (c == '?')
-            return stop(t, tool_usage_error(t, "unrecognized option '%s'", argv[optind - 1]));
+            return stop(t, tool_unrecognized(t, argv[optind - 1], all));
         r = shared_option(t, c, optarg);
         if (r)
             return r == TOOL_STOP ? TOOL_STOP : c;

@@ -12,31 +12,32 @@
 
 /* --------------------------------------------------------------- settings --- */
 
-static int load(struct tool *t, const char *path)
-{
-    if (qchain_remote_load(t->remote, path, t->err) == 0)
-        return 0;
-    tool_complain_error(t);
-    return t->verb->usage_exit;
-}
-
 /* QCHAIN_REMOTE set but empty means: no file. */
-int tool_load_remote(struct tool *t)
+char *tool_remote_file(void)
 {
     const char *path = getenv("QCHAIN_REMOTE"), *home = getenv("HOME");
     char *own = NULL;
-    int r = 0;
 
-    if (!path && home && home[0] == '/' && asprintf(&own, "%s/.config/qchain/remote", home) < 0)
-        own = NULL;
     if (path)
-        r = *path ? load(t, path) : 0;
-    else if (own && access(own, F_OK) == 0)
-        r = load(t, own);
-    else if (access(SYSTEM_FILE, F_OK) == 0)
-        r = load(t, SYSTEM_FILE);
+        return *path ? strdup(path) : NULL;
+    if (home && home[0] == '/' && asprintf(&own, "%s/.config/qchain/remote", home) < 0)
+        own = NULL;
+    if (own && access(own, F_OK) == 0)
+        return own;
     free(own);
-    return r;
+    return access(SYSTEM_FILE, F_OK) == 0 ? strdup(SYSTEM_FILE) : NULL;
+}
+
+int tool_load_remote(struct tool *t)
+{
+    char *path = tool_remote_file();
+    int r = path ? qchain_remote_load(t->remote, path, t->err) : 0;
+
+    free(path);
+    if (r == 0)
+        return 0;
+    tool_complain_error(t);
+    return t->verb->usage_exit;
 }
 
 int tool_remote_dir(struct tool *t, const char *dir)

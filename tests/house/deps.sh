@@ -28,6 +28,8 @@ check    man-db                have man
 check    groff                 have groff
 check    procps                have ps
 check    strace                have strace
+check    zsh                   have zsh
+check    fish                  have fish
 valgrind valgrind              have valgrind
 fuzz     clang                 have clang
 fuzz     libclang-rt-14-dev    clang_has_sanitizers

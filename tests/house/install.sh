@@ -31,6 +31,22 @@ $QC_CC -o "$program" "$version" -I"$stage/usr/include" "$program.c" \
 "$program" || { echo "the static program failed" >&2; exit 1; }
 "$stage/usr/bin/qchain" --version || { echo "the installed tool failed" >&2; exit 1; }
 
+# The shells find what was installed by the names of the programs.
+share=$stage/usr/share
+got=$(PATH="$stage/usr/bin:$PATH" bash --norc -c '
+    source "$0/bash-completion/completions/qchain-map"
+    COMP_LINE="qchain-map --output=json-" COMP_POINT=25
+    $(complete -p qchain-map | sed "s/.*-F //; s/ .*//") qchain-map && echo "${COMPREPLY[*]}"' "$share")
+[ "$got" = json-full ] || { echo "bash completes nothing: $got" >&2; exit 1; }
+if command -v fish >/dev/null; then
+    got=$(PATH="$stage/usr/bin:$PATH" HOME=$stage/usr fish --no-config -c "
+        set fish_complete_path $share/fish/vendor_completions.d
+        complete -C 'qchain-map --output=json-'")
+    rm -rf "$stage/usr/.config" "$stage/usr/.local" "$stage/usr/.cache"
+    [ "$got" = --output=json-full ] || { echo "fish completes nothing: $got" >&2; exit 1; }
+fi
+head -n 1 "$share/zsh/site-functions/_qchain" | grep -q '^#compdef qchain ' || exit 1
+
 $make uninstall || exit 1
 left=$(find "$stage" ! -type d)
 [ -z "$left" ] || { echo "uninstall left: $left" >&2; exit 1; }

@@ -10,7 +10,8 @@ import remote_lib as r
 from remote_lib import Mismatch
 
 VERBS = (("info", "--output=json"), ("info",), ("map",), ("inspect",), ("checksum",),
-         ("index", "show"), ("info", "--backing-chain"), ("read", "-q"))
+         ("index", "show"), ("info", "--backing-chain"), ("read", "-q"), ("doctor",), ("explain", "--read"))
+BEHIND = {"read": ["out"], "explain": ["0", "64k"]}   # the name
 
 
 class Made:
@@ -37,7 +38,7 @@ class Made:
     def everything(self, place, url, rules, extra=()):
         """Run all that reads, with and without the log; how each ends does not matter here."""
         for verb in VERBS:
-            rest = [place.path("out")] if verb[0] == "read" else []
+            rest = BEHIND.get(verb[0], [])
             for env in ({}, {"QCHAIN_DEBUG": "1"}):
                 self.tools.run(*verb, *extra, url, *rest, ok=None, env=env, stats=False,
                                rules=["deadline 2", "cache-dir " + self.cache] + list(rules))

@@ -1,0 +1,43 @@
+/* SPDX-License-Identifier: MIT */
+/* doctor.h - what the files of `qchain doctor` share. Each thing that is looked at becomes one line. */
+#ifndef QCHAIN_TOOL_DOCTOR_H
+#define QCHAIN_TOOL_DOCTOR_H
+
+#include "tool.h"
+
+enum doctor_result { DOCTOR_OK, DOCTOR_NOTE, DOCTOR_PROBLEM };
+
+struct doctor {
+    struct tool *t;
+    struct tool_out out;
+    struct tool_json j;
+    bool terminal;
+    bool colour;
+    unsigned problems;
+    char *remote_file;   /* the rules for URLs that are in force, or NULL */
+    char *remote_wrong;  /* what is wrong with them, or NULL */
+    char *policy_wrong;
+    char *cache_dir;     /* that they name, or NULL */
+};
+
+/* One line: what was looked at, what was found, and what to do about it (NULL: nothing). */
+void doctor_say(struct doctor *d, enum doctor_result r, const char *check, const char *advice, const char *format,
+                ...) __attribute__((format(printf, 5, 6)));
+/* The library's last message. */
+const char *doctor_message(const struct doctor *d);
+
+/* ---- doctor_host.c ---- */
+
+void doctor_host(struct doctor *d);
+
+/* ---- doctor_settings.c ---- */
+
+/* Read the policy and the rules for URLs, before options add to them. */
+void doctor_load(struct doctor *d);
+void doctor_settings(struct doctor *d);
+
+/* ---- doctor_image.c ---- */
+
+void doctor_image(struct doctor *d, const char *name);
+
+#endif

@@ -1,0 +1,206 @@
+/* SPDX-License-Identifier: MIT */
+/* tool_hint.c - what people can do about a mistake or about an image that did not open. */
+#include <ctype.h>
+#include <dirent.h>
+#include <errno.h>
+#include <pwd.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "tool.h"
+
+#define LONGEST 24 /* name that is compared */
+#define MOST_HOLDERS 3
+
+/* ------------------------------------------------------------------ near names --- */
+
+unsigned tool_distance(const char *a, const char *b)
+{
+    size_t n = strlen(a), m = strlen(b), i, k;
+    unsigned d[LONGEST + 1][LONGEST + 1], least;
+
+    if (n > LONGEST || m > LONGEST)
+        return LONGEST;
+    for (i = 0; i <= n; i++) {
+        for (k = 0; k <= m; k++) {
+            if (i == 0 || k == 0) {
+                d[i][k] = (unsigned)(i + k);
+                continue;
+            }
+            least = d[i - 1][k - 1] + (a[i - 1] != b[k - 1]);
+            least = d[i - 1][k] + 1 < least ? d[i - 1][k] + 1 : least;
+            least = d[i][k - 1] + 1 < least ? d[i][k - 1] + 1 : least;
+            if (i > 1 && k > 1 && a[i - 1] == b[k - 2] && a[i - 2] == b[k - 1] && d[i - 2][k - 2] + 1 < least)
+                least = d[i - 2][k - 2] + 1;
+            d[i][k] = least;
+        }
+    }
+    return d[n][m];
+}
+
+int tool_unrecognized(struct tool *t, const char *option, const struct option *longs)
+{
+    const char *nearest = NULL;
+    unsigned least = 3, d;
+    char name[64];
+
+    tool_complain(t, "unrecognized option '%s'", option);
+    snprintf(name, sizeof(name), "%.*s", (int)strcspn(option, "="), option);
+    for (; name[0] == '-' && name[1] == '-' && longs->name; longs++) {
+        d = tool_distance(name + 2, longs->name);
+        if (d < least && d + 2 < strlen(name)) {
+            least = d;
+            nearest = longs->name;
+        }
+    }
+    if (nearest)
+        fprintf(stderr, "Did you mean '--%s'?\n", nearest);
+    else if (isdigit((unsigned char)name[1]))
+        fprintf(stderr, "Offsets and sizes are not negative\n");
+    fprintf(stderr, "Try '%s --help' for more information\n", t->prog);
+    return t->verb->usage_exit;
+}
+
+/* -------------------------------------------------------- an image did not open --- */
+
+/* Where layer k of a chain lies, by what the images say themselves; to be freed, NULL if nobody can tell. */
+static char *find_layer(struct tool *t, const char *name, int64_t k)
+{
+    char *at = strdup(name);
+    qchain_image_info *info;
+    qchain_open_opts o;
+
+    qchain_open_opts_init(&o, sizeof(o));
+    o.flags = QCHAIN_OPEN_FORCE_SHARE;
+    o.format = t->format;
+    for (; at && k > 0; k--) {
+        info = NULL;
+        if (qchain_inspect(&info, t->env, at, &o, NULL) != 0)
+            info = NULL;
+        free(at);
+        at = info && info->backing_resolved ? strdup(info->backing_resolved) : NULL;
+        qchain_image_info_free(info);
+        o.format = NULL;
+    }
+    return at;
+}
+
+/* Does the process have this file open? */
+static bool holds(const char *pid, const struct stat *file)
+{
+    char path[512];
+    struct dirent *e;
+    bool found = false;
+    struct stat st;
+    DIR *d;
+
+    snprintf(path, sizeof(path), "/proc/%.20s/fd", pid);
+    d = opendir(path);
+    while (d && !found && (e = readdir(d))) {
+        snprintf(path, sizeof(path), "/proc/%.20s/fd/%.255s", pid, e->d_name);
+        found = stat(path, &st) == 0 && st.st_dev == file->st_dev && st.st_ino == file->st_ino;
+    }
+    if (d)
+        closedir(d);
+    return found;
+}
+
+static void tell_holder(const char *pid)
+{
+    char path[64], name[64] = "?";
+    FILE *f;
+
+    snprintf(path, sizeof(path), "/proc/%.20s/comm", pid);
+    f = fopen(path, "re");
+    if (f && fgets(name, sizeof(name), f))
+        name[strcspn(name, "\n")] = '\0';
+    if (f)
+        fclose(f);
+    fprintf(stderr, "Process %s (%s) has it open\n", pid, name);
+}
+
+/* Those of the user's own; root sees all. */
+static void tell_holders(const char *path)
+{
+    struct dirent *e;
+    struct stat file;
+    int n = 0;
+    DIR *d;
+
+    if (stat(path, &file) != 0 || !(d = opendir("/proc")))
+        return;
+    while (n < MOST_HOLDERS && (e = readdir(d))) {
+        if (!isdigit((unsigned char)e->d_name[0]) || !holds(e->d_name, &file))
+            continue;
+        tell_holder(e->d_name);
+        n++;
+    }
+    closedir(d);
+}
+
+static void tell_owner(const char *path)
+{
+    struct passwd *owner;
+    struct stat st;
+
+    if (stat(path, &st) != 0)
+        return;
+    owner = getpwuid(st.st_uid);
+    fprintf(stderr, "'%s' belongs to %s, mode %04o\n", path, owner ? owner->pw_name : "an unknown user",
+            (unsigned)st.st_mode & 07777);
+}
+
+/* An explicit format that is not the image's. */
+static void tell_format(struct tool *t, const char *name)
+{
+    qchain_image_info *info = NULL;
+    qchain_open_opts o;
+
+    qchain_open_opts_init(&o, sizeof(o));
+    o.flags = QCHAIN_OPEN_FORCE_SHARE;
+    if (t->format && qchain_inspect(&info, t->env, name, &o, NULL) == 0 && strcmp(info->format, t->format) != 0)
+        fprintf(stderr, "It looks like %s: try -f %s\n", info->format, info->format);
+    qchain_image_info_free(info);
+}
+
+static void tell_missing(struct tool *t, const char *name, int64_t layer)
+{
+    char *above = layer > 0 ? find_layer(t, name, layer - 1) : NULL;
+    size_t scheme = strcspn(name, ":/");
+
+    if (above)
+        fprintf(stderr, "It is the backing file of '%s': bring it back, or tell where it is now by\n"
+                        "qchain rebase -u -b NAME -F FORMAT %s\n", above, above);
+    else if (layer <= 0 && scheme > 0 && strncmp(name + scheme, "//", 2) == 0)
+        fprintf(stderr, "If it is a URL: '://' stands behind its scheme\n");
+    free(above);
+}
+
+void tool_open_hint(struct tool *t, const char *name)
+{
+    int64_t layer = t->err ? qchain_error_layer(t->err) : -1;
+    int code = t->err ? qchain_error_code(t->err) : 0;
+    char *path;
+
+    if (t->image_opts || strncmp(name, "json:", 5) == 0)
+        return;
+    if (code == QCHAIN_E_NOTFOUND) {
+        if (!tool_is_url(name))
+            tell_missing(t, name, layer);
+        return;
+    }
+    if (code == QCHAIN_E_AUTH || code == QCHAIN_E_NET || code == QCHAIN_E_TIMEOUT)
+        fprintf(stderr, "'qchain doctor' tells what is set up for URLs\n");
+    if (tool_is_url(name))
+        return;
+    if (code == QCHAIN_E_UNSUPPORTED && layer == 0)
+        tell_format(t, name);
+    if (code != QCHAIN_E_LOCKED && !(code == QCHAIN_E_ACCESS && qchain_error_errno(t->err) == EACCES))
+        return;
+    path = find_layer(t, name, layer);
+    if (path)
+        (code == QCHAIN_E_LOCKED ? tell_holders : tell_owner)(path);
+    free(path);
+}
