@@ -7,7 +7,7 @@ import os
 import random
 import shutil
 
-from bars_remote import BANDWIDTH, BLOCK, RTT, at_depth, net, rtts, with_index, write_list
+from bars_remote import BANDWIDTH, BLOCK, RTT, net, rtts, with_index, write_list
 from bench_bars import Bar, mib, rate, secs
 from bench_measure import median, warm
 
@@ -101,12 +101,12 @@ def remote_first(m, data):
 
 
 def remote_today(m, data):
-    """10 layers: qemu-img tells where data is, qemu-io reads it, both through QEMU's curl driver; once, as it is slow."""
+    """100 layers: qemu-img tells where data is, qemu-io reads it, both through QEMU's curl driver; once, as it is slow."""
     bar, n = Bar(), net(m)
-    image = at_depth(data("C100"), 10)
+    image = data("C100")
     url, cache, script = n.far + n.share(image), m.path("today-cache"), m.path("today-reads")
     if n.quick:
-        bar.skip("remote: prefetch depth 10: times sooner than qemu-img map and reads by qemu-io", "slow, and this is --quick")
+        bar.skip("remote: prefetch depth 100: times sooner than qemu-img map and reads by qemu-io", "slow, and this is --quick")
         return bar
     extents = data_extents(m, image)
     reads = [(at + k, min(BLOCK, length - k)) for at, length in extents for k in range(0, length, BLOCK)]
@@ -116,7 +116,7 @@ def remote_today(m, data):
     drop = with_index(m, url, image)
     try:
         ours = prefetching(m, url, cache)
-        used = [ours() for _ in range(m.runs)]
+        used = [ours()]
     finally:
         drop()
         shutil.rmtree(cache, ignore_errors=True)
@@ -127,7 +127,7 @@ def remote_today(m, data):
     bar.raw = {"ours": used, "bare": bare, "map": qemu, "read": read}
     theirs = qemu["seconds"] + read["seconds"]
     for what, runs in (("with an index", used), ("without", bare)):
-        bar.row("remote: prefetch depth 10 %s: times sooner than qemu-img map and reads by qemu-io" % what,
+        bar.row("remote: prefetch depth 100 %s: times sooner than qemu-img map and reads by qemu-io" % what,
                 theirs / median(runs, "run", "seconds"), ">=", 5, secs(median(runs, "run", "seconds")), secs(theirs))
     bar.row("remote: ... of it reading", read["seconds"], ours=mib(sum(length for _, length in extents) / 2**20))
     return bar
