@@ -46,10 +46,13 @@ HAVE_LIBDEFLATE = $(call once,HAVE_LIBDEFLATE,$(if $(NO_LIBDEFLATE),:,$(PKG) --e
 HAVE_LIBURING = $(call once,HAVE_LIBURING,$(if $(NO_LIBURING),:,$(PKG) --exists 'liburing >= 2.2' 2>/dev/null && echo liburing))
 # Asked for at once, since it says what there is to make. Without it there is no qchain-fuse.
 HAVE_FUSE := $(if $(NO_FUSE),,$(shell $(PKG) --exists 'fuse3 >= 3.12' 2>/dev/null && echo fuse3))
+# And without this one no plugin for nbdkit.
+HAVE_NBDKIT := $(if $(NO_NBDKIT),,$(shell $(PKG) --exists 'nbdkit >= 1.30' 2>/dev/null && echo nbdkit))
 PACKAGES   = zlib libzstd $(HAVE_LIBDEFLATE) $(HAVE_LIBURING)
 PKG_CFLAGS = $(call once,PKG_CFLAGS,$(PKG) --cflags $(PACKAGES))
 FUSE_CFLAGS = $(call once,FUSE_CFLAGS,$(PKG) --cflags $(HAVE_FUSE))
 FUSE_LIBS  = $(call once,FUSE_LIBS,$(PKG) --libs $(HAVE_FUSE))
+NBDKIT_CFLAGS = $(call once,NBDKIT_CFLAGS,$(PKG) --cflags $(HAVE_NBDKIT))
 CURL_CFLAGS = $(call once,CURL_CFLAGS,$(PKG) --cflags libcurl)
 PKG_LIBS   = $(call once,PKG_LIBS,$(PKG) --libs $(PACKAGES))
 CURL_LIBS  = $(call once,CURL_LIBS,$(PKG) --libs libcurl)
@@ -77,6 +80,7 @@ LIB_SRC    := $(sort $(foreach r,$(ROOMS),$(wildcard lib/$(r)/*.c)))
 FUSE_SRC   := $(if $(HAVE_FUSE),$(sort $(wildcard examples/tools/fuse_*.c)))
 TOOL_SRC   := $(sort $(filter-out examples/tools/fuse_%,$(wildcard examples/tools/*.c)))
 TOOL_HELP  := $(filter examples/tools/tool_%,$(TOOL_SRC))
+NBDKIT_SRC := $(if $(HAVE_NBDKIT),$(sort $(wildcard bindings/nbdkit/*.c)))
 EXAMPLE_SRC := $(sort $(wildcard examples/*.c))
 UNIT_SRC   := $(sort $(wildcard tests/unit/*/test_*.c))
 UNIT_HELP  := $(sort $(wildcard tests/unit/*.c))
@@ -84,7 +88,7 @@ PROG_SRC   := $(sort $(wildcard $(patsubst %,tests/%/*.c,interop fault crash rem
 ABI_SRC    := $(sort $(wildcard tests/abi/*.c))
 BENCH_SRC  := $(sort $(wildcard tests/bench/*.c))
 FUZZ_SRC   := $(sort $(wildcard tests/fuzz/fuzz_*.c))
-ALL_SRC    := $(LIB_SRC) $(TOOL_SRC) $(FUSE_SRC) $(EXAMPLE_SRC) $(UNIT_SRC) $(UNIT_HELP) $(PROG_SRC) \
+ALL_SRC    := $(LIB_SRC) $(TOOL_SRC) $(FUSE_SRC) $(NBDKIT_SRC) $(EXAMPLE_SRC) $(UNIT_SRC) $(UNIT_HELP) $(PROG_SRC) \
 	$(ABI_SRC) $(BENCH_SRC) $(sort $(wildcard tests/fuzz/*.c))
 
 objects = $(patsubst %.c,$(BUILD)/obj/%.o,$(1))
@@ -93,6 +97,7 @@ VERBS   := $(subst _,-,$(patsubst examples/tools/cmd_%.c,%,$(filter examples/too
 LIB_A     := $(BUILD)/lib/libqchain.a
 LIB_SO    := $(BUILD)/lib/libqchain.so.$(VERSION)
 TOOLS     := $(if $(TOOL_SRC),$(BUILD)/bin/qchain) $(VERBS:%=$(BUILD)/bin/qchain-%) $(if $(FUSE_SRC),$(BUILD)/bin/qchain-fuse)
+PLUGIN    := $(if $(NBDKIT_SRC),$(BUILD)/nbdkit/nbdkit-qchain-plugin.so)
 EXAMPLES  := $(EXAMPLE_SRC:examples/%.c=$(BUILD)/examples/%)
 UNIT      := $(UNIT_SRC:%.c=$(BUILD)/%)
 PROGS     := $(PROG_SRC:%.c=$(BUILD)/%)
@@ -107,7 +112,7 @@ FILES_OK  := $(if $(wildcard tests/files/make-files.py),$(FILES).ok)
 
 .PHONY: all tests lib FORCE
 lib: $(LIB_A) $(LIB_SO)
-all: lib $(TOOLS) $(EXAMPLES)
+all: lib $(TOOLS) $(PLUGIN) $(EXAMPLES)
 tests: all $(UNIT) $(PROGS) $(ABI) $(REPLAY) $(FILES_OK)
 
 # Rebuild everything when the compiler or a flag changes; say first, and in one
@@ -139,6 +144,8 @@ $(BUILD)/obj/tests/fuzz/%.o: tests/fuzz/%.c $(BUILD)/flags
 	$(call compile,$(LIB_CFLAGS))
 $(BUILD)/obj/examples/tools/fuse_%.o: examples/tools/fuse_%.c $(BUILD)/flags
 	$(call compile,$(FUSE_CFLAGS) -Iinclude)
+$(BUILD)/obj/bindings/nbdkit/%.o: bindings/nbdkit/%.c $(BUILD)/flags
+	$(call compile,-fvisibility=hidden -fPIC $(NBDKIT_CFLAGS) -DNBDKIT_QCHAIN_VERSION='"$(VERSION)"' -Iinclude)
 $(BUILD)/obj/%.o: %.c $(BUILD)/flags
 	$(call compile,-Iinclude)
 
@@ -165,6 +172,9 @@ $(BUILD)/obj/examples/tools/tool.a: $(call objects,$(TOOL_HELP))
 	$(Q)rm -f $@ && ar rcs $@ $^
 $(BUILD)/bin/qchain-fuse: $(call objects,$(FUSE_SRC)) $(BUILD)/obj/examples/tools/tool.a $(LIB_A)
 	$(call link,$(FUSE_LIBS) $(PKG_LIBS))
+# nbdkit's own functions are found in the program that loads it; nobody shall find the library's.
+$(BUILD)/nbdkit/nbdkit-qchain-plugin.so: $(call objects,$(NBDKIT_SRC)) $(LIB_A)
+	$(call link,-shared -Wl$(comma)--exclude-libs$(comma)ALL $(PKG_LIBS))
 $(EXAMPLES): $(BUILD)/examples/%: $(BUILD)/obj/examples/%.o $(LIB_A)
 	$(call link,$(PKG_LIBS))
 # Helpers are an archive, too: a test that has a double of a part of the library must not bring the
@@ -325,14 +335,18 @@ help:
 	@echo 'make bench       against qemu-img'
 	@echo 'make deps        install what is missing (Debian)'
 	@echo 'make install, uninstall, dist, clean'
-	@echo 'Settings: V=1 PREFIX= DESTDIR= BUILD= CC= CFLAGS= WERROR=1 SAN= NO_LIBDEFLATE=1 NO_LIBURING=1 NO_FUSE=1'
+	@echo 'Settings: V=1 PREFIX= DESTDIR= BUILD= CC= CFLAGS= WERROR=1 SAN= NO_LIBDEFLATE=1 NO_LIBURING=1 NO_FUSE=1 NO_NBDKIT=1'
 	@echo '          FUZZ_SECONDS= CHAINS= (random chains in check-interop)'
 
 # ------------------------------------------------------------------ install ---
 
 .PHONY: install uninstall dist clean
 D   := $(DESTDIR)
-MAN := $(filter-out $(if $(FUSE_SRC),,%/qchain-fuse.1),$(sort $(wildcard examples/tools/man/*.[0-9])))
+# nbdkit looks for plugins in one directory, which is ours if it is in our PREFIX; else they are called by their path.
+NBDKIT_PREFIX = $(call once,NBDKIT_PREFIX,$(PKG) --variable=prefix $(HAVE_NBDKIT))
+PLUGINDIR ?= $(if $(filter $(NBDKIT_PREFIX),$(PREFIX)),$(call once,NBDKIT_DIR,$(PKG) --variable=plugindir $(HAVE_NBDKIT)),$(LIBDIR)/nbdkit/plugins)
+MAN := $(filter-out $(if $(FUSE_SRC),,%/qchain-fuse.1),$(sort $(wildcard examples/tools/man/*.[0-9]))) \
+	$(if $(NBDKIT_SRC),bindings/nbdkit/nbdkit-qchain-plugin.1)
 install: all
 	$(Q)mkdir -p $(D)$(INCDIR) $(D)$(LIBDIR)/pkgconfig $(D)$(BINDIR)
 	$(Q)cp include/*.h $(D)$(INCDIR)
@@ -341,11 +355,13 @@ install: all
 		-e 's|@VERSION@|$(VERSION)|' -e 's|@PACKAGES@|$(PACKAGES)|' \
 		libqchain.pc.in >$(D)$(LIBDIR)/pkgconfig/libqchain.pc
 	$(Q)test -z "$(TOOLS)" || cp -P $(TOOLS) $(D)$(BINDIR)
+	$(Q)test -z "$(PLUGIN)" || { mkdir -p $(D)$(PLUGINDIR) && cp $(PLUGIN) $(D)$(PLUGINDIR); }
 	$(Q)for m in $(MAN); do d=$(D)$(MANDIR)/man$${m##*.}; mkdir -p $$d && cp $$m $$d || exit 1; done
 uninstall:
 	$(Q)rm -f $(patsubst include/%,$(D)$(INCDIR)/%,$(wildcard include/*.h)) \
 		$(addprefix $(D)$(LIBDIR)/,$(notdir $(LIB_A)) libqchain.so libqchain.so.$(SOMAJOR) libqchain.so.$(VERSION)) \
 		$(D)$(LIBDIR)/pkgconfig/libqchain.pc $(patsubst $(BUILD)/bin/%,$(D)$(BINDIR)/%,$(TOOLS)) \
+		$(if $(PLUGIN),$(D)$(PLUGINDIR)/$(notdir $(PLUGIN))) \
 		$(foreach m,$(MAN),$(D)$(MANDIR)/man$(subst .,,$(suffix $(m)))/$(notdir $(m)))
 
 dist:
