@@ -301,15 +301,16 @@ run-fuzz: $(FUZZ) $(FILES_OK)
 
 # ------------------------------------------------------------------- people ---
 
-.PHONY: deps deps-check deps-valgrind deps-fuzz deps-fuse deps-remote demo demo-cloud bench run-demo run-demo-cloud run-bench help
+.PHONY: deps deps-check deps-valgrind deps-fuzz deps-fuse deps-nbdkit deps-remote demo demo-cloud bench run-demo run-demo-cloud run-bench help
 deps:
 	$(Q)CC='$(CC)' sh tests/house/deps.sh --install build check valgrind fuzz
 	+$(Q)$(MAKE) deps-fuse || echo 'there will be no qchain-fuse'
+	+$(Q)$(MAKE) deps-nbdkit || echo 'there will be no plugin for nbdkit'
 	+$(Q)$(MAKE) deps-remote || echo 'check-remote will leave out what is missing'
 deps-check deps-valgrind deps-fuzz: deps-%:
 	$(Q)CC='$(CC)' sh tests/house/deps.sh --install build check $(filter valgrind fuzz,$*)
-deps-fuse:
-	$(Q)CC='$(CC)' sh tests/house/deps.sh --install fuse
+deps-fuse deps-nbdkit: deps-%:
+	$(Q)CC='$(CC)' sh tests/house/deps.sh --install $*
 # The servers of check-remote; one of them comes from npm.
 deps-remote:
 	$(Q)CC='$(CC)' sh tests/house/deps.sh --install remote
