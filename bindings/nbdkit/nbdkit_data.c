@@ -59,13 +59,9 @@ static int errno_of(int code)
         return EINVAL;
     case QCHAIN_E_NOSPACE:
         return ENOSPC;
-    case QCHAIN_E_ACCESS:
-    case QCHAIN_E_AUTH:
-    case QCHAIN_E_READONLY:
-        return EPERM;
     case QCHAIN_E_UNSUPPORTED:
         return ENOTSUP;
-    default:
+    default: /* also READONLY: after a flush that failed, which is no question of rights */
         return EIO;
     }
 }
@@ -177,14 +173,13 @@ int qcn_pwrite(void *handle, const void *buf, uint32_t count, uint64_t offset, u
     return r == 0 ? 0 : qcn_fail(e, r);
 }
 
-/* After a flush that failed nobody knows what is durable: then it is no question of rights. */
 int qcn_flush(void *handle, uint32_t flags)
 {
     struct qcn_export *e = handle;
     int r = qchain_flush(e->c, qcn_error());
 
     (void)flags;
-    return r == 0 ? 0 : qcn_fail(e, r == QCHAIN_E_READONLY ? QCHAIN_E_IO : r);
+    return r == 0 ? 0 : qcn_fail(e, r);
 }
 
 int qcn_trim(void *handle, uint32_t count, uint64_t offset, uint32_t flags)
