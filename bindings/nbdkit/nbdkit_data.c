@@ -91,7 +91,8 @@ int qcn_pread(void *handle, void *buf, uint32_t count, uint64_t offset, uint32_t
 /* As qemu-nbd says it: what is not stored is a hole. */
 static uint32_t kind_of(const qchain_extent *x)
 {
-    return (x->flags & QCHAIN_EXTENT_DATA ? 0 : NBDKIT_EXTENT_HOLE) | (x->flags & QCHAIN_EXTENT_ZERO ? NBDKIT_EXTENT_ZERO : 0);
+    return (x->flags & QCHAIN_EXTENT_DATA ? 0 : NBDKIT_EXTENT_HOLE) |
+           (x->flags & QCHAIN_EXTENT_ZERO ? NBDKIT_EXTENT_ZERO : 0);
 }
 
 int qcn_extents(void *handle, uint32_t count, uint64_t offset, uint32_t flags, struct nbdkit_extents *extents)
@@ -206,7 +207,8 @@ static bool zeros_are_fast(const struct qcn_export *e, uint64_t offset, uint64_t
 int qcn_zero(void *handle, uint32_t count, uint64_t offset, uint32_t flags)
 {
     struct qcn_export *e = handle;
-    uint32_t how = (flags & NBDKIT_FLAG_FUA ? QCHAIN_WRITE_FUA : 0) | (flags & NBDKIT_FLAG_MAY_TRIM ? QCHAIN_WRITE_UNMAP : 0);
+    uint32_t how = (flags & NBDKIT_FLAG_FUA ? QCHAIN_WRITE_FUA : 0) |
+                   (flags & NBDKIT_FLAG_MAY_TRIM ? QCHAIN_WRITE_UNMAP : 0);
     int r;
 
     if (flags & NBDKIT_FLAG_FAST_ZERO && !zeros_are_fast(e, offset, count)) {

@@ -31,7 +31,7 @@ class Servers:
     """NBD servers on Unix sockets; all end with it."""
 
     def __init__(self, m):
-        self.m, self.processes = m, []
+        self.m, self.processes, self.pid = m, [], {}
 
     def __enter__(self):
         return self
@@ -43,9 +43,11 @@ class Servers:
         process = subprocess.Popen([a.replace("{pid}", pid).replace("{}", socket) for a in argv],
                                    stdin=subprocess.DEVNULL)
         self.processes.append((process, socket, pid))
+        uri = "nbd+unix:///?socket=" + socket
         for _ in range(1200):
             if os.path.exists(pid):
-                return "nbd+unix:///?socket=" + socket
+                self.pid[uri] = process.pid
+                return uri
             if process.poll() is not None:
                 break
             time.sleep(0.05)
@@ -59,6 +61,19 @@ class Servers:
 
     def qemu(self, top):
         return self.add(["qemu-nbd", "-r", "-t", "-e", "8", "-f", "qcow2", "-k", "{}", "--pid-file", "{pid}", top])
+
+    def timed(self, uri, job):
+        """Run a job that reads from a server; the processor time that the server took for it goes into its result."""
+        before = self.cpu(uri)
+        result = job()
+        result["server_cpu"] = self.cpu(uri) - before
+        return result
+
+    def cpu(self, uri):
+        """Seconds of a server's process so far; all of nbdkit's and qemu-nbd's threads are in it."""
+        with open("/proc/%d/stat" % self.pid[uri], encoding="ascii") as f:
+            fields = f.read().rsplit(")", 1)[1].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def __exit__(self, *unused):
         for process, socket, pid in self.processes:
@@ -105,24 +120,32 @@ def nbd_reads(m, data):
         uris = {"file": servers.nbdkit("file", raw)}
         for name, top in tops.items():
             uris["ours " + name], uris["qemu " + name] = servers.ours(top), servers.qemu(top)
-        count = 100000 // 20 if m.quick else 100000
-        random = m.alternate({k: lambda uri=uri: m.answer([m.prog("bench_nbd"), "--depth", "32", "--reads", str(count), uri])
+        count = max(5000, int(100000 * m.scale))
+        reader = [m.prog("bench_nbd"), "--depth", "32", "--reads", str(count)]
+        random = m.alternate({k: lambda uri=uri: servers.timed(uri, lambda: m.answer(reader + [uri]))
                               for k, uri in uris.items()})
         if len({r["sum"] for runs in random.values() for r in runs}) != 1:
             raise Failed("the servers show different bytes")
-        copies = m.alternate({k: lambda uri=uri: m.run(["nbdcopy", uri, "null:"]) for k, uri in uris.items()})
+        copies = m.alternate({k: lambda uri=uri: servers.timed(uri, lambda: m.run(["nbdcopy", uri, "null:"]))
+                              for k, uri in uris.items()})
     bar.raw = {"random": random, "copies": copies}
-    compare(bar, "4 KiB random, 32 in flight", {k: median(v, "reads_per_second") for k, v in random.items()}, per_second)
-    compare(bar, "nbdcopy of %.1f GiB" % (size / 2**30), {k: size / median(v, "seconds") for k, v in copies.items()}, rate)
+    compare(bar, "4 KiB random, 32 in flight", random, {k: median(v, "reads_per_second") for k, v in random.items()},
+            per_second)
+    compare(bar, "nbdcopy of %.1f GiB" % (size / 2**30), copies,
+            {k: size / median(v, "seconds") for k, v in copies.items()}, rate)
     return bar
 
 
-def compare(bar, what, speed, told):
+def compare(bar, what, runs, speed, told):
+    cpu = {k: median(v, "server_cpu") for k, v in runs.items()}
     for name, depth in DEPTH.items():
         ours, qemu = speed["ours " + name], speed["qemu " + name]
         where = "NBD, %s, depth %d: " % (what, depth)
         bar.row(where + "/ nbdkit file", ours / speed["file"], ">=", LIKE_FILE, told(ours), told(speed["file"]))
         bar.row(where + "/ qemu-nbd", ours / qemu, ">=", TIMES_QEMU[name], told(ours), told(qemu))
+        for peer, name_of in (("file", "nbdkit file"), ("qemu " + name, "qemu-nbd")):
+            bar.row(where + "processor time of the server / that of " + name_of, cpu["ours " + name] / max(cpu[peer], 0.01),
+                    ours=secs(cpu["ours " + name]), peer=secs(cpu[peer]))
     bar.row("NBD, %s, nbdkit file on raw / qemu-nbd, depth 1" % what, speed["file"] / speed["qemu D1"],
             ours=told(speed["file"]), peer=told(speed["qemu D1"]))
 
