@@ -12,7 +12,8 @@
 
 /* -------------------------------------------------------------------- failures --- */
 
-/* One error object a thread, made when it first makes a call. */
+/* One error object a thread, made when it first makes a call. Threads of nbdkit may end after it has unloaded the
+ * plugin, so the key stays, and so does the code (it is linked with nodelete). */
 static pthread_key_t errors;
 static bool has_errors;
 
@@ -26,13 +27,13 @@ void qcn_errors_begin(void)
     has_errors = pthread_key_create(&errors, destroy_error) == 0;
 }
 
-/* The code is gone when this thread ends; all others have ended. */
+/* The first thread ends with the process, by no destructor. */
 void qcn_errors_end(void)
 {
     if (!has_errors)
         return;
     qchain_error_destroy(pthread_getspecific(errors));
-    pthread_key_delete(errors);
+    pthread_setspecific(errors, NULL);
 }
 
 qchain_error *qcn_error(void)

@@ -6,6 +6,7 @@ clients, names of exports, failures, kill -9, and a chain behind a URL.
 Arguments name the checks to run; --seed N makes the same chains again, --keep keeps the directory."""
 import argparse
 import concurrent.futures
+import contextlib
 import errno
 import http.server
 import json
@@ -483,6 +484,10 @@ def damaged(place):
 class Ranges(http.server.BaseHTTPRequestHandler):
     """Parts of files, as object stores give them."""
     protocol_version = "HTTP/1.1"
+
+    def handle(self):
+        with contextlib.suppress(ConnectionResetError):
+            super().handle()
 
     def do_GET(self):
         if self.server.gone:

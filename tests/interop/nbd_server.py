@@ -33,14 +33,14 @@ def need_nbdkit():
 
 
 def environment():
-    """nbdkit is no program of ours: a sanitizer that the plugin wants must be there before it."""
+    """nbdkit is no program of ours: what AddressSanitizer's plugin wants must be there before it, and what nbdkit leaks
+    by itself is not looked for."""
     env = dict(os.environ)
-    names = [n for kind, n in (("address", "libasan.so"), ("thread", "libtsan.so")) if kind in SAN]
-    if names:
-        cc = env.get("QC_CC") or "gcc"
-        found = [subprocess.run([cc, "-print-file-name=" + n], check=True, capture_output=True,
-                                encoding="utf-8").stdout.strip() for n in names]
-        env["LD_PRELOAD"] = " ".join(os.path.realpath(f) for f in found)
+    if "address" in SAN:
+        found = subprocess.run([env.get("QC_CC") or "gcc", "-print-file-name=libasan.so"], check=True, capture_output=True,
+                               encoding="utf-8").stdout.strip()
+        env["LD_PRELOAD"] = os.path.realpath(found)
+        env["ASAN_OPTIONS"] = env.get("ASAN_OPTIONS", "") + ":detect_leaks=0"
     return env
 
 
