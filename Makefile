@@ -46,12 +46,17 @@ HAVE_LIBDEFLATE = $(call once,HAVE_LIBDEFLATE,$(if $(NO_LIBDEFLATE),:,$(PKG) --e
 HAVE_LIBURING = $(call once,HAVE_LIBURING,$(if $(NO_LIBURING),:,$(PKG) --exists 'liburing >= 2.2' 2>/dev/null && echo liburing))
 # Asked for at once, since it says what there is to make. Without it there is no qchain-fuse.
 HAVE_FUSE := $(if $(NO_FUSE),,$(shell $(PKG) --exists 'fuse3 >= 3.12' 2>/dev/null && echo fuse3))
+# And without this one no plugin for nbdkit.
+HAVE_NBDKIT := $(if $(NO_NBDKIT),,$(shell $(PKG) --exists 'nbdkit >= 1.30' 2>/dev/null && echo nbdkit))
+HAVE_LIBNBD := $(if $(HAVE_NBDKIT),$(shell $(PKG) --exists libnbd 2>/dev/null && echo libnbd))
 PACKAGES   = zlib libzstd $(HAVE_LIBDEFLATE) $(HAVE_LIBURING)
 PKG_CFLAGS = $(call once,PKG_CFLAGS,$(PKG) --cflags $(PACKAGES))
 FUSE_CFLAGS = $(call once,FUSE_CFLAGS,$(PKG) --cflags $(HAVE_FUSE))
 FUSE_LIBS  = $(call once,FUSE_LIBS,$(PKG) --libs $(HAVE_FUSE))
+NBDKIT_CFLAGS = $(call once,NBDKIT_CFLAGS,$(PKG) --cflags $(HAVE_NBDKIT))
 CURL_CFLAGS = $(call once,CURL_CFLAGS,$(PKG) --cflags libcurl)
 PKG_LIBS   = $(call once,PKG_LIBS,$(PKG) --libs $(PACKAGES))
+NBD_LIBS   = $(call once,NBD_LIBS,$(PKG) --libs libnbd)
 CURL_LIBS  = $(call once,CURL_LIBS,$(PKG) --libs libcurl)
 CMOCKA_LIBS = $(call once,CMOCKA_LIBS,$(PKG) --libs cmocka)
 
@@ -77,14 +82,15 @@ LIB_SRC    := $(sort $(foreach r,$(ROOMS),$(wildcard lib/$(r)/*.c)))
 FUSE_SRC   := $(if $(HAVE_FUSE),$(sort $(wildcard examples/tools/fuse_*.c)))
 TOOL_SRC   := $(sort $(filter-out examples/tools/fuse_%,$(wildcard examples/tools/*.c)))
 TOOL_HELP  := $(filter examples/tools/tool_%,$(TOOL_SRC))
+NBDKIT_SRC := $(if $(HAVE_NBDKIT),$(sort $(wildcard bindings/nbdkit/*.c)))
 EXAMPLE_SRC := $(sort $(wildcard examples/*.c))
 UNIT_SRC   := $(sort $(wildcard tests/unit/*/test_*.c))
 UNIT_HELP  := $(sort $(wildcard tests/unit/*.c))
 PROG_SRC   := $(sort $(wildcard $(patsubst %,tests/%/*.c,interop fault crash remote)))
 ABI_SRC    := $(sort $(wildcard tests/abi/*.c))
-BENCH_SRC  := $(sort $(wildcard tests/bench/*.c))
+BENCH_SRC  := $(sort $(filter-out $(if $(HAVE_LIBNBD),,%/bench_nbd.c),$(wildcard tests/bench/*.c)))
 FUZZ_SRC   := $(sort $(wildcard tests/fuzz/fuzz_*.c))
-ALL_SRC    := $(LIB_SRC) $(TOOL_SRC) $(FUSE_SRC) $(EXAMPLE_SRC) $(UNIT_SRC) $(UNIT_HELP) $(PROG_SRC) \
+ALL_SRC    := $(LIB_SRC) $(TOOL_SRC) $(FUSE_SRC) $(NBDKIT_SRC) $(EXAMPLE_SRC) $(UNIT_SRC) $(UNIT_HELP) $(PROG_SRC) \
 	$(ABI_SRC) $(BENCH_SRC) $(sort $(wildcard tests/fuzz/*.c))
 
 objects = $(patsubst %.c,$(BUILD)/obj/%.o,$(1))
@@ -93,6 +99,7 @@ VERBS   := $(subst _,-,$(patsubst examples/tools/cmd_%.c,%,$(filter examples/too
 LIB_A     := $(BUILD)/lib/libqchain.a
 LIB_SO    := $(BUILD)/lib/libqchain.so.$(VERSION)
 TOOLS     := $(if $(TOOL_SRC),$(BUILD)/bin/qchain) $(VERBS:%=$(BUILD)/bin/qchain-%) $(if $(FUSE_SRC),$(BUILD)/bin/qchain-fuse)
+PLUGIN    := $(if $(NBDKIT_SRC),$(BUILD)/nbdkit/nbdkit-qchain-plugin.so)
 EXAMPLES  := $(EXAMPLE_SRC:examples/%.c=$(BUILD)/examples/%)
 UNIT      := $(UNIT_SRC:%.c=$(BUILD)/%)
 PROGS     := $(PROG_SRC:%.c=$(BUILD)/%)
@@ -109,7 +116,7 @@ FILES_OK  := $(if $(wildcard tests/files/make-files.py),$(FILES).ok)
 
 .PHONY: all tests lib FORCE
 lib: $(LIB_A) $(LIB_SO)
-all: lib $(TOOLS) $(EXAMPLES) $(MAN3)
+all: lib $(TOOLS) $(PLUGIN) $(EXAMPLES) $(MAN3)
 tests: all $(UNIT) $(PROGS) $(ABI) $(REPLAY) $(FILES_OK)
 
 # Rebuild everything when the compiler or a flag changes; say first, and in one
@@ -141,6 +148,8 @@ $(BUILD)/obj/tests/fuzz/%.o: tests/fuzz/%.c $(BUILD)/flags
 	$(call compile,$(LIB_CFLAGS))
 $(BUILD)/obj/examples/tools/fuse_%.o: examples/tools/fuse_%.c $(BUILD)/flags
 	$(call compile,$(FUSE_CFLAGS) -Iinclude)
+$(BUILD)/obj/bindings/nbdkit/%.o: bindings/nbdkit/%.c $(BUILD)/flags
+	$(call compile,-fvisibility=hidden -fPIC $(NBDKIT_CFLAGS) -DNBDKIT_QCHAIN_VERSION='"$(VERSION)"' -Iinclude)
 $(BUILD)/obj/%.o: %.c $(BUILD)/flags
 	$(call compile,-Iinclude)
 
@@ -167,6 +176,9 @@ $(BUILD)/obj/examples/tools/tool.a: $(call objects,$(TOOL_HELP))
 	$(Q)rm -f $@ && ar rcs $@ $^
 $(BUILD)/bin/qchain-fuse: $(call objects,$(FUSE_SRC)) $(BUILD)/obj/examples/tools/tool.a $(LIB_A)
 	$(call link,$(FUSE_LIBS) $(PKG_LIBS))
+# nbdkit's own functions are found in the program that loads it; nobody shall find the library's.
+$(BUILD)/nbdkit/nbdkit-qchain-plugin.so: $(call objects,$(NBDKIT_SRC)) $(LIB_A)
+	$(call link,-shared -Wl$(comma)--exclude-libs$(comma)ALL$(comma)-z$(comma)nodelete $(PKG_LIBS))
 $(EXAMPLES): $(BUILD)/examples/%: $(BUILD)/obj/examples/%.o $(LIB_A)
 	$(call link,$(PKG_LIBS))
 # Helpers are an archive, too: a test that has a double of a part of the library must not bring the
@@ -182,7 +194,7 @@ $(PROGS): $(BUILD)/%: $(BUILD)/obj/%.o $(BUILD)/tests/unit/help.a $(LIB_A)
 $(ABI): $(BUILD)/%: $(BUILD)/obj/%.o $(LIB_SO)
 	$(call link,-L$(BUILD)/lib -lqchain -Wl$(comma)-rpath$(comma)$(abspath $(BUILD)/lib) $(CMOCKA_LIBS))
 $(BENCH): $(BUILD)/bench/bin/%: $(BUILD)/obj/tests/bench/%.o $(LIB_A)
-	$(call link,$(if $(filter ref_curl,$*),$(CURL_LIBS)) $(PKG_LIBS))
+	$(call link,$(if $(filter ref_curl,$*),$(CURL_LIBS)) $(if $(filter bench_nbd,$*),$(NBD_LIBS)) $(PKG_LIBS))
 $(REPLAY): $(BUILD)/fuzz/replay_%: $(BUILD)/obj/tests/fuzz/fuzz_%.o \
 		$(BUILD)/obj/tests/fuzz/replay_main.o $(LIB_A)
 	$(call link,$(PKG_LIBS))
@@ -216,7 +228,9 @@ ONE_THREAD = $(patsubst %,tests/interop/%.py,check_check check_commit check_conv
 	check_write_tools test-tools)
 THREAD    = $(findstring thread,$(SAN))
 REPLAYING = $(foreach t,empty check writer_flush snapshot_write l2_write bitmap_write,%/qcow2/test_$(t))
-SCRIPTS_INTEROP = $(filter-out $(if $(THREAD),$(ONE_THREAD)),$(call scripts,interop))
+# nbdkit is built without sanitizers; with the plugin alone built for one it does not end by itself.
+FOREIGN = tests/interop/check_nbd.py
+SCRIPTS_INTEROP = $(filter-out $(if $(THREAD),$(ONE_THREAD)) $(if $(SAN),$(FOREIGN)),$(call scripts,interop))
 T_INTEROP = $(call progs,interop) $(foreach s,$(SCRIPTS_INTEROP),'$(s) $(INTEROP_ARGS)') \
 	'$(RANDOM_CHAINS) $(INTEROP_ARGS) --count $(CHAINS)' \
 	'$(RANDOM_CHAINS) $(INTEROP_ARGS) --count $(if $(SAN),5,15) --sidecars' \
@@ -296,15 +310,16 @@ run-fuzz: $(FUZZ) $(FILES_OK)
 
 # ------------------------------------------------------------------- people ---
 
-.PHONY: deps deps-check deps-valgrind deps-fuzz deps-fuse deps-remote demo demo-cloud bench run-demo run-demo-cloud run-bench help
+.PHONY: deps deps-check deps-valgrind deps-fuzz deps-fuse deps-nbdkit deps-remote demo demo-cloud bench run-demo run-demo-cloud run-bench help
 deps:
 	$(Q)CC='$(CC)' sh tests/house/deps.sh --install build check valgrind fuzz
 	+$(Q)$(MAKE) deps-fuse || echo 'there will be no qchain-fuse'
+	+$(Q)$(MAKE) deps-nbdkit || echo 'there will be no plugin for nbdkit'
 	+$(Q)$(MAKE) deps-remote || echo 'check-remote will leave out what is missing'
 deps-check deps-valgrind deps-fuzz: deps-%:
 	$(Q)CC='$(CC)' sh tests/house/deps.sh --install build check $(filter valgrind fuzz,$*)
-deps-fuse:
-	$(Q)CC='$(CC)' sh tests/house/deps.sh --install fuse
+deps-fuse deps-nbdkit: deps-%:
+	$(Q)CC='$(CC)' sh tests/house/deps.sh --install $*
 # The servers of check-remote; one of them comes from npm.
 deps-remote:
 	$(Q)CC='$(CC)' sh tests/house/deps.sh --install remote
@@ -332,7 +347,7 @@ help:
 	@echo 'make bench       against qemu-img'
 	@echo 'make deps        install what is missing (Debian)'
 	@echo 'make install, uninstall, dist, clean'
-	@echo 'Settings: V=1 PREFIX= DESTDIR= BUILD= CC= CFLAGS= WERROR=1 SAN= NO_LIBDEFLATE=1 NO_LIBURING=1 NO_FUSE=1'
+	@echo 'Settings: V=1 PREFIX= DESTDIR= BUILD= CC= CFLAGS= WERROR=1 SAN= NO_LIBDEFLATE=1 NO_LIBURING=1 NO_FUSE=1 NO_NBDKIT=1'
 	@echo '          FUZZ_SECONDS= CHAINS= (random chains in check-interop)'
 
 # ------------------------------------------------------------------ install ---
@@ -343,7 +358,11 @@ D   := $(DESTDIR)
 SHARE = $(D)$(PREFIX)/share
 COMPLETIONS = $(foreach t,$(notdir $(TOOLS)),$(SHARE)/bash-completion/completions/$(t) \
 	$(SHARE)/fish/vendor_completions.d/$(t).fish) $(SHARE)/zsh/site-functions/_qchain
-MAN := $(filter-out $(if $(FUSE_SRC),,%/qchain-fuse.1),$(sort $(wildcard examples/tools/man/*.[0-9])))
+# nbdkit looks for plugins in one directory, which is ours if it is in our PREFIX; else they are called by their path.
+NBDKIT_PREFIX = $(call once,NBDKIT_PREFIX,$(PKG) --variable=prefix $(HAVE_NBDKIT))
+PLUGINDIR ?= $(if $(filter $(NBDKIT_PREFIX),$(PREFIX)),$(call once,NBDKIT_DIR,$(PKG) --variable=plugindir $(HAVE_NBDKIT)),$(LIBDIR)/nbdkit/plugins)
+MAN := $(filter-out $(if $(FUSE_SRC),,%/qchain-fuse.1),$(sort $(wildcard examples/tools/man/*.[0-9]))) \
+	$(if $(NBDKIT_SRC),bindings/nbdkit/nbdkit-qchain-plugin.1)
 install: all
 	$(Q)mkdir -p $(D)$(INCDIR) $(D)$(LIBDIR)/pkgconfig $(D)$(BINDIR)
 	$(Q)cp include/*.h $(D)$(INCDIR)
@@ -356,12 +375,14 @@ install: all
 		*/bash-completion/*) cp examples/tools/completion/qchain.bash $$c ;; \
 		*.fish) cp examples/tools/completion/qchain.fish $$c ;; \
 		*) cp examples/tools/completion/_qchain $$c ;; esac || exit 1; done
+	$(Q)test -z "$(PLUGIN)" || { mkdir -p $(D)$(PLUGINDIR) && cp $(PLUGIN) $(D)$(PLUGINDIR); }
 	$(Q)for m in $(MAN); do d=$(D)$(MANDIR)/man$${m##*.}; mkdir -p $$d && cp $$m $$d || exit 1; done
 	$(Q)$(if $(MAN3),mkdir -p $(D)$(MANDIR) && cp -R $(MAN3) $(D)$(MANDIR),echo 'no python3: the manual pages of section 3 are left out')
 uninstall:
 	$(Q)rm -f $(patsubst include/%,$(D)$(INCDIR)/%,$(wildcard include/*.h)) \
 		$(addprefix $(D)$(LIBDIR)/,$(notdir $(LIB_A)) libqchain.so libqchain.so.$(SOMAJOR) libqchain.so.$(VERSION)) \
 		$(D)$(LIBDIR)/pkgconfig/libqchain.pc $(COMPLETIONS) $(patsubst $(BUILD)/bin/%,$(D)$(BINDIR)/%,$(TOOLS)) \
+		$(if $(PLUGIN),$(D)$(PLUGINDIR)/$(notdir $(PLUGIN))) \
 		$(foreach m,$(MAN),$(D)$(MANDIR)/man$(subst .,,$(suffix $(m)))/$(notdir $(m))) \
 		$(D)$(MANDIR)/man3/qchain.3 $(D)$(MANDIR)/man3/qchain[-_]*.3
 

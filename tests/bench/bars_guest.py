@@ -29,13 +29,14 @@ WAYS = {"qemu": "QEMU's curl driver", "layers": "layers view", "bare": "disk vie
         "disk": "disk view", "replayed": "disk view, trace prefetched", "local": "local files"}
 
 
-def boot(m, home, drive):
-    """Start the guest; seconds until it was ready, what it says of its reads. no_timer_check: a busy host may be too
-    late with the ticks that the kernel wants to see at first."""
+def boot(m, home, drive, write=False):
+    """Start the guest; seconds until it was ready, what it says of its reads, and of what it wrote if it shall, into the
+    drive itself then. no_timer_check: a busy host may be too late with the ticks that the kernel wants to see at
+    first."""
     argv = ["qemu-system-x86_64", "-accel", "tcg", "-m", "512", "-nodefaults", "-no-user-config", "-display", "none",
             "-serial", "stdio", "-no-reboot", "-kernel", os.path.join(home, "vmlinuz"), "-initrd",
-            os.path.join(home, "initramfs"), "-append", "console=ttyS0 quiet panic=-1 no_timer_check",
-            "-drive", "if=virtio,snapshot=on," + drive]
+            os.path.join(home, "initramfs"), "-append", "console=ttyS0 quiet panic=-1 no_timer_check" +
+            (" " + guest_files.WRITE if write else ""), "-drive", "if=virtio," + ("" if write else "snapshot=on,") + drive]
     errors, result, told = m.path("guest.err"), None, []
     begun = time.monotonic()
     with open(errors, "wb") as err, subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=err,
@@ -49,11 +50,13 @@ def boot(m, home, drive):
                 if words[:1] == [guest_files.READY] and not result:
                     result = {"start": time.monotonic() - begun, "sum": words[1],
                               "reading": float(words[6]) - float(words[4])}
+                elif words[:1] == [guest_files.WROTE] and result:
+                    result["wrote"] = words[1]
             p.wait()
         finally:
             limit.cancel()
             p.kill()
-    if not result:
+    if not result or write and "wrote" not in result:
         with open(errors, encoding="utf-8", errors="replace") as f:
             raise Failed("the guest was never ready: %s; QEMU says: %s" % (" / ".join(told)[:1000], f.read()[-500:]))
     return result

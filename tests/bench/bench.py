@@ -6,7 +6,8 @@ Makes its own disks at the first run (make_chain.py, about 22 GB; --quick needs 
 every bar of bench_bars.py and of the bars_*.py in turn with its peer, and writes results.json,
 results.md and chart.svg into --out. Needs qemu-img, qemu-io and strace; some rows also fio, those
 of layers behind URLs nginx, curl and QEMU's curl driver (make deps-remote), those of a guest
-qemu-system-x86, and Debian's packages within reach. Nothing else should run on the machine meanwhile.
+qemu-system-x86, and Debian's packages within reach, those of NBD nbdkit, libnbd-bin and libnbd-dev.
+Nothing else should run on the machine meanwhile.
 Sidecar indexes beside the tops of the disks are removed.
 """
 
@@ -21,6 +22,7 @@ sys.dont_write_bytecode = True
 
 import bars_fuse  # noqa: E402
 import bars_guest  # noqa: E402
+import bars_nbd  # noqa: E402
 import bars_prefetch  # noqa: E402
 import bars_python  # noqa: E402
 import bars_queue  # noqa: E402
@@ -35,7 +37,7 @@ import make_chain  # noqa: E402
 
 BARS = {**bench_bars.BARS, **bars_sidecar.BARS, **bars_queue.BARS,
         **bars_remote.BARS, **bars_prefetch.BARS, **bars_write.BARS, **bars_surgery.BARS, **bars_fuse.BARS,
-        **bars_guest.BARS, **bars_python.BARS}
+        **bars_guest.BARS, **bars_python.BARS, **bars_nbd.BARS}
 
 QUICK_SCALE = 0.0625
 

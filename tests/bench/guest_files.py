@@ -2,8 +2,8 @@
 """What a guest starts from: Debian's cloud kernel, an initramfs, and a chain whose disk is an ext4 file system.
 
 The kernel and busybox are fetched and unpacked, not installed. Init is a shell script of the initramfs: it mounts the
-disk, reads the files of a list that lies on it, and tells on the serial console what they add up to. Layers of the
-chain change parts of files in place, so the file system stays as it was made.
+disk, reads the files of a list that lies on it, and tells on the serial console what they add up to; if it is asked to
+it then writes a file. Layers of the chain change parts of files in place, so the file system stays as it was made.
 """
 
 import glob
@@ -20,12 +20,14 @@ import time
 import make_chain
 from bench_measure import Failed
 
-RECIPE = 1                      # say another number when anything here makes other files
+RECIPE = 2                      # say another number when anything here makes other files
 DEPTH = 50
 MIB = 1 << 20
 MODULES = ("virtio_pci", "virtio_blk")
 LIST = "etc/boot.list"          # on the disk
 READY = "GUEST-READY"
+WRITE, WRITTEN = "qc.write", "written"  # a word of the kernel's command line; a file on the disk
+WROTE = "GUEST-WROTE"
 
 INIT = """#!/bin/busybox sh
 export PATH=/bin
@@ -38,12 +40,23 @@ done
 until [ -b /dev/vda ]; do
     /bin/busybox usleep 10000
 done
-/bin/busybox mount -t ext4 -o ro /dev/vda /disk
+case " $(/bin/busybox cat /proc/cmdline) " in
+*" {write} "*) how=rw ;;
+*) how=ro ;;
+esac
+/bin/busybox mount -t ext4 -o $how /dev/vda /disk
 cd /disk
 read began rest </proc/uptime
 sum=$(/bin/busybox xargs /bin/busybox cat <{list} | /bin/busybox md5sum)
 read ended rest </proc/uptime
 echo "{ready} $sum began $began ended $ended" >/dev/console
+if [ $how = rw ]; then
+    /bin/busybox dd if=/dev/urandom of={written} bs=65536 count=160 2>/dev/null
+    sum=$(/bin/busybox md5sum <{written})
+    cd /
+    /bin/busybox umount /disk
+    echo "{wrote} $sum" >/dev/console
+fi
 /bin/busybox poweroff -f
 """
 
@@ -115,6 +128,14 @@ def archive(path, files):
             f.write(head + bytes(-len(head) % 4) + data + bytes(-len(data) % 4))
 
 
+def init_script():
+    words = {"list": LIST, "ready": READY, "write": WRITE, "written": WRITTEN, "wrote": WROTE}
+    text = INIT
+    for word, value in words.items():
+        text = text.replace("{%s}" % word, value)
+    return text
+
+
 def make_kernel(home):
     """vmlinuz and initramfs in home."""
     packed = unpack(home, kernel_package())
@@ -122,7 +143,7 @@ def make_kernel(home):
     os.rename(glob.glob(os.path.join(packed, "boot/vmlinuz-*"))[0], os.path.join(home, "vmlinuz"))
     files = [("bin", 0o40755, b""), ("dev", 0o40755, b"")]
     order = load_order(os.path.join(packed, "lib/modules"), MODULES)
-    texts = {"init": INIT.replace("{list}", LIST).replace("{ready}", READY),
+    texts = {"init": init_script(),
              "modules.list": "".join(os.path.basename(x) + "\n" for x in order)}
     files += [(name, 0o100755, text.encode()) for name, text in texts.items()]
     for name, path in [("bin/busybox", busybox)] + [(os.path.basename(x), x) for x in order]:

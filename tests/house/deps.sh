@@ -3,7 +3,7 @@
 # Find what is missing to build and test, and install it.
 #
 #   deps.sh --check|--install GROUP...    groups: build check valgrind fuzz
-#                                         fuse remote
+#                                         fuse nbdkit remote
 #
 # --check only tells. --install uses apt-get, as root or by sudo without a
 # password; where it may not, it prints the command and fails.
@@ -30,11 +30,16 @@ check    procps                have ps
 check    strace                have strace
 check    zsh                   have zsh
 check    fish                  have fish
+check    nbdkit                have nbdkit
+check    libnbd-bin            have nbdcopy && have nbdinfo
+check    python3-libnbd        /usr/bin/python3 -c 'import nbd'
 valgrind valgrind              have valgrind
 fuzz     clang                 have clang
 fuzz     libclang-rt-14-dev    clang_has_sanitizers
 fuse     libfuse3-dev          pkg-config --exists fuse3
 fuse     fuse3                 have fusermount3
+nbdkit   nbdkit-plugin-dev     pkg-config --exists nbdkit
+nbdkit   libnbd-dev            pkg-config --exists libnbd
 remote   nginx                 have nginx || [ -x /usr/sbin/nginx ]
 remote   libnginx-mod-http-lua [ -e /usr/lib/nginx/modules/ngx_http_lua_module.so ]
 remote   libnginx-mod-http-dav-ext [ -e /usr/lib/nginx/modules/ngx_http_dav_ext_module.so ]

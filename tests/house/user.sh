@@ -9,7 +9,9 @@ home=$(mktemp -d) || exit 1
 trap 'rm -rf "$home"' EXIT
 mkdir "$home/source" "$home/build" "$home/work"
 cp -R Makefile README.md libqchain.pc.in include lib examples bindings tests "$home/source" || exit 1
-cp -RP "$QC_BUILD/lib" "$QC_BUILD/bin" "$QC_BUILD/man" "$home/build" || exit 1
+for part in lib bin man nbdkit; do
+    [ ! -d "$QC_BUILD/$part" ] || cp -RP "$QC_BUILD/$part" "$home/build" || exit 1
+done
 rights=
 if [ "$(id -u)" -eq 0 ]; then
     command -v setpriv >/dev/null || { echo "setpriv is not installed"; exit 77; }
