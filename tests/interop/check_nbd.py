@@ -286,6 +286,9 @@ def background(place):
     argv = [a for a in ns.command("top.qcow2", "write=true", options=["-U", socket, "-P", pid]) if a not in
             ("-f", "--exit-with-parent")]
     subprocess.run(argv, cwd=place.directory, env=ns.environment(), check=True, timeout=60 * ns.SLOW, stdin=subprocess.DEVNULL)
+    until = time.monotonic() + 60 * ns.SLOW # what went into the background writes it, in its own time
+    while not (os.path.exists(pid) and read_all(pid).endswith(b"\n")) and time.monotonic() < until:
+        time.sleep(0.01)
     number = int(read_all(pid))
     try:
         with Client(f"nbd+unix:///?socket={socket}") as c:
