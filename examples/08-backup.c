@@ -5,11 +5,15 @@
  *     08-backup IMG FILE
  *
  * makes FILE a raw copy of the disk. The first time all of it is copied, and a bitmap is put into IMG, which notes from
- * then on what is written, by this library or by QEMU. Each later time only that is copied.
+ * then on what is written, by this library or by QEMU. Each later time only that is copied, into the same FILE: the bitmap
+ * knows of one copy.
  */
+#include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <stdbool.h>
 #include <stdio.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <qchain.h>
@@ -34,10 +38,14 @@ static int copy(qchain *c, int fd, uint64_t offset, uint64_t length, qchain_erro
     for (uint64_t end = offset + length; offset < end;) {
         size_t n = end - offset < CHUNK ? (size_t)(end - offset) : CHUNK;
         int r = qchain_read(c, buf, n, offset, 0, err);
+        ssize_t wrote;
 
         if (r)
             return r;
-        if (pwrite(fd, buf, n, (off_t)offset) != (ssize_t)n)
+        wrote = pwrite(fd, buf, n, (off_t)offset);
+        if (wrote >= 0 && (size_t)wrote < n)
+            errno = ENOSPC;
+        if (wrote != (ssize_t)n)
             return fail("08-backup: write");
         offset += n;
         copied += n;
@@ -64,6 +72,29 @@ static int copy_dirty(qchain *c, int fd, qchain_error *err)
     return 0;
 }
 
+/* The bitmap tells what is new since the copy that is in FILE. Without that copy, without a bitmap, or with one that a
+ * crash made worthless, all is. */
+static bool is_known(qchain *c, int fd)
+{
+    qchain_dirty_extent extent;
+    uint64_t next;
+    uint32_t n;
+    struct stat st;
+
+    return fstat(fd, &st) == 0 && (uint64_t)st.st_size == qchain_size(c) && st.st_size > 0 &&
+           qchain_bitmap_query(c, BITMAP, 0, 1, &extent, 1, &n, &next, NULL) == 0;
+}
+
+static int copy_all(qchain *c, int fd, qchain_error *err)
+{
+    int r;
+
+    qchain_bitmap_remove(c, BITMAP, NULL); /* there may be none */
+    /* The file gets its size when all is in it. */
+    r = ftruncate(fd, 0) != 0 ? fail("08-backup: truncate") : copy(c, fd, 0, qchain_size(c), err);
+    return r ? r : qchain_bitmap_add(c, BITMAP, 0, 1, err);
+}
+
 static int backup(qchain *c, const char *file, qchain_error *err)
 {
     int fd = open(file, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
@@ -71,15 +102,7 @@ static int backup(qchain *c, const char *file, qchain_error *err)
 
     if (fd < 0)
         return fail(file);
-    r = ftruncate(fd, (off_t)qchain_size(c)) != 0 ? fail(file) : copy_dirty(c, fd, err);
-    /* No bitmap yet, or one that a crash made worthless: all of it, and a new one. */
-    if (r == QCHAIN_E_NOTFOUND || r == QCHAIN_E_CORRUPT) {
-        if (r == QCHAIN_E_CORRUPT)
-            qchain_bitmap_remove(c, BITMAP, NULL);
-        r = copy(c, fd, 0, qchain_size(c), err);
-        if (r == 0)
-            r = qchain_bitmap_add(c, BITMAP, 0, 1, err);
-    }
+    r = is_known(c, fd) ? copy_dirty(c, fd, err) : copy_all(c, fd, err);
     if (r == 0 && fsync(fd) != 0)
         r = fail(file);
     close(fd);

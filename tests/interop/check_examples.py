@@ -85,16 +85,18 @@ def raw_of(runner, image):
 
 
 def check_backup(runner, home, _):
-    """08 copies all, then what QEMU wrote, then nothing; of a bitmap that a crash spoilt all again."""
+    """08 copies all, then what QEMU wrote, then nothing; all again where the last copy is not."""
     runner.run(["qemu-img", "create", "-q", "-f", "qcow2", "-b", "top.qcow2", "-F", "qcow2", "live.qcow2"])
     size = 40 * MIB
-    for commands, want in (((), size), (("write -P 4 5M 64k", "write -P 5 39M 300"), 131072), ((), 0)):
+    for commands, want, name in (((), size, "copy.raw"), (("write -P 4 5M 64k", "write -P 5 39M 300"), 131072, "copy.raw"),
+                                 ((), 0, "copy.raw"), (("write -P 6 7M 64k",), size, "other.raw"),
+                                 (("write -P 7 8M 64k",), 65536, "other.raw")):
         if commands:
             runner.run(["qemu-io", *(x for c in commands for x in ("-c", c)), "live.qcow2"])
-        said = runner.run([os.path.join(home, "08-backup"), "live.qcow2", "copy.raw"])[1].decode()
+        said = runner.run([os.path.join(home, "08-backup"), "live.qcow2", name])[1].decode()
         if said != f"{want} of {size} bytes were copied\n":
             raise Mismatch(f"08-backup after {commands}: {said!r}, not {want} bytes")
-        with open(os.path.join(runner.cwd, "copy.raw"), "rb") as f:
+        with open(os.path.join(runner.cwd, name), "rb") as f:
             lib.same_bytes("08-backup", f.read(), raw_of(runner, "live.qcow2"), 0)
     runner.run(["qemu-img", "check", "live.qcow2"])
     if "08-backup" not in runner.run(["qemu-img", "info", "live.qcow2"])[1].decode():
