@@ -87,6 +87,7 @@ int main(int argc, char **argv)
         fprintf(stderr, "10-commit: %s\n", qchain_error_message(w.err));
     else
         printf("%" PRIu64 " bytes were copied, %" PRIu64 " made zero\n", w.result.copied, w.result.zeroed);
+    signal(SIGINT, SIG_DFL); /* who comes later finds no job */
     qchain_job_destroy(job);
     qchain_error_destroy(w.err);
     return w.r == 0 ? 0 : w.r == QCHAIN_E_CANCELLED ? 130 : 1;

@@ -12,14 +12,24 @@
 
 #include <qchain.h>
 
+/* What an image says may hold anything, also what a terminal obeys. (Errors and names that the library tells for people are
+ * escaped already.) */
+static void print_name(const char *name)
+{
+    for (const unsigned char *p = (const unsigned char *)name; *p; p++)
+        printf(*p < 0x20 || *p >= 0x7f || *p == '\\' ? "\\x%02x" : "%c", *p);
+}
+
 /* Asked for every reference before anything of it is opened. Here it only looks on; it might allow or refuse by itself, or
  * answer with another name, a descriptor or a store. */
 static int on_reference(void *data, const qchain_reference *ref, qchain_resolution *out)
 {
     (void)data;
     (void)out;
-    printf("layer %" PRIu32 " names %s '%s'\n", ref->layer,
-           ref->kind == QCHAIN_REF_BACKING ? "its backing file" : "a data file", ref->name);
+    printf("layer %" PRIu32 " names %s '", ref->layer,
+           ref->kind == QCHAIN_REF_BACKING ? "its backing file" : "a data file");
+    print_name(ref->name);
+    printf("'\n");
     return QCHAIN_RESOLVE_DEFAULT;
 }
 
