@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* nbdkit_export.c - one chain an export, shared by its connections; the environment of all. */
+#include <errno.h>
 #include <string.h>
 #include <sys/resource.h>
 

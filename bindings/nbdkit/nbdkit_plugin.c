@@ -1,8 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* nbdkit_plugin.c - what nbdkit calls: beginning, end, connections and what is agreed on with them. */
-#include <errno.h>
 #include <stdio.h>
-#include <string.h>
 
 #include "nbdkit_qchain.h"
 
@@ -49,13 +47,25 @@ static const char *default_export(int readonly, int is_tls)
     return qcn_config.exports[0].name;
 }
 
+/* Clients choose the name, and the log is for people. */
+static void say_unknown(const char *name)
+{
+    char shown[64];
+    size_t n = 0;
+
+    for (; name[n] && n < sizeof(shown) - 1; n++)
+        shown[n] = name[n] >= 0x20 && name[n] < 0x7f ? name[n] : '?';
+    shown[n] = '\0';
+    nbdkit_error("there is no export '%s'%s", shown, name[n] ? " (and so on)" : "");
+}
+
 static void *connection_open(int readonly)
 {
     const char *name = nbdkit_export_name();
     struct qcn_export *e = name ? qcn_export_find(name) : NULL;
 
     if (name && !e)
-        nbdkit_error("there is no export '%s'", name);
+        say_unknown(name);
     return e && qcn_export_use(e, readonly) == 0 ? e : NULL;
 }
 
