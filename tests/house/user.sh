@@ -1,7 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: MIT
 # A user without rights installs from the sources into a directory of his own, and runs what README.md shows: its
-# C program, its commands on a chain, its Python program. Only what was compiled is taken over: that takes minutes.
+# C program, its commands on one chain (now.qcow2), its Python program. Only what was compiled is taken over: that takes minutes.
 for need in qemu-img qemu-io pkg-config "$QC_PYTHON"; do
     command -v "$need" >/dev/null || { echo "$need is not installed"; exit 77; }
 done
