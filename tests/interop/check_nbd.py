@@ -6,9 +6,7 @@ clients, names of exports, failures, kill -9, and a chain behind a URL.
 Arguments name the checks to run; --seed N makes the same chains again, --keep keeps the directory."""
 import argparse
 import concurrent.futures
-import contextlib
 import errno
-import http.server
 import json
 import os
 import random
@@ -16,7 +14,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 import traceback
 
@@ -24,6 +21,7 @@ import interop_lib as lib
 import nbd_server as ns
 from chain_maker import ChainMaker
 from interop_lib import Mismatch
+from range_server import serving
 
 ns.need_nbdkit()
 import nbd  # noqa: E402 pylint: disable=wrong-import-position
@@ -60,7 +58,7 @@ class Place:
     def refused(self, *args):
         """What nbdkit says when it does not begin."""
         done = subprocess.run(ns.command(*args, options=["-U", "-"]) + ["--run", "true"], cwd=self.directory, check=False,
-                              env=ns.environment(), capture_output=True, timeout=60 * ns.SLOW, stdin=subprocess.DEVNULL)
+                              capture_output=True, timeout=60, stdin=subprocess.DEVNULL)
         if done.returncode != 1:
             raise Mismatch(f"{args}: exit {done.returncode}: {done.stderr[-1000:]}")
         return done.stderr.decode("utf-8", "replace")
@@ -285,8 +283,8 @@ def background(place):
     pid, socket = os.path.join(home, "pid"), os.path.join(home, "socket")
     argv = [a for a in ns.command("top.qcow2", "write=true", options=["-U", socket, "-P", pid]) if a not in
             ("-f", "--exit-with-parent")]
-    subprocess.run(argv, cwd=place.directory, env=ns.environment(), check=True, timeout=60 * ns.SLOW, stdin=subprocess.DEVNULL)
-    until = time.monotonic() + 60 * ns.SLOW # what went into the background writes it, in its own time
+    subprocess.run(argv, cwd=place.directory, check=True, timeout=60, stdin=subprocess.DEVNULL)
+    until = time.monotonic() + 60 # what went into the background writes it, in its own time
     while not (os.path.exists(pid) and read_all(pid).endswith(b"\n")) and time.monotonic() < until:
         time.sleep(0.01)
     number = int(read_all(pid))
@@ -297,7 +295,7 @@ def background(place):
                 raise Mismatch("read back")
     finally:
         os.kill(number, 15)
-    until = time.monotonic() + 60 * ns.SLOW
+    until = time.monotonic() + 60
     while os.path.exists(f"/proc/{number}") and time.monotonic() < until:
         time.sleep(0.01)
     if os.path.exists(f"/proc/{number}"):
@@ -401,7 +399,7 @@ def set_free(place):
             c.pwrite(b"x" * 65536, 0)
             if b"lock" not in place.run(*write, ok=(1,)).stderr:
                 raise Mismatch("another writer, and it was not for the lock")
-        until = time.monotonic() + 60 * ns.SLOW
+        until = time.monotonic() + 60
         while place.run(*write, ok=None).returncode and time.monotonic() < until:
             time.sleep(0.02)        # the client is gone a little before the server knows
         with Client(s.uri()) as c:
@@ -484,42 +482,6 @@ def damaged(place):
 
 # ----------------------------------------------------------------------- a URL ---
 
-class Ranges(http.server.BaseHTTPRequestHandler):
-    """Parts of files, as object stores give them."""
-    protocol_version = "HTTP/1.1"
-
-    def handle(self):
-        with contextlib.suppress(ConnectionResetError):
-            super().handle()
-
-    def do_GET(self):
-        if self.server.gone:
-            self.send_error(404)
-            return
-        try:
-            with open(os.path.join(self.server.directory, os.path.basename(self.path)), "rb") as f:
-                st = os.fstat(f.fileno())
-                first, last = self.headers["Range"].split("=")[1].split("-")
-                first, last = int(first), min(int(last or st.st_size), st.st_size - 1)
-                body = os.pread(f.fileno(), last - first + 1, first)
-        except FileNotFoundError:
-            self.send_error(404)
-            return
-        self.server.asked.append(self.path)
-        tag = f'"{st.st_size}-{st.st_ino}"'
-        changed = self.headers["If-Match"] not in (None, tag)
-        self.send_response(412 if changed else 206)
-        if not changed:
-            self.send_header("Content-Range", f"bytes {first}-{last}/{st.st_size}")
-        self.send_header("Content-Length", str(0 if changed else len(body)))
-        self.send_header("ETag", tag)
-        self.end_headers()
-        self.wfile.write(b"" if changed else body)
-
-    def log_message(self, *_):
-        pass
-
-
 def remote(place):
     """A chain behind a URL: read, asked into the disk cache, replaced, gone."""
     home, cache = place.path("www"), place.path("cache")
@@ -530,33 +492,29 @@ def remote(place):
     os.mkdir(home)
     for name in ("base.raw", "mid.qcow2", "top.qcow2"):
         os.rename(place.path(name), os.path.join(home, name))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Ranges) as server:
-        server.directory, server.asked, server.gone = home, [], False
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        url = f"http://127.0.0.1:{server.server_address[1]}/"
+    with serving(home) as (url, asked):
         if "404" not in place.refused(url + "nothing.qcow2"):
             raise Mismatch("of an object that is not there")
         with place.serve("cache-dir=" + cache, "remote=block-size 64K", url + "top.qcow2") as s:
             with Client(s.uri()) as c:
                 c.cache(2 * MIB, 8 * MIB)
-                n = len(server.asked)
+                n = len(asked)
                 lib.same_bytes("what was asked into the cache", bytes(c.pread(2 * MIB, 8 * MIB)), oracle[8 * MIB:10 * MIB], 0)
-                if n == 0 or len(server.asked) != n:
-                    raise Mismatch(f"reading it asked for {server.asked[n:]}")
+                if n == 0 or len(asked) != n:
+                    raise Mismatch(f"reading it asked for {asked[n:]}")
                 shutil.copy(os.path.join(home, "top.qcow2"), os.path.join(home, "new"))
                 place.run("qemu-io", "-c", "write -q -P 10 10M 2M", os.path.join(home, "new"))
                 os.rename(os.path.join(home, "new"), os.path.join(home, "top.qcow2"))
                 fails("an object that was replaced", errno.EIO, lambda: c.pread(4096, 11 * MIB))
             changed_seen(s)
-            server.gone = True
+            os.rename(home, home + ".gone")
             with Client(s.uri()) as c:
                 fails("an object that is gone", errno.EIO, lambda: c.pread(4096, 11 * MIB + 512 * KIB))
-        server.shutdown()
 
 
 def changed_seen(s):
     """Who comes after the last one has left gets the object as it is now."""
-    until = time.monotonic() + 60 * ns.SLOW
+    until = time.monotonic() + 60
     while True:
         with Client(s.uri()) as c:
             try:

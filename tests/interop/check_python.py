@@ -7,7 +7,6 @@ import array
 import asyncio
 import concurrent.futures
 import gc
-import http.server
 import mmap
 import multiprocessing
 import os
@@ -27,6 +26,7 @@ import warnings
 import interop_lib as lib
 from chain_maker import ChainMaker
 from interop_lib import Mismatch
+from range_server import serving
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 PYTHON = os.path.normpath(os.path.join(HERE, "../../bindings/python"))
@@ -504,32 +504,6 @@ def aio(case):
 
 # --------------------------------------------------------------------------------- layers behind URLs ---
 
-class Ranges(http.server.BaseHTTPRequestHandler):
-    """Parts of files, as object stores give them."""
-    protocol_version = "HTTP/1.1"
-
-    def do_GET(self):
-        try:
-            with open(os.path.join(self.server.directory, os.path.basename(self.path)), "rb") as f:
-                size = os.fstat(f.fileno()).st_size
-                first, last = self.headers["Range"].split("=")[1].split("-")
-                first, last = int(first), min(int(last or size), size - 1)
-                body = os.pread(f.fileno(), last - first + 1, first)
-        except FileNotFoundError:
-            self.send_error(404)
-            return
-        self.server.asked.append(self.path)
-        self.send_response(206)
-        self.send_header("Content-Range", f"bytes {first}-{last}/{size}")
-        self.send_header("Content-Length", str(len(body)))
-        self.send_header("ETag", f'"{size}"')
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_):
-        pass
-
-
 def remote(case):
     """A chain behind a URL, whose server is this process: calls hold nothing that Python needs."""
     if not qchain.has("http"):
@@ -541,26 +515,20 @@ def remote(case):
     with qchain.Chain(case.path("top.qcow2")) as c:
         whole = c.read(8 * MIB, 0)
     logged = []
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Ranges) as server:
-        server.directory, server.asked = case.dir, []
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        url = f"http://127.0.0.1:{server.server_address[1]}/"
+    with serving(case.dir) as (url, asked):
         os.mkdir(case.path("cache"), 0o700)
-        try:
-            with qchain.Env(remote=f"cache-dir {case.path('cache')}\nworkers 1", log_level=4,
-                            log=lambda level, tag, message: logged.append((level, tag, message))) as env:
-                raises(qchain.NotFound, qchain.Chain, url + "nothing.qcow2", env=env)
-                with qchain.Chain(url + "top.qcow2", env=env) as c:
-                    told = []
-                    got = c.prefetch(ranges=[(0, 4 * MIB)], progress=lambda *p: told.append(p))
-                    want(got.fetched + got.cached >= 4 * MIB > got.cached and got.end == 0 and told, f"prefetch: {got}")
-                    before = len(server.asked)
-                    want(c.read(4 * MIB, 0) == whole[:4 * MIB], "bytes that were prefetched")
-                    want(len(server.asked) == before, "what was prefetched was asked for again")
-                    want(asyncio.run(all_of(c, 8 * MIB)) == whole, "bytes by a queue")
-                want(env.remote_stats()["requests"] >= len(server.asked) > before, "remote_stats")
-        finally:
-            server.shutdown()
+        with qchain.Env(remote=f"cache-dir {case.path('cache')}\nworkers 1", log_level=4,
+                        log=lambda level, tag, message: logged.append((level, tag, message))) as env:
+            raises(qchain.NotFound, qchain.Chain, url + "nothing.qcow2", env=env)
+            with qchain.Chain(url + "top.qcow2", env=env) as c:
+                told = []
+                got = c.prefetch(ranges=[(0, 4 * MIB)], progress=lambda *p: told.append(p))
+                want(got.fetched + got.cached >= 4 * MIB > got.cached and got.end == 0 and told, f"prefetch: {got}")
+                before = len(asked)
+                want(c.read(4 * MIB, 0) == whole[:4 * MIB], "bytes that were prefetched")
+                want(len(asked) == before, "what was prefetched was asked for again")
+                want(asyncio.run(all_of(c, 8 * MIB)) == whole, "bytes by a queue")
+            want(env.remote_stats()["requests"] >= len(asked) > before, "remote_stats")
     want(all(isinstance(x, str) for _, t, m in logged for x in (t, m)), f"log: {logged[:3]}")
 
 

@@ -15,18 +15,21 @@ class Ranges(http.server.BaseHTTPRequestHandler):
         self.server.asked.append(self.path)
         try:
             with open(os.path.join(self.server.root, os.path.basename(self.path)), "rb") as f:
-                data = f.read()
+                tag, size = self.server.tag_of(f), os.fstat(f.fileno()).st_size
+                first, last = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers["Range"]).groups()
+                body = os.pread(f.fileno(), int(last or size) + 1 - int(first), int(first))
         except OSError:
-            self.send_response(404)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
+            self.answer(404, b"")
             return
-        first, last = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers["Range"]).groups()
-        body = data[int(first):int(last) + 1]
-        self.send_response(206)
-        self.send_header("Content-Range", f"bytes {first}-{int(first) + len(body) - 1}/{len(data)}")
-        self.send_header("Content-Length", str(len(body)))
-        self.send_header("ETag", etag(data))
+        if self.headers["If-Match"] not in (None, tag):
+            self.answer(412, b"")
+            return
+        self.answer(206, body, ("Content-Range", f"bytes {first}-{int(first) + len(body) - 1}/{size}"), ("ETag", tag))
+
+    def answer(self, status, body, *headers):
+        self.send_response(status)
+        for name, value in (*headers, ("Content-Length", str(len(body)))):
+            self.send_header(name, value)
         self.end_headers()
         self.wfile.write(body)
 
@@ -35,6 +38,13 @@ class Ranges(http.server.BaseHTTPRequestHandler):
 
 
 class Server(http.server.ThreadingHTTPServer):
+    def tag_of(self, f):
+        st = os.fstat(f.fileno())
+        key = st.st_ino, st.st_size, st.st_mtime_ns
+        if key not in self.tags:
+            self.tags[key] = etag(f.read())
+        return self.tags[key]
+
     def handle_error(self, request, client_address):
         pass  # who asked has hung up: a read that ended, or a second request that came too late
 
@@ -47,7 +57,7 @@ def etag(data):
 def serving(root):
     """Serves files of a directory: (the URL of it, the paths that were asked for so far)."""
     server = Server(("127.0.0.1", 0), Ranges)
-    server.root, server.asked = root, []
+    server.root, server.asked, server.tags = root, [], {}
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         yield f"http://127.0.0.1:{server.server_address[1]}/", server.asked
