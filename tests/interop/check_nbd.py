@@ -151,10 +151,16 @@ def one_random(place, seed):
     size = json.loads(place.run("qemu-img", "info", "--output=json", "-f", fmt, top).stdout)["virtual-size"]
     if size == 0:
         return
-    with ns.qemus(place.new("qemu"), top, fmt, cwd=home) as theirs:
-        want = nbd_map(place, theirs.uri())
+
+    def qemus_map():
+        with ns.qemus(place.new("qemu"), top, fmt, cwd=home) as theirs:
+            return nbd_map(place, theirs.uri())
+
+    want = qemus_map()
     with place.serve(*["trust=true"] * maker.needs_trust, "format=" + fmt, top, cwd=home) as s:
         got = nbd_map(place, s.uri())
+        if got != want: # on ext4 space kept for zeros is a hole until somebody's reading ahead has it in the page cache
+            want = qemus_map()
         if got != want:
             raise Mismatch(f"seed {seed}: map\n{got[:30]}, qemu-nbd's\n{want[:30]}")
         one_by_one(s.uri(), size, want)
