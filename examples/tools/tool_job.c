@@ -174,7 +174,7 @@ int tool_job_status(const struct tool *t, int r, int other)
     if (r == 0)
         return 0;
     if (r == QCHAIN_E_CANCELLED && signal_seen) {
-        if (!t->quiet)
+        if (!t->quiet && isatty(STDERR_FILENO)) /* programs know by the code, and may read JSON here */
             tool_complain(t, "interrupted");
         return 128 + signal_seen;
     }
