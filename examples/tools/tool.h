@@ -161,6 +161,8 @@ unsigned tool_distance(const char *a, const char *b);
 int tool_unrecognized(struct tool *t, const char *option, const struct option *longs);
 /* What can be done about an image that did not open, behind the complaint. */
 void tool_open_hint(struct tool *t, const char *name);
+/* Is the file of this layer missing, and not another that it needs? false also if nobody can tell. */
+bool tool_layer_missing(struct tool *t, const char *name, int64_t layer);
 
 /* ---- URLs (tool_remote.c) ---- */
 

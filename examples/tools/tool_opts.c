@@ -187,6 +187,15 @@ static void join_options(const struct option *own, struct option *all)
     memset(&all[n], 0, sizeof(all[n]));
 }
 
+/* getopt refused an option: the word it stood in is done with, unless it is one letter of several. */
+static int unrecognized(struct tool *t, char **argv, const char *shorts, const struct option *longs)
+{
+    char letter[] = {'-', (char)optopt, '\0'};
+    bool short_one = optopt > 0 && optopt < 256 && (optopt == ':' || !strchr(shorts, optopt));
+
+    return tool_unrecognized(t, short_one ? letter : argv[optind - 1], longs);
+}
+
 int tool_getopt(struct tool *t, int argc, char **argv, const char *shorts,
                 const struct option *longs)
 {
@@ -209,7 +218,7 @@ int tool_getopt(struct tool *t, int argc, char **argv, const char *shorts,
             return stop(t, tool_usage_error(t, "missing argument for option '%s'",
                                             argv[optind - 1]));
         if (c == '?')
-            return stop(t, tool_unrecognized(t, argv[optind - 1], all));
+            return stop(t, unrecognized(t, argv, all_shorts, all));
         r = shared_option(t, c, optarg);
         if (r)
             return r == TOOL_STOP ? TOOL_STOP : c;

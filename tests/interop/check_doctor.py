@@ -129,6 +129,12 @@ def check_cache_dir(p):
 def check_images(p):
     p.finds("chain", "problem", "gone.qcow2", args=(broken(p, "gone.qcow2"),))
     p.finds("chain", "problem", "--allow-path", args=(broken(p, "/etc/hosts"),))
+    p.finds("chain", "problem", "qchain rebase -u", args=(broken(p, "gone.qcow2"),))
+    p.image("with-data.qcow2", "-o", "data_file=lost.raw")
+    os.unlink(os.path.join(p.directory, "lost.raw"))
+    found = p.doctor("--trust", broken(p, "with-data.qcow2"))["chain"][0][1]
+    if "lost.raw" not in found or "rebase" in found:
+        raise Mismatch(f"a data file is no backing file: {found}")
     p.finds("image", "problem", "none.qcow2", args=("none.qcow2",))
     p.finds("permissions", "problem", "none.qcow2", args=("none.qcow2",))
     p.write("disk.raw", "x" * 4096)
