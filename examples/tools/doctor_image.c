@@ -179,6 +179,10 @@ void doctor_image(struct doctor *d, const char *name)
     doctor_say(d, DOCTOR_OK, "image", NULL, "%s", tool_shown_name(d->t, name));
     if (local(d, name))
         check_permissions(d, name);
+    if (d->policy_wrong || d->remote_wrong) {
+        doctor_say(d, DOCTOR_PROBLEM, "chain", "mend the rules first", "not opened: what may be opened is not known");
+        return;
+    }
     if (tool_prepare_open(d->t, &opened, 0, &o, &owned) != 0) {
         d->problems++;
         return;

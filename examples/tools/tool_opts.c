@@ -99,6 +99,14 @@ static int rule_result(struct tool *t, int r)
     return status;
 }
 
+/* A setting for URLs that holds now: r as it is, after who wants to know was told. */
+static int setting_result(struct tool *t, int r, enum tool_setting kind, const char *value)
+{
+    if (r == 0 && t->saw_setting)
+        t->saw_setting(t->saw_data, kind, value);
+    return r;
+}
+
 static int parse_stats(struct tool *t, const char *value)
 {
     if (!value || strcmp(value, "text") == 0)
@@ -145,12 +153,15 @@ static int shared_option(struct tool *t, int c, const char *value)
     case OPT_ALLOW_URL:
         return call_result(t, qchain_policy_allow_url(t->policy, value, t->err));
     case OPT_REMOTE:
-        return rule_result(t, qchain_remote_parse(t->remote, value, t->err));
+        return setting_result(t, rule_result(t, qchain_remote_parse(t->remote, value, t->err)), TOOL_RULES, value);
     case OPT_REMOTE_CONFIG:
-        return call_result(t, qchain_remote_load(t->remote, value, t->err));
+        return setting_result(t, call_result(t, qchain_remote_load(t->remote, value, t->err)), TOOL_RULES_FILE,
+                              value);
     case OPT_CACHE_DIR:
         t->cache_dir = value;
-        return tool_remote_dir(t, value) == 0 ? 0 : stop(t, t->verb->usage_exit);
+        if (tool_remote_dir(t, value) != 0)
+            return stop(t, t->verb->usage_exit);
+        return setting_result(t, 0, TOOL_CACHE_DIR, value);
     case OPT_THREADS:
         if (!tool_parse_number(t, "number of threads", value, 1, 256, &n))
             return stop(t, t->verb->usage_exit);
