@@ -163,7 +163,7 @@ const struct tool_verb tool_verb_doctor = {
     .synopsis = "[options] [IMG]",
     .help = "  -f, --format FMT        the format of IMG: qcow2, raw\n"
             "  --output=FORMAT         human (default) or json\n"
-            "Exits with 1 if there is a problem. Shows no secrets; changes nothing, not even caches.\n",
+            "Exits with 1 if there is a problem. Shows no secrets, and changes nothing.\n",
     .usage_exit = 2,
     .settings_later = true,
 };
