@@ -139,6 +139,10 @@ static int examine_args(struct doctor *d, int argc, char **argv)
     }
     if (argc - optind > 1)
         return tool_usage_error(t, "Expecting one image file name at most");
+    /* nothing is kept of what it reads */
+    qchain_remote_destroy(t->remote);
+    t->remote = d->harmless;
+    d->harmless = NULL;
     if (tool_make_env(t) != 0)
         return 2;
     return examine(d, argv[optind]);
@@ -147,14 +151,9 @@ static int examine_args(struct doctor *d, int argc, char **argv)
 static int run_doctor(struct tool *t, int argc, char **argv)
 {
     struct doctor d = {.t = t};
-    int status;
+    int status = doctor_load(&d) == 0 ? examine_args(&d, argc, argv) : 2;
 
-    doctor_load(&d);
-    status = examine_args(&d, argc, argv);
-    free(d.remote_file);
-    free(d.remote_wrong);
-    free(d.policy_wrong);
-    free(d.cache_dir);
+    doctor_unload(&d);
     return status;
 }
 

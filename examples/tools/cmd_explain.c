@@ -15,6 +15,8 @@
 #define DEFAULT_LENGTH (2u << 20)
 /* Of layers that hold nothing so many are named: the first, and the last one. */
 #define SHOWN_ABOVE 4
+/* --read: so much at once. */
+#define READ_BYTES ((size_t)4 << 20)
 
 enum { OPT_OUTPUT = TOOL_OPT_BASE, OPT_READ };
 
@@ -58,10 +60,11 @@ struct explain {
     qchain *c;
     uint32_t layers;
     qchain_image_info **info; /* of layers that were asked for */
-    struct cost found;        /* what opening and mapping took */
+    struct cost found;        /* what opening, and mapping the first stretch, took */
     struct tool_json j;
     uint64_t offset, length;
     bool read;                /* --read */
+    char *buf;                /* READ_BYTES, or NULL until it is needed */
 };
 
 /* One stretch, and all that is to be said of it. */
@@ -158,20 +161,22 @@ static enum cached look_into_cache(struct explain *x, const struct stretch *s)
 
 static int read_it(struct explain *x, struct stretch *s)
 {
-    size_t n = (size_t)s->e.length;
-    char *buf = malloc(n);
-    int r;
+    uint64_t at = s->e.offset, end = at + s->e.length;
+    size_t n;
 
-    if (!buf) {
-        tool_complain(x->t, "%" PRIu64 " bytes at once are too many to be read: give a LENGTH", s->e.length);
+    if (!x->buf && !(x->buf = malloc(READ_BYTES))) {
+        tool_complain(x->t, "out of memory");
         return -1;
     }
     take_cost(x, &s->cost);
-    r = qchain_read(x->c, buf, n, s->e.offset, 0, x->t->err);
-    if (r)
-        tool_complain_error(x->t);
-    free(buf);
-    return r ? -1 : 0;
+    for (; at < end; at += n) {
+        n = end - at < READ_BYTES ? (size_t)(end - at) : READ_BYTES;
+        if (qchain_read(x->c, x->buf, n, at, 0, x->t->err) != 0) {
+            tool_complain_error(x->t);
+            return -1;
+        }
+    }
+    return 0;
 }
 
 static int examine(struct explain *x, const qchain_extent *e, struct stretch *s)
@@ -211,11 +216,10 @@ static struct tables tables_at(const qchain_image_info *i, uint64_t offset)
 
 /* --------------------------------------------------------------------- text --- */
 
-static const char *source_name(const struct explain *x, uint32_t source)
+/* The file that holds a stretch, fit for a terminal. */
+static const char *file_name(const qchain_image_info *i, const struct stretch *s)
 {
-    const char *name = qchain_source_name(x->c, source);
-
-    return name ? name : "?";
+    return s->data_file && i->data_file ? i->data_file : i->name;
 }
 
 /* "#1 mid.qcow2: L1 entry 0, L2 entry 16: " */
@@ -305,7 +309,7 @@ static void print_shape(const qchain_image_info *i)
     printf("\n");
 }
 
-static void print_remote(const struct explain *x, const struct stretch *s)
+static void print_remote(const qchain_image_info *i, const struct stretch *s)
 {
     static const char *const said[] = {
         [CACHE_NONE] = "none is set (--cache-dir)", [CACHE_MISS] = "miss",
@@ -313,7 +317,7 @@ static void print_remote(const struct explain *x, const struct stretch *s)
         [CACHE_UNKNOWN] = "nobody can tell, the server sends nothing to know the object by"};
 
     printf("  request: GET %s bytes=%" PRIu64 "-%" PRIu64 ", in whole blocks (block-size, 2M if not set)\n",
-           source_name(x, s->e.source), s->e.host_offset, s->e.host_offset + s->host_length - 1);
+           file_name(i, s), s->e.host_offset, s->e.host_offset + s->host_length - 1);
     printf("  disk cache: %s\n", said[s->cached]);
 }
 
@@ -345,7 +349,7 @@ static int print_stretch(struct explain *x, const struct stretch *s)
     if (s->e.flags & QCHAIN_EXTENT_PRESENT)
         printf("  layer: #%" PRIu32 " of %" PRIu32 ", %s (%s)\n", s->e.layer, x->layers, i->name, i->format);
     if (s->placed)
-        printf("  file: %s%s, from byte %" PRIu64 "\n", source_name(x, s->e.source),
+        printf("  file: %s%s, from byte %" PRIu64 "\n", file_name(i, s),
                s->data_file ? " (the layer's data file)" : "", s->e.host_offset);
     if (s->e.flags & QCHAIN_EXTENT_PRESENT)
         print_shape(i);
@@ -353,7 +357,7 @@ static int print_stretch(struct explain *x, const struct stretch *s)
         return -1;
     printf("  known from: %s\n", from_sidecar(x, s->e.layer) ? "the sidecar index" : "the layers themselves");
     if (s->remote && (s->e.flags & QCHAIN_EXTENT_DATA))
-        print_remote(x, s);
+        print_remote(i, s);
     if (x->read)
         print_cost(s, &now);
     return 0;
@@ -364,14 +368,14 @@ static void print_found(const struct explain *x)
 {
     const struct cost *f = &x->found;
 
-    printf("to find this: %" PRIu64 " reads of metadata, %" PRIu64 " bytes", f->local.meta_reads, f->local.meta_bytes);
+    printf("to open it and find the first stretch: %" PRIu64 " reads of metadata, %" PRIu64 " bytes", f->local.meta_reads, f->local.meta_bytes);
     if (f->local.sidecar_reads)
         printf(" (of sidecar indexes: %" PRIu64 ", %" PRIu64 " bytes)", f->local.sidecar_reads,
                f->local.sidecar_bytes);
     printf("\n");
     if (f->remote.requests || f->remote.disk_hits)
-        printf("              %" PRIu64 " requests, %" PRIu64 " bytes received; answered by the disk cache: %" PRIu64
-               "\n",
+        printf("                                       %" PRIu64 " requests, %" PRIu64
+               " bytes received; answered by the disk cache: %" PRIu64 "\n",
                f->remote.requests, f->remote.bytes, f->remote.disk_hits);
 }
 
@@ -415,6 +419,13 @@ static void put_cost(struct explain *x, const char *key, const struct cost *from
     tool_json_u64(&x->j, "received-bytes", to->remote.bytes - from->remote.bytes);
     tool_json_u64(&x->j, "disk-cache-hits", to->remote.disk_hits - from->remote.disk_hits);
     tool_json_close(&x->j);
+}
+
+static const char *source_name(const struct explain *x, uint32_t source)
+{
+    const char *name = qchain_source_name(x->c, source);
+
+    return name ? name : "?";
 }
 
 static void put_place(struct explain *x, const struct stretch *s)
@@ -553,6 +564,7 @@ static int explain_chain(struct explain *x)
         return -1;
     }
     r = explain(x);
+    free(x->buf);
     for (k = 0; k < x->layers; k++)
         qchain_image_info_free(x->info[k]);
     free(x->info);

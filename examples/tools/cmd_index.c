@@ -404,7 +404,7 @@ const struct tool_verb tool_verb_index = {
             "  drop                    remove it\n"
             "  -f, --format FMT        the format of IMG: qcow2\n"
             "  --full                  build: read all layers, whatever indexes there are\n"
-            "  --no-wait               build: not until the youngest layer is 2 seconds old\n"
+            "  --no-wait               build: at once, even if a layer is not 2 seconds old\n"
             "  --output=FORMAT         show: human (default) or json\n"
             "  --files                 show: with a line a file\n"
             "  -T N                    as --threads N\n"

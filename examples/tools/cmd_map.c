@@ -28,6 +28,24 @@ struct map_print {
     const qchain *chain;
 };
 
+/* Names come from images: control characters would act on a terminal. Else they are as qemu-img prints them. */
+static void put_name(struct tool_out *o, const char *name)
+{
+    static const char hex[] = "0123456789abcdef";
+
+    for (; *name; name++) {
+        unsigned char c = (unsigned char)*name;
+
+        if (c >= 0x20 && c != 0x7f) {
+            tool_out_char(o, *name);
+        } else {
+            tool_out_str(o, "\\x");
+            tool_out_char(o, hex[c >> 4]);
+            tool_out_char(o, hex[c & 15]);
+        }
+    }
+}
+
 static int put_human(void *data, const qchain_extent *e, bool last)
 {
     struct map_print *p = data;
@@ -47,7 +65,7 @@ static int put_human(void *data, const qchain_extent *e, bool last)
     tool_out_hex(&p->out, e->offset, 16);
     tool_out_hex(&p->out, e->length, 16);
     tool_out_hex(&p->out, e->host_offset, 16);
-    tool_out_str(&p->out, name ? name : "");
+    put_name(&p->out, name ? name : "");
     tool_out_char(&p->out, '\n');
     return 0;
 }

@@ -7,6 +7,14 @@
 
 enum doctor_result { DOCTOR_OK, DOCTOR_NOTE, DOCTOR_PROBLEM };
 
+#define DOCTOR_RULES 11 /* on credentials */
+
+/* Where rules for URLs come from. */
+struct doctor_source {
+    const char *path; /* NULL: the command line */
+    bool secrets;     /* it has some */
+};
+
 struct doctor {
     struct tool *t;
     struct tool_out out;
@@ -17,7 +25,11 @@ struct doctor {
     char *remote_file;   /* the rules for URLs that are in force, or NULL */
     char *remote_wrong;  /* what is wrong with them, or NULL */
     char *policy_wrong;
-    char *cache_dir;     /* that they name, or NULL */
+    char *cache_dir;     /* that is named last, or NULL */
+    qchain_remote *harmless; /* the rules that are in force, but for those on what is written to */
+    struct doctor_source *sources;
+    size_t n_sources;
+    const char *from[DOCTOR_RULES]; /* where each comes from, or NULL */
 };
 
 /* One line: what was looked at, what was found, and what to do about it (NULL: nothing). */
@@ -32,8 +44,10 @@ void doctor_host(struct doctor *d);
 
 /* ---- doctor_settings.c ---- */
 
-/* Read the policy and the rules for URLs, before options add to them. */
-void doctor_load(struct doctor *d);
+/* Read the policy and the rules for URLs, before options add to them; 0, or -1 after a complaint. What it keeps is to
+ * be freed. */
+int doctor_load(struct doctor *d);
+void doctor_unload(struct doctor *d);
 void doctor_settings(struct doctor *d);
 
 /* ---- doctor_image.c ---- */

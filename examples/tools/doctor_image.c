@@ -60,7 +60,7 @@ static void check_state(struct doctor *d, const qchain_image_info *i)
                        "'%s' was not saved: nobody can rely on it", i->bitmaps[n].name);
 }
 
-static const char *advice_for(int r)
+static const char *advice_for(int r, bool layer_missing)
 {
     switch (r) {
     case QCHAIN_E_LOCKED:
@@ -68,7 +68,8 @@ static const char *advice_for(int r)
     case QCHAIN_E_AUTH:
         return "set credentials: see qchain-remote(5)";
     case QCHAIN_E_NOTFOUND:
-        return "bring the file back; or, if the layer was moved, record its name: qchain rebase -u";
+        return layer_missing ? "bring the file back; or, if the layer was moved, record its name: qchain rebase -u"
+                             : "bring the file back";
     case QCHAIN_E_CORRUPT:
         return "qchain check tells what is damaged";
     case QCHAIN_E_NET:
@@ -80,9 +81,13 @@ static const char *advice_for(int r)
 }
 
 /* The library's message in its own words; what it names is the layer that is in the way. */
-static void say_failure(struct doctor *d, const char *check, int r)
+static void say_failure(struct doctor *d, const char *check, const char *name, int r)
 {
-    doctor_say(d, DOCTOR_PROBLEM, r == QCHAIN_E_LOCKED ? "locks" : check, advice_for(r), "%s", doctor_message(d));
+    int64_t layer = d->t->err ? qchain_error_layer(d->t->err) : -1;
+    bool missing = r == QCHAIN_E_NOTFOUND && layer > 0 && tool_layer_missing(d->t, name, layer);
+
+    doctor_say(d, DOCTOR_PROBLEM, r == QCHAIN_E_LOCKED ? "locks" : check, advice_for(r, missing), "%s",
+               doctor_message(d));
 }
 
 static void check_index(struct doctor *d, const char *name, uint32_t layers)
@@ -139,17 +144,17 @@ static void check_chain(struct doctor *d, const char *name)
 {
     qchain_source_info s = {.struct_size = sizeof(s)};
     uint32_t layers = 0;
+    const char *opened = name;
     qchain_open_opts o;
     char *owned;
     qchain *c;
     int r;
 
-    if (tool_prepare_open(d->t, &name, 0, &o, &owned) != 0)
+    if (tool_prepare_open(d->t, &opened, 0, &o, &owned) != 0)
         return;
-    r = qchain_open(&c, d->t->env, name, &o, d->t->err);
-    free(owned);
+    r = qchain_open(&c, d->t->env, opened, &o, d->t->err);
     if (r) {
-        say_failure(d, "chain", r);
+        say_failure(d, "chain", opened, r);
     } else {
         layers = qchain_layers(c);
         doctor_say(d, DOCTOR_OK, "chain", NULL, "%" PRIu32 " layer%s, all may be opened; %" PRIu32
@@ -159,6 +164,7 @@ static void check_chain(struct doctor *d, const char *name)
             check_skew(d, &s);
         qchain_close(c);
     }
+    free(owned);
     check_index(d, name, layers);
 }
 
@@ -173,14 +179,19 @@ void doctor_image(struct doctor *d, const char *name)
     doctor_say(d, DOCTOR_OK, "image", NULL, "%s", tool_shown_name(d->t, name));
     if (local(d, name))
         check_permissions(d, name);
+    if (d->policy_wrong || d->remote_wrong) {
+        doctor_say(d, DOCTOR_PROBLEM, "chain", "mend the rules first", "not opened: what may be opened is not known");
+        return;
+    }
     if (tool_prepare_open(d->t, &opened, 0, &o, &owned) != 0) {
         d->problems++;
         return;
     }
     r = qchain_inspect(&info, d->t->env, opened, &o, d->t->err);
+    if (r)
+        say_failure(d, "image", opened, r);
     free(owned);
     if (r) {
-        say_failure(d, "image", r);
         check_requests(d);
         return;
     }

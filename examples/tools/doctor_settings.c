@@ -13,17 +13,141 @@
 
 #define LITTLE_SPACE (UINT64_C(1) << 30)
 
-void doctor_load(struct doctor *d)
+#define BLANKS " \t"
+
+/* In the order of `rules` below. */
+enum { S3_KEY, S3_SECRET, S3_PROFILE, S3_ANONYMOUS, AZURE_KEY, AZURE_SAS, GS_KEY, GS_SECRET, GS_TOKEN, BASIC, BEARER };
+
+static const char *const rules[DOCTOR_RULES] = {"s3-access-key", "s3-secret-key", "s3-profile", "s3-anonymous",
+                                    "azure-key", "azure-sas", "gs-access-key", "gs-secret-key", "gs-token",
+                                    "basic", "bearer"};
+
+/* Those that are no secrets themselves. */
+#define HARMLESS (1u << S3_KEY | 1u << S3_PROFILE | 1u << S3_ANONYMOUS | 1u << GS_KEY)
+
+/* --------------------------------------------------------------------- rules --- */
+
+/* The words of a rule, in place, as qchain-remote(5) parts them; how many, at most max. */
+static int split(char *line, char **word, int max)
 {
+    char *p = line, *to;
+    int n = 0;
+
+    for (p += strspn(p, BLANKS); n < max && *p && *p != '#'; p += strspn(p, BLANKS)) {
+        if (*p != '"') {
+            word[n++] = p;
+            p += strcspn(p, BLANKS);
+        } else {
+            word[n++] = to = ++p;
+            while (*p && *p != '"') {
+                p += *p == '\\' && (p[1] == '"' || p[1] == '\\');
+                *to++ = *p++;
+            }
+            p += *p == '"';
+            *to = '\0';
+        }
+        if (*p)
+            *p++ = '\0';
+    }
+    return n;
+}
+
+static void keep_dir(struct doctor *d, const char *dir)
+{
+    free(d->cache_dir);
+    d->cache_dir = strdup(dir);
+}
+
+/* A line that is right. */
+static void scan_line(struct doctor *d, char *line, struct doctor_source *source)
+{
+    char *copy = strdup(line), *word[4];
+    size_t len = strlen(line), i;
+    int n = split(line, word, 4);
+
+    for (i = 0; n > 1 && i < DOCTOR_RULES; i++) {
+        if (strcmp(word[0], rules[i]) != 0)
+            continue;
+        d->from[i] = source->path ? source->path : "the command line";
+        if (i == S3_ANONYMOUS && strcmp(word[1], "on") != 0)
+            d->from[i] = NULL;
+        source->secrets |= !(HARMLESS & 1u << i);
+    }
+    if (n > 1 && strcmp(word[0], "cache-dir") == 0)
+        keep_dir(d, word[1]);
+    else if (copy && n > 0 && strcmp(word[0], "region") != 0)
+        qchain_remote_parse(d->harmless, copy, NULL);
+    explicit_bzero(line, len);
+    if (copy)
+        explicit_bzero(copy, len);
+    free(copy);
+}
+
+/* All lines of a file or of an option's value. */
+static void scan(struct doctor *d, FILE *f, const char *path)
+{
+    struct doctor_source *more = reallocarray(d->sources, d->n_sources + 1, sizeof(*more));
+    char *line = NULL;
+    size_t size = 0;
+
+    if (more) {
+        d->sources = more;
+        more[d->n_sources] = (struct doctor_source){path, false};
+        while (f && getline(&line, &size, f) >= 0) {
+            line[strcspn(line, "\r\n")] = '\0';
+            scan_line(d, line, &more[d->n_sources]);
+        }
+        d->n_sources++;
+    }
+    free(line);
+    if (f)
+        fclose(f);
+}
+
+static void saw_setting(void *data, enum tool_setting kind, const char *value)
+{
+    struct doctor *d = data;
+
+    if (kind == TOOL_CACHE_DIR)
+        keep_dir(d, value);
+    else if (kind == TOOL_RULES_FILE)
+        scan(d, fopen(value, "re"), value);
+    else if (*value)
+        scan(d, fmemopen((void *)(uintptr_t)value, strlen(value), "r"), NULL);
+}
+
+int doctor_load(struct doctor *d)
+{
+    static const char patience[] = "connect-timeout 5\ndeadline 10";
     const char *policy = tool_policy_file();
 
+    d->harmless = qchain_remote_create();
+    if (!d->harmless) {
+        tool_complain(d->t, "out of memory");
+        return -1;
+    }
+    d->t->saw_setting = saw_setting;
+    d->t->saw_data = d;
     /* who looks does not want to wait long, unless the file says so */
-    qchain_remote_parse(d->t->remote, "connect-timeout 5\ndeadline 10", NULL);
+    qchain_remote_parse(d->harmless, patience, NULL);
     if (policy && qchain_policy_load(d->t->policy, policy, d->t->err) != 0)
         d->policy_wrong = strdup(doctor_message(d));
     d->remote_file = tool_remote_file();
     if (d->remote_file && qchain_remote_load(d->t->remote, d->remote_file, d->t->err) != 0)
         d->remote_wrong = strdup(doctor_message(d));
+    else if (d->remote_file)
+        scan(d, fopen(d->remote_file, "re"), d->remote_file);
+    return 0;
+}
+
+void doctor_unload(struct doctor *d)
+{
+    free(d->remote_file);
+    free(d->remote_wrong);
+    free(d->policy_wrong);
+    free(d->cache_dir);
+    free(d->sources);
+    qchain_remote_destroy(d->harmless);
 }
 
 /* --------------------------------------------------------------------- files --- */
@@ -48,60 +172,35 @@ static void check_policy(struct doctor *d)
         doctor_say(d, DOCTOR_OK, "policy", NULL, "%s", path);
 }
 
-/* What the rules name, by their first words; bits of `names` that are there. The last value of cache-dir is kept. */
-static unsigned scan_rules(struct doctor *d, const char *const *names, size_t n)
-{
-    FILE *f = d->remote_file && !d->remote_wrong ? fopen(d->remote_file, "re") : NULL;
-    char *line = NULL, *word, *rest;
-    unsigned found = 0;
-    size_t size = 0, i;
-
-    while (f && getline(&line, &size, f) >= 0) {
-        word = strtok_r(line, " \t\r\n", &rest);
-        for (i = 0; word && i < n; i++)
-            found |= strcmp(word, names[i]) == 0 ? 1u << i : 0;
-        if (!word || strcmp(word, "cache-dir") != 0)
-            continue;
-        rest += strspn(rest, " \t\"");
-        rest[strcspn(rest, "\"\r\n")] = '\0';
-        free(d->cache_dir);
-        d->cache_dir = strdup(rest);
-    }
-    if (line)
-        explicit_bzero(line, size);
-    free(line);
-    if (f)
-        fclose(f);
-    return found;
-}
-
-static void check_remote(struct doctor *d, bool secrets)
+static void check_source(struct doctor *d, const struct doctor_source *s)
 {
     struct stat st;
 
-    if (!d->remote_file)
-        doctor_say(d, DOCTOR_OK, "remote", NULL, "no file with rules for URLs: the defaults hold");
-    else if (d->remote_wrong)
+    if (!s->path && s->secrets)
+        doctor_say(d, DOCTOR_PROBLEM, "remote", "write them into a file", "the command line holds secrets, and other "
+                   "users may see it");
+    else if (!s->path)
+        doctor_say(d, DOCTOR_OK, "remote", NULL, "a rule in the command line");
+    else if (s->secrets && stat(s->path, &st) == 0 && st.st_mode & (S_IRGRP | S_IROTH))
+        doctor_say(d, DOCTOR_PROBLEM, "remote", "chmod go-r", "%s holds secrets, and others may read it", s->path);
+    else
+        doctor_say(d, DOCTOR_OK, "remote", NULL, "%s", s->path);
+}
+
+static void check_remote(struct doctor *d)
+{
+    size_t i;
+
+    if (d->remote_wrong)
         doctor_say(d, DOCTOR_PROBLEM, "remote", "until it is mended nothing is opened; see qchain-remote(5)", "%s",
                    d->remote_wrong);
-    else if (secrets && stat(d->remote_file, &st) == 0 && st.st_mode & (S_IRGRP | S_IROTH))
-        doctor_say(d, DOCTOR_PROBLEM, "remote", "chmod go-r", "%s holds secrets, and others may read it",
-                   d->remote_file);
-    else
-        doctor_say(d, DOCTOR_OK, "remote", NULL, "%s", d->remote_file);
+    else if (!d->remote_file)
+        doctor_say(d, DOCTOR_OK, "remote", NULL, "no file with rules for URLs: the defaults hold");
+    for (i = 0; i < d->n_sources; i++)
+        check_source(d, &d->sources[i]);
 }
 
 /* --------------------------------------------------------------- credentials --- */
-
-/* In the order of `rules` below. */
-enum { S3_KEY, S3_SECRET, S3_PROFILE, S3_ANONYMOUS, AZURE_KEY, AZURE_SAS, GS_KEY, GS_SECRET, GS_TOKEN, BASIC, BEARER };
-
-static const char *const rules[] = {"s3-access-key", "s3-secret-key", "s3-profile", "s3-anonymous",
-                                    "azure-key", "azure-sas", "gs-access-key", "gs-secret-key", "gs-token",
-                                    "basic", "bearer"};
-
-/* Those that are no secrets themselves. */
-#define HARMLESS (1u << S3_KEY | 1u << S3_PROFILE | 1u << S3_ANONYMOUS | 1u << GS_KEY)
 
 static bool is_set(const char *name)
 {
@@ -135,13 +234,19 @@ static bool check_halves(struct doctor *d, const char *kind, bool id, bool secre
     return id || secret;
 }
 
-static bool check_s3(struct doctor *d, unsigned found)
+/* The same, of rules. */
+static bool check_rules(struct doctor *d, const char *kind, int id, int secret)
+{
+    return check_halves(d, kind, d->from[id], d->from[secret], d->from[secret] ? d->from[secret] : d->from[id]);
+}
+
+static bool check_s3(struct doctor *d)
 {
     char path[4096];
 
-    if (found & 1u << S3_ANONYMOUS)
-        say_found(d, "s3", "a rule on unsigned requests", d->remote_file);
-    if (check_halves(d, "s3", found & 1u << S3_KEY, found & 1u << S3_SECRET, d->remote_file))
+    if (d->from[S3_ANONYMOUS])
+        say_found(d, "s3", "a rule on unsigned requests", d->from[S3_ANONYMOUS]);
+    if (check_rules(d, "s3", S3_KEY, S3_SECRET))
         return true;
     if (check_halves(d, "s3", is_set("AWS_ACCESS_KEY_ID"), is_set("AWS_SECRET_ACCESS_KEY"), "the environment"))
         return true;
@@ -153,25 +258,26 @@ static bool check_s3(struct doctor *d, unsigned found)
         say_found(d, "s3", "the container's endpoint", "the environment");
         return true;
     }
-    return (found & 1u << S3_ANONYMOUS) != 0;
+    return d->from[S3_ANONYMOUS] != NULL;
 }
 
-static bool check_azure(struct doctor *d, unsigned found)
+static bool check_azure(struct doctor *d)
 {
-    bool rule = found & (1u << AZURE_KEY | 1u << AZURE_SAS);
+    const char *rule = d->from[AZURE_KEY] ? d->from[AZURE_KEY] : d->from[AZURE_SAS];
     bool set = is_set("AZURE_STORAGE_KEY") || is_set("AZURE_STORAGE_SAS_TOKEN");
 
     if (rule || set)
-        say_found(d, "az", (rule ? found & 1u << AZURE_KEY : is_set("AZURE_STORAGE_KEY")) ? "account key" : "SAS token",
-                  rule ? d->remote_file : "the environment");
+        say_found(d, "az", (rule ? d->from[AZURE_KEY] != NULL : is_set("AZURE_STORAGE_KEY")) ? "account key"
+                                                                                             : "SAS token",
+                  rule ? rule : "the environment");
     return rule || set;
 }
 
-static bool check_google(struct doctor *d, unsigned found)
+static bool check_google(struct doctor *d)
 {
-    if (found & 1u << GS_TOKEN)
-        say_found(d, "gs", "bearer token", d->remote_file);
-    else if (check_halves(d, "gs", found & 1u << GS_KEY, found & 1u << GS_SECRET, d->remote_file))
+    if (d->from[GS_TOKEN])
+        say_found(d, "gs", "bearer token", d->from[GS_TOKEN]);
+    else if (check_rules(d, "gs", GS_KEY, GS_SECRET))
         return true;
     else if (is_set("GOOGLE_OAUTH_ACCESS_TOKEN"))
         say_found(d, "gs", "bearer token", "the environment");
@@ -180,17 +286,17 @@ static bool check_google(struct doctor *d, unsigned found)
     return true;
 }
 
-static void check_credentials(struct doctor *d, unsigned found)
+static void check_credentials(struct doctor *d)
 {
-    bool any = check_s3(d, found);
+    bool any = check_s3(d);
 
-    any |= check_azure(d, found);
-    any |= check_google(d, found);
-    if (found & 1u << BASIC)
-        say_found(d, "http", "user and password", d->remote_file);
-    if (found & 1u << BEARER)
-        say_found(d, "http", "bearer token", d->remote_file);
-    if (!any && !(found & (1u << BASIC | 1u << BEARER)))
+    any |= check_azure(d);
+    any |= check_google(d);
+    if (d->from[BASIC])
+        say_found(d, "http", "user and password", d->from[BASIC]);
+    if (d->from[BEARER])
+        say_found(d, "http", "bearer token", d->from[BEARER]);
+    if (!any && !d->from[BASIC] && !d->from[BEARER])
         doctor_say(d, DOCTOR_OK, "credentials", NULL,
                    "none are set: requests are not signed, unless the instance has some");
 }
@@ -241,10 +347,8 @@ static void check_cache(struct doctor *d, const char *dir)
 
 void doctor_settings(struct doctor *d)
 {
-    unsigned found = scan_rules(d, rules, sizeof(rules) / sizeof(rules[0]));
-
     check_policy(d);
-    check_remote(d, (found & ~HARMLESS) != 0);
-    check_credentials(d, found);
-    check_cache(d, d->t->cache_dir ? d->t->cache_dir : d->cache_dir);
+    check_remote(d);
+    check_credentials(d);
+    check_cache(d, d->cache_dir);
 }

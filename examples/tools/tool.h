@@ -32,6 +32,8 @@ enum tool_stats { TOOL_STATS_NONE, TOOL_STATS_TEXT, TOOL_STATS_JSON };
 enum tool_progress { TOOL_PROGRESS_NONE, TOOL_PROGRESS_TEXT, TOOL_PROGRESS_JSON };
 enum tool_format { TOOL_HUMAN, TOOL_JSON, TOOL_JSON_FULL };
 
+enum tool_setting { TOOL_RULES, TOOL_RULES_FILE, TOOL_CACHE_DIR };
+
 /* One run of a verb: the options all verbs have, and what they lead to. */
 struct tool {
     const struct tool_verb *verb;
@@ -54,6 +56,9 @@ struct tool {
     qchain_policy *policy;
     qchain_remote *remote;
     char *shown;           /* what tool_shown_name answered last */
+    /* who wants to know of --remote, --remote-config and --cache-dir, or NULL */
+    void (*saw_setting)(void *data, enum tool_setting kind, const char *value);
+    void *saw_data;
     char **words;          /* of --complete: n_words that are to be completed, nothing is to be done */
     int n_words;
     qchain_env *env;
@@ -161,6 +166,8 @@ unsigned tool_distance(const char *a, const char *b);
 int tool_unrecognized(struct tool *t, const char *option, const struct option *longs);
 /* What can be done about an image that did not open, behind the complaint. */
 void tool_open_hint(struct tool *t, const char *name);
+/* Is the file of this layer missing, and not another that it needs? false also if nobody can tell. */
+bool tool_layer_missing(struct tool *t, const char *name, int64_t layer);
 
 /* ---- URLs (tool_remote.c) ---- */
 

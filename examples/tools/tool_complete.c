@@ -49,7 +49,8 @@ static void offer(const struct completion *c, const char *lead, const char *word
     const char *begun = c->word[c->n - 1];
     char full[256];
 
-    snprintf(full, sizeof(full), "%s%.*s", lead, (int)n, word);
+    if ((size_t)snprintf(full, sizeof(full), "%s%.*s", lead, (int)n, word) >= sizeof(full))
+        return;
     if (strncmp(full, begun, strlen(begun)) == 0)
         printf("%s\t%.*s\n", full, (int)text_n, text);
 }
@@ -121,6 +122,19 @@ static bool is_value(const char *name, const char *at, size_t n)
     return strlen(name) == n && strncmp(name, at, n) == 0;
 }
 
+/* May it be opened to look what is in it? Not what has a scheme: nobody has asked for a request yet. */
+static bool is_file(const char *word)
+{
+    return word[0] != '-' && word[strcspn(word, ":/")] != ':';
+}
+
+/* A name as the image has it: where escapes may stand for bytes the program would not know it again. */
+static void offer_name(const struct completion *c, const char *lead, const char *name, const char *what)
+{
+    if (!strstr(name, "\\x"))
+        offer(c, lead, name, strlen(name), what, strlen(what));
+}
+
 /* Names that an image has, of those that the command line names already. */
 static void offer_from_image(const struct completion *c, const char *lead, bool bitmaps)
 {
@@ -132,12 +146,12 @@ static void offer_from_image(const struct completion *c, const char *lead, bool 
     qchain_open_opts_init(&o, sizeof(o));
     o.flags = QCHAIN_OPEN_FORCE_SHARE;
     for (i = c->n - 2; i >= 0 && !info; i--)
-        if (c->word[i][0] != '-' && !tool_is_url(c->word[i]) && qchain_inspect(&info, NULL, c->word[i], &o, NULL) != 0)
+        if (is_file(c->word[i]) && qchain_inspect(&info, NULL, c->word[i], &o, NULL) != 0)
             info = NULL;
     for (k = 0; info && !bitmaps && k < info->n_snapshots; k++)
-        offer(c, lead, info->snapshots[k].name, strlen(info->snapshots[k].name), "snapshot", 8);
+        offer_name(c, lead, info->snapshots[k].name, "snapshot");
     for (k = 0; info && bitmaps && k < info->n_bitmaps; k++)
-        offer(c, lead, info->bitmaps[k].name, strlen(info->bitmaps[k].name), "bitmap", 6);
+        offer_name(c, lead, info->bitmaps[k].name, "bitmap");
     qchain_image_info_free(info);
 }
 

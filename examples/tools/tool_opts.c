@@ -99,6 +99,14 @@ static int rule_result(struct tool *t, int r)
     return status;
 }
 
+/* A setting for URLs that holds now: r as it is, after who wants to know was told. */
+static int setting_result(struct tool *t, int r, enum tool_setting kind, const char *value)
+{
+    if (r == 0 && t->saw_setting)
+        t->saw_setting(t->saw_data, kind, value);
+    return r;
+}
+
 static int parse_stats(struct tool *t, const char *value)
 {
     if (!value || strcmp(value, "text") == 0)
@@ -145,12 +153,15 @@ static int shared_option(struct tool *t, int c, const char *value)
     case OPT_ALLOW_URL:
         return call_result(t, qchain_policy_allow_url(t->policy, value, t->err));
     case OPT_REMOTE:
-        return rule_result(t, qchain_remote_parse(t->remote, value, t->err));
+        return setting_result(t, rule_result(t, qchain_remote_parse(t->remote, value, t->err)), TOOL_RULES, value);
     case OPT_REMOTE_CONFIG:
-        return call_result(t, qchain_remote_load(t->remote, value, t->err));
+        return setting_result(t, call_result(t, qchain_remote_load(t->remote, value, t->err)), TOOL_RULES_FILE,
+                              value);
     case OPT_CACHE_DIR:
         t->cache_dir = value;
-        return tool_remote_dir(t, value) == 0 ? 0 : stop(t, t->verb->usage_exit);
+        if (tool_remote_dir(t, value) != 0)
+            return stop(t, t->verb->usage_exit);
+        return setting_result(t, 0, TOOL_CACHE_DIR, value);
     case OPT_THREADS:
         if (!tool_parse_number(t, "number of threads", value, 1, 256, &n))
             return stop(t, t->verb->usage_exit);
@@ -187,6 +198,15 @@ static void join_options(const struct option *own, struct option *all)
     memset(&all[n], 0, sizeof(all[n]));
 }
 
+/* getopt refused an option: the word it stood in is done with, unless it is one letter of several. */
+static int unrecognized(struct tool *t, char **argv, const char *shorts, const struct option *longs)
+{
+    char letter[] = {'-', (char)optopt, '\0'};
+    bool short_one = optopt > 0 && optopt < 256 && (optopt == ':' || !strchr(shorts, optopt));
+
+    return tool_unrecognized(t, short_one ? letter : argv[optind - 1], longs);
+}
+
 int tool_getopt(struct tool *t, int argc, char **argv, const char *shorts,
                 const struct option *longs)
 {
@@ -209,7 +229,7 @@ int tool_getopt(struct tool *t, int argc, char **argv, const char *shorts,
             return stop(t, tool_usage_error(t, "missing argument for option '%s'",
                                             argv[optind - 1]));
         if (c == '?')
-            return stop(t, tool_unrecognized(t, argv[optind - 1], all));
+            return stop(t, unrecognized(t, argv, all_shorts, all));
         r = shared_option(t, c, optarg);
         if (r)
             return r == TOOL_STOP ? TOOL_STOP : c;

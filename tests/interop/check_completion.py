@@ -10,6 +10,7 @@ import pty
 import re
 import select
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -49,6 +50,7 @@ VALUES = [
     ("qchain measure b.qcow2 -l ", {"snap-one"}),
     ("qchain help ma", {"map"}),
     ("qchain nonsense ", set()),
+    ("sub/qchain ma", set()),
 ]
 
 
@@ -78,12 +80,44 @@ class Shell:
 class Bash(Shell):
     """The function that the sourced file registers, with the variables that bash sets for it."""
 
+    SETUP = r"""
+PS1='> '; bind 'set enable-bracketed-paste off'; bind 'set bell-style none'
+PROMPT_COMMAND='echo >>"$HOME/.prompts"'
+source %s/qchain.bash
+"""
+
+    def type(self, lines):
+        """Type lines, each with its TABs and Enter, in an interactive bash in a terminal: what it showed."""
+        seen, prompts = b"", self.directory + "/.prompts"
+        with open(self.directory + "/.bashrc", "w", encoding="utf-8") as f:
+            f.write(self.SETUP % SCRIPTS)
+        pid, fd = pty.fork()
+        if pid == 0:
+            os.chdir(self.directory)
+            os.execvpe("bash", ["bash", "--noprofile", "-i"], self.env)
+        try:
+            for n in range(len(lines) + 1):
+                for _ in range(1000):
+                    if os.path.exists(prompts) and os.path.getsize(prompts) > n:
+                        break
+                    if select.select([fd], [], [], 0.01)[0]:
+                        seen += os.read(fd, 65536)
+                else:
+                    raise Mismatch(f"bash waits: {seen[-2000:]!r}")
+                if n < len(lines):
+                    os.write(fd, (lines[n] + "\r").encode())
+            return seen
+        finally:
+            os.close(fd)
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+
     def ask(self, lines):
         script = f"source {SCRIPTS}/qchain.bash\n" + r"""
 while IFS= read -r line; do
     COMP_LINE=$line COMP_POINT=${#line} COMPREPLY=()
     program=${line%% *}
-    spec=$(complete -p "$program") || exit 1
+    spec=$(complete -p "${program##*/}") || exit 1
     function=${spec#*-F }
     last=${line##*[ =:]}
     ${function%% *} "$program" "$last" ""
@@ -204,6 +238,37 @@ def check_shell(shell, args, verbs, programs):
     return len(lines)
 
 
+def check_hostile(bash, directory):
+    """What an image calls things is one word, of which the shell runs nothing."""
+    image = os.path.join(directory, "evil.img")
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", image, "1M"], check=True)
+    subprocess.run(["qemu-img", "bitmap", "--add", image, "$(touch ran-bitmap);`touch ran-bitmap`"], check=True)
+    subprocess.run(["qemu-img", "snapshot", "-c", "$(touch ran-snapshot);x y", image], check=True)
+    seen = bash.type(["qchain snapshot evil.img -d \t", "qchain bitmap --remove evil.img \t"])
+    ran = [x for x in os.listdir(directory) if x.startswith("ran-")]
+    left = json.loads(subprocess.run(["qemu-img", "info", "--output=json", image], capture_output=True, check=True).stdout)
+    if ran:
+        raise Mismatch(f"completion ran what an image says: {ran}: {seen!r}")
+    if "snapshots" in left or "bitmaps" in left["format-specific"]["data"]:
+        raise Mismatch(f"the names that were completed are not those of the image: {left}: {seen!r}")
+    os.unlink(image)
+
+
+def check_names(args, directory):
+    """Offered is what the program takes, and only files are opened for it."""
+    image = os.path.join(directory, "odd.img")
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", image, "1M"], check=True)
+    for name in ("plain", "od\x01d"):
+        subprocess.run(["qemu-img", "snapshot", "-c", name, image], check=True)
+    json_name = json.dumps({"driver": "qcow2", "file": {"driver": "file", "filename": image}})
+    for name, wanted in ((image, ["plain\tsnapshot", ":"]), ("json:" + json_name, [":"]), ("file:" + image, [":"])):
+        got = subprocess.run([os.path.join(args.bin, "qchain"), "--complete", "snapshot", name, "-d", ""],
+                             stdout=subprocess.PIPE, encoding="utf-8", check=True).stdout.splitlines()
+        if got != wanted:
+            raise Mismatch(f"--complete with {name}: {got}, wanted {wanted}")
+    os.unlink(image)
+
+
 def make(args, directory):
     for name in ("a.img", "b.qcow2"):
         subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", os.path.join(directory, name), "1M"], check=True)
@@ -211,6 +276,9 @@ def make(args, directory):
         subprocess.run(["qemu-img", "bitmap", "--add", os.path.join(directory, "b.qcow2"), bitmap], check=True)
     subprocess.run(["qemu-img", "snapshot", "-c", "snap-one", os.path.join(directory, "b.qcow2")], check=True)
     os.mkdir(os.path.join(directory, "sub"))
+    with open(os.path.join(directory, "sub/qchain"), "w", encoding="utf-8") as f:
+        f.write("#!/bin/sh\n: >\"$HOME/.ran\"\n")
+    os.chmod(os.path.join(directory, "sub/qchain"), 0o755)
 
 
 def main():
@@ -236,7 +304,13 @@ def main():
         with tempfile.TemporaryDirectory(prefix="qchain-completion-") as directory:
             make(args, directory)
             try:
-                print(f"ok: {name}, {check_shell(cls(name, args, directory), args, verbs, programs)} command lines")
+                shell = cls(name, args, directory)
+                print(f"ok: {name}, {check_shell(shell, args, verbs, programs)} command lines")
+                if os.path.exists(os.path.join(directory, ".ran")):
+                    raise Mismatch(f"{name}: a program was run that PATH does not find")
+                if cls is Bash:
+                    check_hostile(shell, directory)
+                    check_names(args, directory)
             except Mismatch as e:
                 failed = 1
                 print("FAIL", e)

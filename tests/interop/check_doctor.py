@@ -2,11 +2,14 @@
 # SPDX-License-Identifier: MIT
 """qchain doctor: what is wrong is found, what is right is not complained about, and no secret is shown."""
 import argparse
+import http.server
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
+import threading
 
 import interop_lib as lib
 from interop_lib import Mismatch
@@ -87,6 +90,9 @@ def check_policy_file(p):
     p.finds("policy", "problem", "wrong-policy", "2", env=wrong)
     if "credentials" not in p.doctor(env=wrong):
         raise Mismatch("a wrong policy ends it")
+    p.image("unknown.qcow2")
+    for env in (wrong, {"QCHAIN_REMOTE": p.write("wrong-rules", "hedge on\nnonsense 1\n")}):
+        p.finds("chain", "problem", "not opened", args=("unknown.qcow2",), env=env)
     p.finds("policy", "problem", "chmod go-w", env={"QCHAIN_POLICY": p.write("open-policy", "trust\n", 0o666)})
     p.finds("policy", "ok", "good-policy", env={"QCHAIN_POLICY": p.write("good-policy", "trust\n", 0o644)})
     p.finds("policy", "problem", "no-policy", env={"QCHAIN_POLICY": os.path.join(p.directory, "no-policy")})
@@ -114,6 +120,53 @@ def check_rules(p):
     p.finds("credentials", "ok", "s3", "profile", ".aws/credentials")
 
 
+def check_options(p):
+    """Rules of the command line count like those of the file, and all are parted as qchain-remote(5) says."""
+    rules = p.write("given-rules", f"s3-access-key a # the reader's\ns3-secret-key {SECRET}\n", 0o644)
+    p.finds("credentials", "ok", "s3", "given-rules", args=("--remote-config", rules))
+    p.finds("remote", "problem", "chmod go-r", "given-rules", args=("--remote-config", rules))
+    p.finds("credentials", "ok", "az", "the command line", args=("--remote", f"azure-sas sig={SECRET}"))
+    p.finds("remote", "problem", "the command line", args=("--remote", f"azure-sas sig={SECRET}"))
+    p.finds("credentials", "ok", "none are set", args=("--remote", "s3-anonymous off"))
+    for rule, directory in (('cache-dir "/none/a \\"b\\\\ c"', '/none/a "b\\ c is'), ("cache-dir /none/d # /none/e", "/none/d is"),
+                            ("  cache-dir\t/none/f \t", "/none/f is"), ("cache-dir /none/g#h", "/none/g#h is")):
+        p.finds("disk cache", "note", directory, args=("--cache-dir", "/none/z", "--remote", rule))
+        p.finds("disk cache", "note", directory, env={"QCHAIN_REMOTE": p.write("quoted", rule + "\n")})
+
+
+def check_unchanged(p):
+    """An image behind a URL leaves nothing in the cache."""
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def do_GET(self):
+            if self.path != "/far.qcow2":
+                self.send_error(404)
+                return
+            first, last = re.match(r"bytes=(\d+)-(\d+)", self.headers["Range"]).groups()
+            with open(os.path.join(p.directory, self.path[1:]), "rb") as f:
+                data = f.read()
+            part = data[int(first):int(last) + 1]
+            self.send_response(206)
+            self.send_header("ETag", '"1"')
+            self.send_header("Content-Range", f"bytes {first}-{int(first) + len(part) - 1}/{len(data)}")
+            self.send_header("Content-Length", str(len(part)))
+            self.end_headers()
+            self.wfile.write(part)
+
+        def log_message(self, *_):
+            pass
+    p.image("far.qcow2")
+    cache = os.path.join(p.directory, "new cache")
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever).start()
+        try:
+            url = f"http://127.0.0.1:{server.server_address[1]}/far.qcow2"
+            p.finds("chain", "ok", "1 layer", args=("--no-index", "--cache-dir", cache, url))
+        finally:
+            server.shutdown()
+    if os.path.exists(cache):
+        raise Mismatch("it fills a disk cache")
+
+
 def check_cache_dir(p):
     cache = os.path.join(p.directory, "a cache")
     rules = {"QCHAIN_REMOTE": p.write("cache-rules", f'cache-dir "{cache}"\n')}
@@ -129,6 +182,12 @@ def check_cache_dir(p):
 def check_images(p):
     p.finds("chain", "problem", "gone.qcow2", args=(broken(p, "gone.qcow2"),))
     p.finds("chain", "problem", "--allow-path", args=(broken(p, "/etc/hosts"),))
+    p.finds("chain", "problem", "qchain rebase -u", args=(broken(p, "gone.qcow2"),))
+    p.image("with-data.qcow2", "-o", "data_file=lost.raw")
+    os.unlink(os.path.join(p.directory, "lost.raw"))
+    found = p.doctor("--trust", broken(p, "with-data.qcow2"))["chain"][0][1]
+    if "lost.raw" not in found or "rebase" in found:
+        raise Mismatch(f"a data file is no backing file: {found}")
     p.finds("image", "problem", "none.qcow2", args=("none.qcow2",))
     p.finds("permissions", "problem", "none.qcow2", args=("none.qcow2",))
     p.write("disk.raw", "x" * 4096)
@@ -185,8 +244,8 @@ def main():
     failed = 0
     with tempfile.TemporaryDirectory(prefix="qchain-doctor-") as directory:
         p = Patient(args, directory)
-        for check in (check_healthy, check_machine, check_policy_file, check_rules, check_cache_dir, check_images,
-                      check_locked, check_index_file):
+        for check in (check_healthy, check_machine, check_policy_file, check_options, check_rules, check_unchanged,
+                      check_cache_dir, check_images, check_locked, check_index_file):
             try:
                 check(p)
             except Mismatch as e:

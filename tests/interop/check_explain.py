@@ -6,6 +6,7 @@ import json
 import os
 import random
 import struct
+import subprocess
 import sys
 import tempfile
 
@@ -171,6 +172,38 @@ def check_sidecar(x):
         raise Mismatch(json.dumps(got))
 
 
+def check_escapes(x):
+    """A name that would act on a terminal is told so that it does not, but as it is in JSON."""
+    odd, data = "o\x1b[2Jdd.qcow2", "d\x1b[2Jata.raw"
+    x.create(odd, "4M")
+    x.io(odd, "write -P 1 0 64k")
+    x.create("on-odd.qcow2", "4M", backing=odd)
+    x.create("odd-data.qcow2", "4M", "-o", "data_file=" + data)
+    x.io("odd-data.qcow2", "write -P 1 0 64k")
+    for image, name in (("on-odd.qcow2", odd), ("odd-data.qcow2", data)):
+        out = x.text("--trust", image, 0)[0] + x.runner.run([x.qchain, "map", "--trust", image])[1]
+        if b"\x1b" in out or out.count(name.replace("\x1b", "\\x1b").encode()) < 2:
+            raise Mismatch(f"{image}: {out!r}")
+        s = x.kind(image, 0, "data", image == "on-odd.qcow2", "--trust")
+        if s["filename"] != name:
+            raise Mismatch(f"{image}: {s}")
+
+
+def check_memory(x):
+    """--read reads a long stretch in pieces: it takes less memory than there are bytes."""
+    with open(os.path.join(x.runner.cwd, "long.raw"), "wb") as f:
+        f.truncate(768 << 20)
+    with subprocess.Popen([x.qchain, "explain", "--read", "-f", "raw", "long.raw", "0", "768M"], cwd=x.runner.cwd,
+                          env=x.runner.env, stdout=subprocess.PIPE) as child:
+        out = child.stdout.read()
+        _, status, used = os.wait4(child.pid, 0)
+        child.returncode = os.waitstatus_to_exitcode(status)
+    if child.returncode != 0 or b"0 to 805306367 " not in out or b"  read: " not in out:
+        raise Mismatch(f"exit {child.returncode}: {out.decode()}")
+    if used.ru_maxrss > 512 << 10:
+        raise Mismatch(f"--read takes {used.ru_maxrss} KiB of memory")
+
+
 def check_mistakes(x):
     for args, word in ((("top.qcow2",), "Expecting"), (("top.qcow2", "x"), "Invalid offset"),
                        (("top.qcow2", "0", "0"), "Invalid length"), (("top.qcow2", "0", "1", "2"), "Expecting")):
@@ -194,7 +227,8 @@ def main():
         x = Explained(args, directory)
         try:
             make(x)
-            for check in (check_kinds, check_tables, check_range, check_sidecar, check_mistakes):
+            for check in (check_kinds, check_tables, check_range, check_sidecar, check_escapes, check_memory,
+                          check_mistakes):
                 check(x)
         except Mismatch as e:
             print(f"FAIL (seed {args.seed}): {e}")

@@ -6,6 +6,7 @@ import argparse
 import os
 import pty
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -75,6 +76,10 @@ def check_words(p):
     p.hint(1, "Did you mean '--backing-chain'?", "info", "--backing-chian", "top.qcow2")
     if "Did you mean" in p.hint(1, "unrecognized option '--xy'", "map", "--xy", "top.qcow2"):
         raise Mismatch("nothing is near --xy")
+    for argv in (("top.qcow2", "-Zx"), ("", "-Zx"), ("-UZx", "top.qcow2")):
+        p.hint(1, "unrecognized option '-Z'", "map", *argv)
+    p.hint(1, "unrecognized option '--force-share=1'", "map", "--force-share=1", "top.qcow2")
+    p.hint(2, "not negative", "explain", "top.qcow2", "-50")
     p.hint(2, "not negative", "explain", "top.qcow2", "-5")
     p.hint(1, "qchain-remote(5)", "map", "--remote", "nonsense 1", "top.qcow2")
 
@@ -88,6 +93,7 @@ def check_images(p):
         raise Mismatch("there is no image to build an index of")
     if len(p.hint(1, "none.qcow2", "map", "none.qcow2").splitlines()) != 1:
         raise Mismatch("a file that is missing needs no hint")
+    check_which(p)
     if os.geteuid() == 0:
         os.chmod(p.directory, 0o755)
         os.chmod(p.path("base.qcow2"), 0o600)
@@ -101,14 +107,38 @@ def check_images(p):
             raise Mismatch(f"no permission: {done}")
 
 
+def check_which(p):
+    """The hint is about the file that is missing, and what it says to type is one word for each name."""
+    os.mkdir(p.path("sub"))
+    for argv in (["-o", "data_file=lost.raw", "with-data.qcow2", "1M"],
+                 ["-b", "with-data.qcow2", "-F", "qcow2", "on-data.qcow2"],
+                 ["-u", "-b", "gone.qcow2", "-F", "qcow2", "it's $(x).qcow2", "1M"],
+                 ["-u", "-b", "it's $(x).qcow2", "-F", "qcow2", "on-odd.qcow2", "1M"],
+                 ["-u", "-b", "gone.qcow2", "-F", "qcow2", "esc\\x1b.qcow2", "1M"],
+                 ["-u", "-b", "esc\x1b.qcow2", "-F", "qcow2", "on-esc.qcow2", "1M"],
+                 ["-u", "-b", "gone.qcow2", "-F", "qcow2", "esc\x1b.qcow2", "1M"]):
+        p.runner.run(["qemu-img", "create", "-q", "-f", "qcow2", *argv])
+    os.unlink(p.path("lost.raw"))
+    if "backing file" in p.hint(1, "lost.raw", "map", "--trust", "on-data.qcow2"):
+        raise Mismatch("a data file is no backing file")
+    p.hint(1, "-F FORMAT 'it'\\''s $(x).qcow2'\n", "map", "on-odd.qcow2")
+    err = p.hint(1, "gone.qcow2", "map", "on-esc.qcow2")
+    if "rebase" in err or "\x1b" in err:
+        raise Mismatch(f"a name that is only like that of the file: {err!r}")
+    if "'://'" in p.hint(1, "No such file", "map", "sub//none.qcow2"):
+        raise Mismatch("a directory is no scheme")
+
+
 def check_locked(p):
-    with subprocess.Popen(["qemu-io", "-f", "qcow2", p.path("base.qcow2")], stdin=subprocess.PIPE,
+    odd = p.path("io\x1b[2J")   # what it is called when it runs
+    os.symlink(shutil.which("qemu-io"), odd)
+    with subprocess.Popen([odd, "-f", "qcow2", p.path("base.qcow2")], stdin=subprocess.PIPE,
                           stdout=subprocess.PIPE, encoding="utf-8") as writer:
         writer.stdin.write("write 0 64k\n")
         writer.stdin.flush()
         while "ops" not in (writer.stdout.readline() or "ops"):
             pass
-        p.hint(1, f"Process {writer.pid} (qemu-io) has it open", "map", "top.qcow2")
+        p.hint(1, f"Process {writer.pid} (io?[2J) has it open", "map", "top.qcow2")
         writer.stdin.close()
 
 
