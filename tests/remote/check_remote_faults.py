@@ -110,8 +110,8 @@ def retry_after(place, made):
     for x in log:
         by_range.setdefault((x["path"], x["range"]), []).append(x["time"])
     for times in by_range.values():
-        # The last one may come sooner: then the deadline does.
-        close = [b - a for a, b in zip(times, times[1:-1]) if b - a < 0.95]
+        # Those at the end may come sooner: then the deadline does.
+        close = [b - a for a, b in zip(times, times[1:]) if b - a < 0.95 and times[0] + 6 - a > 1.05]
         if close:
             raise Mismatch(f"asked again after {min(close):.2f} s: {times}")
     if max(len(t) for t in by_range.values()) < 2:
