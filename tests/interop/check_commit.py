@@ -108,7 +108,7 @@ def one_chain(args, seed, root):
                     os.truncate(b, os.path.getsize(a))  # QEMU lets a raw file grow by whole blocks
                 lib.same_file(f"{what}\n{layer.path}", a, b)
         same_or_committed(what, dirs[0], maker, want)
-    sizes(what, dirs, top, ours.returncode == 0 and "-d" not in words and not base)
+    sizes(what, dirs, top, ours.returncode == theirs.returncode == 0 and "-d" not in words and not base)
     return theirs.returncode == 0
 
 
