@@ -14,6 +14,8 @@ struct qc_flight {
     struct qc_object  *o;      /* counted */
     struct qc_flight  *next, **link; /* of the object's */
     struct qc_flight  *next_waiting; /* for room */
+    struct qc_flight  *behind;       /* those that begin when this has ended, by next_behind; under the */
+    struct qc_flight  *next_behind;  /* object's lock */
     struct qc_block   *block;  /* pinned; NULL: into a reader's memory, or not begun */
     uint64_t           key;    /* of the block */
     size_t             have;   /* under the object's lock */
@@ -178,12 +180,14 @@ static void note_wanted(struct qc_flights *s)
 }
 
 static void make_room(struct qc_flights *s, uint64_t bytes);
+static void start_behind(struct qc_flight *f);
 
 void qc_flight_over(struct qc_flight *f, int ret, const qchain_error *err)
 {
     struct qc_object *o = f->o;
     struct qc_flights *s = o->shared;
     uint64_t room = f->counts ? f->fetch.length : 0;
+    struct qc_flight *behind, *next;
     struct qc_part *p;
 
     if (f->wanted) {
@@ -201,6 +205,7 @@ void qc_flight_over(struct qc_flight *f, int ret, const qchain_error *err)
     if (f->next)
         f->next->link = f->link;
     p = f->part;
+    behind = f->behind;
     pthread_mutex_unlock(&o->lock);
     if (ret == QCHAIN_E_CHANGED)
         atomic_store(&o->changed, true);
@@ -208,6 +213,10 @@ void qc_flight_over(struct qc_flight *f, int ret, const qchain_error *err)
         copy_part(f, each);
     parts_over(p, ret, err);
     qc_block_unpin(s->blocks, f->block);
+    for (; behind; behind = next) {
+        next = behind->next_behind;
+        start_behind(behind);
+    }
     if (room > 0)
         make_room(s, room);
     qc_free(f);
@@ -490,6 +499,34 @@ void qc_flight_want(struct qc_object *o, struct qc_reading *rd, char *dest, uint
         start(f);
 }
 
+/* One that was begun earlier, and brings some of the same bytes. Under the object's lock. */
+static struct qc_flight *earlier_of(const struct qc_flight *f)
+{
+    struct qc_flight *e = f->next;
+
+    while (e && (e->fetch.offset >= flight_end(f) || flight_end(e) <= f->fetch.offset))
+        e = e->next;
+    return e;
+}
+
+/* What is brought anew is stored by the tiers after all that they were given before, or the wrong bytes
+ * would be the ones that stay. */
+static void start_behind(struct qc_flight *f)
+{
+    struct qc_object *o = f->o;
+    struct qc_flight *e;
+
+    pthread_mutex_lock(&o->lock);
+    e = earlier_of(f);
+    if (e) {
+        f->next_behind = e->behind;
+        e->behind = f;
+    }
+    pthread_mutex_unlock(&o->lock);
+    if (!e)
+        start(f);
+}
+
 void qc_flight_fresh(struct qc_object *o, struct qc_reading *rd, char *dest, uint64_t offset,
                      size_t length)
 {
@@ -506,7 +543,7 @@ void qc_flight_fresh(struct qc_object *o, struct qc_reading *rd, char *dest, uin
     f->part = add_part(rd, dest, offset, length);
     link_flight(f);
     pthread_mutex_unlock(&o->lock);
-    start(f);
+    start_behind(f);
 }
 
 static void fly_direct(struct qc_object *o, struct qc_reading *rd, char *dest, uint64_t offset,

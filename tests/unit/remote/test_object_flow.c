@@ -283,6 +283,46 @@ static void local_disks_are_a_leafs(void **unused)
     rig_finish(&r);
 }
 
+/* What is brought anew is asked for when the tiers have done with what came before, or they would store
+ * the wrong bytes last. What came before may be two blocks, and may fail. */
+static void anew_comes_last(void **unused)
+{
+    struct sub first, second, far;
+    struct reader anew, again;
+    struct rig r;
+
+    (void)unused;
+    rig_init(&r, 20 * BLOCK, 64 * BLOCK, 32 * BLOCK);
+    sub_start(&first, &r, 2 * BLOCK - 100, 100, 0);
+    sub_start(&second, &r, 2 * BLOCK, 100, 0);
+    sub_start(&far, &r, 7 * BLOCK, 100, 0);
+    assert_int_equal(held_count(&r.t), 3);
+    held_give(&r.t, 0, BLOCK); /* readers have it, tiers still store it */
+    sub_finish(&first, 0);
+    reader_start(&anew, &r, 2 * BLOCK - 100, 200, QC_READ_FRESH);
+    sleep_ms(20);
+    assert_int_equal(held_count(&r.t), 3);
+    held_end(&r.t, 0, 0);
+    sleep_ms(20);
+    assert_int_equal(held_count(&r.t), 3);
+    held_end(&r.t, 1, QCHAIN_E_IO);
+    sub_finish(&second, QCHAIN_E_IO);
+    held_wait(&r.t, 4);
+    assert_true(held_at(&r.t, 3).flags & QC_FETCH_FRESH);
+    held_give(&r.t, 3, held_at(&r.t, 3).length);
+    reader_join(&anew, 0);
+    reader_start(&again, &r, 2 * BLOCK - 100, 100, QC_READ_FRESH);
+    sleep_ms(20);
+    assert_int_equal(held_count(&r.t), 4);
+    held_end(&r.t, 3, 0);
+    held_wait(&r.t, 5);
+    held_end(&r.t, 4, 0);
+    reader_join(&again, 0);
+    held_end(&r.t, 2, 0);
+    sub_finish(&far, 0);
+    rig_finish(&r);
+}
+
 /* The environment ends while things are under way: who waits for that is told. */
 static void waiting_for_the_last(void **unused)
 {
@@ -316,6 +356,7 @@ int main(void)
         cmocka_unit_test(ahead_fails_quietly),
         cmocka_unit_test(submitted_reads),
         cmocka_unit_test(local_disks_are_a_leafs),
+        cmocka_unit_test(anew_comes_last),
         cmocka_unit_test(waiting_for_the_last),
     };
 
