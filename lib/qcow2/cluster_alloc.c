@@ -9,10 +9,12 @@
 
 #include "io/file.h"
 #include "qcow2/writer_int.h"
+#include "util/alloc.h"
 #include "util/bytes.h"
 #include "util/error.h"
 
 #define MAX_BITS 56 /* of offsets in L1 and L2 entries */
+#define SCAN_PIECE (64u << 10)
 
 /* ---------------------------------------------------------------- searching --- */
 
@@ -52,6 +54,26 @@ static uint32_t scan(const uint8_t *data, unsigned order, uint32_t at, uint32_t 
     return end;
 }
 
+/* Is a block full of which nothing is in memory? It is read in large pieces, past the slices. False: it is not, or that
+ * is not known. */
+static bool is_full_there(struct qc2_writer *w, uint64_t block)
+{
+    uint64_t host = qc2_block_host(w->counts, block), bytes = w->q->base.cluster_size, at, piece;
+    unsigned order = w->counts->order;
+    bool full = !qc2_table_in_memory(w, host);
+    uint8_t *counts;
+    uint32_t n;
+
+    piece = qc_min64(bytes, SCAN_PIECE);
+    n = (uint32_t)(piece << 3 >> order);
+    counts = full ? qc_malloc(piece) : NULL;
+    for (at = 0; full && at < bytes; at += piece)
+        full = counts && qc_store_read(w->store, counts, piece, host + at, QC_READ_META, NULL) == 0 &&
+               scan(counts, order, 0, n, true) == n;
+    qc_free(counts);
+    return full;
+}
+
 /* The first cluster from c on, before end, that is free, or is used; end if there is none. */
 static int find(struct qc2_writer *w, uint64_t c, uint64_t end, bool want_free, uint64_t *found,
                 qchain_error *err)
@@ -73,6 +95,10 @@ static int find(struct qc2_writer *w, uint64_t c, uint64_t end, bool want_free, 
         }
         if (c == i << k->block_bits)
             block_start = c;
+        if (want_free && c == block_start && is_full_there(w, i)) {
+            k->table[i] |= QC2_FULL;
+            continue;
+        }
         rc = qc2_count_slice(w, c, &s, &number, err);
         if (rc < 0)
             return rc;

@@ -243,6 +243,15 @@ void qc2_meta_forget(struct qc2_writer *w)
             drop_slice(w, w->meta->bucket[i]);
 }
 
+bool qc2_table_in_memory(const struct qc2_writer *w, uint64_t host)
+{
+    bool any = qc2_cmap_get(&w->meta->fresh, cluster_of(w, host)) != 0;
+
+    for (uint64_t at = host; !any && at < host + w->q->base.cluster_size; at += w->slice_bytes)
+        any = lookup(w, at) != NULL;
+    return any;
+}
+
 void qc2_table_drop(struct qc2_writer *w, uint64_t host, uint64_t length)
 {
     /* What a flush is writing there must not come after what is written there next. */

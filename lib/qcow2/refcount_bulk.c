@@ -6,18 +6,40 @@
 #include "util/bytes.h"
 
 #define COUNT_MAX 0xffffu
+#define LOW UINT64_C(0x0001000100010001)
+#define HIGH (LOW << 15)
+
+/* Is one of four counts 0? */
+static inline uint64_t zeros(uint64_t v)
+{
+    return (v - LOW) & ~v & HIGH;
+}
+
+/* Four counts, each in this machine's order. */
+static inline uint64_t four(const uint8_t *p)
+{
+    uint64_t v;
+
+    memcpy(&v, p, sizeof(v));
+    return (v & 0xff * LOW) << 8 | (v >> 8 & 0xff * LOW);
+}
 
 /* Can n counts of 16 bits all be changed, with none of them becoming 0? *one: do all become 1? */
 static bool is_simple(const uint8_t *p, uint64_t n, int delta, bool *one)
 {
-    uint16_t least = delta > 0 ? 1 : 2, most = delta > 0 ? COUNT_MAX - 1 : COUNT_MAX;
-    unsigned odd = 0, above = 0;
+    uint64_t never = (delta > 0 ? COUNT_MAX : 1) * LOW, odd = 0, above = 0, i = 0; /* nor may one be 0 */
 
-    for (uint64_t i = 0; i < n; i++) {
+    for (; i + 4 <= n; i += 4) {
+        uint64_t v = four(p + 2 * i);
+
+        odd |= zeros(v) | zeros(v ^ never);
+        above |= v ^ 2 * LOW;
+    }
+    for (; i < n; i++) {
         uint16_t v = qc_be16(p + 2 * i);
 
-        odd |= (unsigned)(v < least) | (unsigned)(v > most);
-        above |= (unsigned)(v != 2);
+        odd |= v == 0 || v == (uint16_t)never;
+        above |= v ^ 2u;
     }
     *one = delta < 0 && above == 0;
     return odd == 0;
@@ -25,7 +47,15 @@ static bool is_simple(const uint8_t *p, uint64_t n, int delta, bool *one)
 
 static void add(uint8_t *p, uint64_t n, int delta)
 {
-    for (uint64_t i = 0; i < n; i++) {
+    uint64_t i = 0;
+
+    for (; i + 4 <= n; i += 4) {
+        uint64_t v = four(p + 2 * i) + (uint64_t)delta * LOW; /* none of them carries: see is_simple */
+
+        v = (v & 0xff * LOW) << 8 | (v >> 8 & 0xff * LOW);
+        memcpy(p + 2 * i, &v, sizeof(v));
+    }
+    for (; i < n; i++) {
         uint16_t v = __builtin_bswap16((uint16_t)(qc_be16(p + 2 * i) + delta));
 
         memcpy(p + 2 * i, &v, 2);

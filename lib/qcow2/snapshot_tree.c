@@ -34,7 +34,6 @@ struct walk {
     int                delta;
     uint64_t           calls, max_calls;
     uint64_t           any;     /* all words of a table, or'ed */
-    uint64_t          *marked;
     uint64_t          *settled; /* counting down: see qc2_tree_leave */
     bool               mine;    /* the table at hand is the disk's alone now, and so far all in it */
     /* regaining */
@@ -209,15 +208,16 @@ static int count_stream(struct walk *k, uint64_t word, qchain_error *err)
 static int count_side_by_side(struct walk *k, uint64_t *raw, uint64_t n, uint64_t *i, uint64_t table,
                               qchain_error *err)
 {
-    uint64_t cluster = UINT64_C(1) << k->g.cluster_bits, at = *i, first = at;
+    uint64_t cluster = UINT64_C(1) << k->g.cluster_bits, stride = k->stride, at = *i, first = at, any = 0;
     uint64_t host = __builtin_bswap64(raw[at]) & QC2_OFFSET_MASK, next = host;
     int rc = check_host(k, host, table, err);
     bool one = false;
 
-    for (; at < n && (__builtin_bswap64(raw[at]) & (QC2_OFFSET_MASK | QC2_COMPRESSED)) == next; at += k->stride) {
+    for (; at < n && (__builtin_bswap64(raw[at]) & (QC2_OFFSET_MASK | QC2_COMPRESSED)) == next; at += stride) {
         next += cluster;
-        k->any |= raw[at];
+        any |= raw[at];
     }
+    k->any |= any;
     *i = at;
     if (rc == 0)
         rc = count_range(k, host, next - host, true, &one, err);
@@ -244,6 +244,15 @@ static int settle_table(struct walk *k, uint64_t table, qchain_error *err)
     return rc;
 }
 
+/* Clear COPIED. The counts that contradict it may reach the medium before or after: the image is marked dirty, and
+ * without COPIED what is written next is only copied in vain. */
+static void share_table(struct walk *k, uint64_t *raw, uint64_t n)
+{
+    for (uint64_t i = 0; i < n; i += k->stride)
+        raw[i] &= ~RAW_COPIED;
+    k->changed = true;
+}
+
 static int count_table(struct walk *k, uint64_t *raw, uint64_t table, qchain_error *err)
 {
     uint64_t n = (UINT64_C(1) << k->g.cluster_bits) / 8, i = 0;
@@ -265,22 +274,29 @@ static int count_table(struct walk *k, uint64_t *raw, uint64_t table, qchain_err
             i += k->stride;
         }
     }
-    if (k->marked && (k->any & RAW_COPIED))
-        k->marked[k->slot] = table;
+    if (rc == 0 && k->delta > 0 && (k->any & RAW_COPIED))
+        share_table(k, raw, n);
     return rc == 0 && k->mine ? settle_table(k, table, err) : rc;
 }
 
-int qc2_tree_count(struct qc2_writer *w, const struct qc2_tree *t, int delta, uint64_t *marked,
-                   qchain_error *err)
+int qc2_tree_drop(struct qc2_writer *w, const struct qc2_tree *t, qchain_error *err)
 {
-    struct walk k = {.w = w, .fn = count_table, .delta = delta, .max_calls = UINT64_MAX, .marked = marked};
+    struct walk k = {.w = w, .fn = count_table, .delta = -1, .max_calls = UINT64_MAX};
+    int rc = check_tree(w, t, err);
+
+    return rc == 0 ? walk_tree(&k, t, err) : rc;
+}
+
+int qc2_tree_join(struct qc2_writer *w, const struct qc2_tree *t, qchain_error *err)
+{
+    struct walk k = {.w = w, .fn = count_table, .delta = 1, .max_calls = UINT64_MAX};
     int rc = check_tree(w, t, err);
 
     if (rc < 0)
         return rc;
     rc = walk_tree(&k, t, err);
-    if (rc < 0 && delta > 0) {
-        struct walk undo = {.w = w, .fn = count_table, .delta = -delta, .max_calls = k.calls};
+    if (rc < 0) {
+        struct walk undo = {.w = w, .fn = count_table, .delta = -1, .max_calls = k.calls};
 
         walk_tree(&undo, t, NULL);
     }
@@ -298,29 +314,6 @@ int qc2_tree_leave(struct qc2_writer *w, const struct qc2_tree *t, uint64_t *set
 }
 
 /* ---- COPIED ---- */
-
-static int share_table(struct walk *k, uint64_t *raw, uint64_t table, qchain_error *err)
-{
-    uint64_t n = (UINT64_C(1) << k->g.cluster_bits) / 8, any = 0;
-
-    (void)table;
-    (void)err;
-    for (uint64_t i = 0; i < n; i += k->stride)
-        any |= raw[i];
-    if (!(any & RAW_COPIED))
-        return QCHAIN_OK;
-    for (uint64_t i = 0; i < n; i += k->stride)
-        raw[i] &= ~RAW_COPIED;
-    k->changed = true;
-    return QCHAIN_OK;
-}
-
-int qc2_tree_share(struct qc2_writer *w, const struct qc2_tree *t, qchain_error *err)
-{
-    struct walk k = {.w = w, .fn = share_table};
-
-    return walk_tree(&k, t, err);
-}
 
 static int regain_table(struct walk *k, uint64_t *raw, uint64_t table, qchain_error *err)
 {

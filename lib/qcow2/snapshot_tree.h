@@ -15,19 +15,19 @@ struct qc2_tree {
     uint32_t        n;
 };
 
-/* Count all L2 tables and clusters +1 or -1. If +1 fails all counts are as they were; if -1 fails, some are too
- * high. CORRUPT if a table is not sound. marked: NULL, or t->n zeros; receives the tables that have COPIED
- * somewhere. */
-int qc2_tree_count(struct qc2_writer *w, const struct qc2_tree *t, int delta, uint64_t *marked,
-                   qchain_error *err);
+/* Count all L2 tables and clusters down by 1. If that fails some counts are too high. CORRUPT if a table is not
+ * sound. */
+int qc2_tree_drop(struct qc2_writer *w, const struct qc2_tree *t, qchain_error *err);
 
-/* Count all down, as above with -1, and set COPIED at once in tables that are the active tree's as well and are, with
+/* Count all up by 1, and clear COPIED in the tables: nothing that hangs on them is only one tree's any more. If that
+ * fails the counts are as they were, but COPIED may be missing: qc2_tree_regain, after a flush. CORRUPT if a table
+ * is not sound. */
+int qc2_tree_join(struct qc2_writer *w, const struct qc2_tree *t, qchain_error *err);
+
+/* Count all down as qc2_tree_drop does, and set COPIED at once in tables that are the active tree's as well and are, with
  * all they refer to, the disk's alone now; of the others qc2_tree_regain sees to it. settled: t->n zeros; receives
  * the tables that are done. */
 int qc2_tree_leave(struct qc2_writer *w, const struct qc2_tree *t, uint64_t *settled, qchain_error *err);
-
-/* Nothing in the tables is the image's alone any more: clear COPIED in them. */
-int qc2_tree_share(struct qc2_writer *w, const struct qc2_tree *t, qchain_error *err);
 
 /* Some of the active tree is the image's alone again, below those slots that `by` has, too: set COPIED where a
  * refcount is 1. */

@@ -2,7 +2,7 @@
 /*
  * Internal snapshots: taken, gone back to, removed. Nobody else is inside the image. The order:
  *
- *   create  counts of all that the disk has +1 | COPIED cleared, the copy of the L1 table, the new snapshot table |
+ *   create  counts of all that the disk has +1, COPIED cleared, the copy of the L1 table, the new snapshot table |
  *           the header | the old snapshot table is freed
  *   apply   counts of all that the snapshot has +1, a new L1 table | the header: table and size by one write |
  *           counts of all that the disk had -1; but for L2 tables that are both's, whose counts stay
@@ -131,10 +131,10 @@ static int end(struct qc2_writer *w, struct qc2_snapshots *t, int rc, qchain_err
 
 /* ---- create ---- */
 
-/* The disk's own table and tables: nothing is its alone. */
-static int share_active(struct qc2_writer *w, const struct qc2_tree *marked, qchain_error *err)
+/* The disk's own L1 table: none of its tables is its alone. */
+static int share_active(struct qc2_writer *w, qchain_error *err)
 {
-    int rc = qc2_tree_share(w, marked, err);
+    int rc = QCHAIN_OK;
 
     for (uint32_t i = 0; i < w->l1_size && rc == 0; i++)
         if (w->l1[i] & QC2_COPIED)
@@ -144,7 +144,7 @@ static int share_active(struct qc2_writer *w, const struct qc2_tree *marked, qch
 
 /* All is counted: the copy of the L1 table and the new snapshot table, and the header. */
 static int enter(struct qc2_writer *w, struct qc2_snapshots *t, const struct qc_snapshot_new *s,
-                 const struct qc2_tree *marked, qchain_error *err)
+                 qchain_error *err)
 {
     static const uint64_t none;
     uint32_t n = w->l1_size > 0 ? w->l1_size : 1;
@@ -157,9 +157,7 @@ static int enter(struct qc2_writer *w, struct qc2_snapshots *t, const struct qc_
     if (rc == 0)
         rc = qc2_snapshots_write(w, t, &table, err);
     if (rc == 0) {
-        rc = qc2_flush_locked(w, err);
-        if (rc == 0)
-            rc = share_active(w, marked, err);
+        rc = share_active(w, err);
         if (rc == 0)
             rc = qc2_flush_locked(w, err);
         if (rc == 0)
@@ -170,12 +168,12 @@ static int enter(struct qc2_writer *w, struct qc2_snapshots *t, const struct qc_
     return rc;
 }
 
-/* Nothing came of it: all that was counted is the disk's alone, and some was marked as not. */
-static void take_back(struct qc2_writer *w, const struct qc2_tree *active)
+/* Nothing came of it: all that is the disk's is its alone, and some is marked as not. */
+static void take_back(struct qc2_writer *w, const struct qc2_tree *active, bool counted)
 {
     if (atomic_load(&w->stopped))
         return;
-    if (qc2_tree_count(w, active, -1, NULL, NULL) < 0 || qc2_flush_locked(w, NULL) < 0 ||
+    if ((counted && qc2_tree_drop(w, active, NULL) < 0) || qc2_flush_locked(w, NULL) < 0 ||
         qc2_tree_regain(w, active, NULL) < 0)
         atomic_store(&w->stopped, true);
 }
@@ -183,22 +181,20 @@ static void take_back(struct qc2_writer *w, const struct qc2_tree *active)
 static int create(struct qc2_writer *w, struct qc2_snapshots *t, const struct qc_snapshot_new *s,
                   qchain_error *err)
 {
-    struct qc2_tree active = {w->l1, w->l1_size}, of_marked = {NULL, w->l1_size};
-    uint64_t *marked;
+    struct qc2_tree active = {w->l1, w->l1_size};
+    bool counted;
     int rc;
 
     if (t->n >= QC2_MAX_SNAPSHOTS)
         return qc_fail(err, QCHAIN_E_LIMIT, "the image has %" PRIu32 " snapshots: no more are possible", t->n);
     if (w->q->header.refcount_order == 0)
         return qc_fail(err, QCHAIN_E_LIMIT, "refcounts of 1 bit: no cluster can belong to a snapshot, too");
-    of_marked.l1 = marked = qc_calloc(w->l1_size + 1, sizeof(*marked));
-    rc = marked ? qc2_tree_count(w, &active, 1, marked, err) : qc_fail_nomem(err);
-    if (rc == 0) {
-        rc = enter(w, t, s, &of_marked, err);
-        if (rc < 0)
-            take_back(w, &active);
-    }
-    qc_free(marked);
+    rc = qc2_tree_join(w, &active, err);
+    counted = rc == 0;
+    if (rc == 0)
+        rc = enter(w, t, s, err);
+    if (rc < 0)
+        take_back(w, &active, counted);
     return rc;
 }
 
@@ -334,30 +330,23 @@ static int switch_disk(struct qc2_writer *w, struct change *c, uint64_t host, ui
     c->dirty = old_dirty;
     drop_l1(w, old_host, old_n, QC2_REGION_L1);
     rc = note_tables(w, w->l1, w->l1_size, true, err);
-    return rc == 0 ? qc2_tree_count(w, &(struct qc2_tree){c->gone, c->n_gone}, -1, NULL, err) : rc;
+    return rc == 0 ? qc2_tree_drop(w, &(struct qc2_tree){c->gone, c->n_gone}, err) : rc;
 }
 
 /* The snapshot's tables belong to the disk as well, from now on; a copy of its L1 table lies at *host. */
 static int take_over(struct qc2_writer *w, const struct change *c, uint64_t *host, qchain_error *err)
 {
     struct qc2_tree fresh = {c->fresh, c->n};
-    uint64_t *marked = qc_calloc(c->n, sizeof(*marked));
-    int rc = marked ? qc2_tree_count(w, &fresh, 1, marked, err) : qc_fail_nomem(err);
+    int rc = qc2_tree_join(w, &fresh, err);
 
-    if (rc < 0) {
-        qc_free(marked);
-        return rc;
-    }
-    rc = qc2_flush_locked(w, err);
-    if (rc == 0) /* there should be none */
-        rc = qc2_tree_share(w, &(struct qc2_tree){marked, c->n}, err);
-    if (rc == 0)
-        rc = write_l1(w, c->l1, c->n, QC2_REGION_L1, host, err);
-    if (rc < 0 && !atomic_load(&w->stopped))
-        qc2_tree_count(w, &fresh, -1, NULL, NULL);
-    qc_free(marked);
     if (rc < 0)
         return rc;
+    rc = write_l1(w, c->l1, c->n, QC2_REGION_L1, host, err);
+    if (rc < 0) {
+        if (!atomic_load(&w->stopped))
+            qc2_tree_drop(w, &fresh, NULL);
+        return rc;
+    }
     rc = qc2_flush_locked(w, err);
     if (rc < 0)
         atomic_store(&w->stopped, true);

@@ -119,6 +119,8 @@ void qc2_slice_dirty(struct qc2_writer *w, struct qc2_slice *s, enum qc2_stage s
 int  qc2_table_new(struct qc2_writer *w, uint64_t host, uint64_t length, bool zeroed, qchain_error *err);
 /* The table is no more: nothing of it is to be written. */
 void qc2_table_drop(struct qc2_writer *w, uint64_t host, uint64_t length);
+/* Is any of the cluster-sized table at host in memory, or not in the file yet? */
+bool qc2_table_in_memory(const struct qc2_writer *w, uint64_t host);
 /* Bytes that are dirty. */
 uint64_t qc2_meta_dirty_bytes(const struct qc2_writer *w);
 

@@ -395,8 +395,8 @@ static void test_damage(void **state)
 
 /* ---- no room ---- */
 
-/* Writes, a snapshot made, gone back to, removed: until something fails. */
-static int sequence(struct rig *r, qchain_error *err)
+/* Writes, a snapshot made, gone back to, removed: until something fails. *making: the snapshot was being made. */
+static int sequence(struct rig *r, bool *making, qchain_error *err)
 {
     struct qc_snapshot_new s = {.name = "x", .icount = UINT64_MAX};
     uint8_t *buf = malloc(20000), stream[100];
@@ -407,7 +407,9 @@ static int sequence(struct rig *r, qchain_error *err)
     memset(buf, 9, 20000);
     memset(stream, 1, sizeof(stream)); /* nobody reads it */
     for (unsigned i = 0; i < 6 && rc == 0; i++) {
-        rc = qc2_place(r->img, (i * 300) << 10, 12288, &p, err);
+        uint64_t at = (i * 2100 % 4000) << 10; /* two L2 tables */
+
+        rc = qc2_place(r->img, at, 12288, &p, err);
         if (rc == 0 && !p.own) {
             rc = qc2_place_alloc(r->img, &p, err);
             if (rc == 0) {
@@ -419,11 +421,13 @@ static int sequence(struct rig *r, qchain_error *err)
             }
         }
         if (rc == 0)
-            rc = qc2_zero(r->img, (i * 300) << 10, 4096, 0, &done, err);
+            rc = qc2_zero(r->img, at, 4096, 0, &done, err);
         if (rc == 0)
             rc = qc2_write_compressed(r->img, (i * 200) << 12, stream, sizeof(stream), err);
-        if (rc == 0 && i == 1)
+        *making = rc == 0 && i == 1;
+        if (*making)
             rc = qc2_snapshot_create(r->img, &s, err);
+        *making = *making && rc < 0;
         if (rc == 0 && i == 3)
             rc = qc2_snapshot_apply(r->img, "x", err);
         if (rc == 0 && i == 4)
@@ -448,21 +452,21 @@ static void test_no_room(void **state)
     for (int k = 1; failed; k += (int)short_by()) {
         qchain_error err;
         struct rig r;
-        bool stopped;
+        bool stopped, making;
         int status;
 
         qc_error_init(&err);
         rig_make(&r, &o);
         r.file.fail_in = k;
-        failed = sequence(&r, &err) < 0;
+        failed = sequence(&r, &making, &err) < 0;
         r.file.fail_in = 0;
         stopped = qc2_writer_end(((struct qc2_image *)r.img)->writer, &err) < 0;
         rig_crash(&r);
         if (rig_save(&r, name)) {
             status = rig_run("qemu-img check %s.qcow2 >%s.log 2>&1", name, name);
-            /* A snapshot cut short may leave COPIED where it is not, or the other way: of no harm, since
-             * counts are never lower than they should be. */
-            if (status != 0)
+            /* Work on snapshots that is cut short may leave COPIED where it is not, or the other way: of no harm,
+             * since counts are never lower than they should be. But what came to nothing leaves none. */
+            if (status != 0 && (stopped || !making))
                 status = rig_run("grep -v OFLAG_COPIED %s.log | grep -q 'ERROR\\|%s'", name,
                                  stopped ? "ERROR" : "Leaked") == 0;
             if (status != 0) {
