@@ -229,7 +229,7 @@ ONE_THREAD = $(patsubst %,tests/interop/%.py,check_check check_commit check_conv
 THREAD    = $(findstring thread,$(SAN))
 REPLAYING = $(foreach t,empty check writer_flush snapshot_write l2_write bitmap_write,%/qcow2/test_$(t))
 # nbdkit is built without sanitizers; with the plugin alone built for one it does not end by itself.
-FOREIGN = tests/interop/check_nbd.py
+FOREIGN = tests/interop/check_nbd.py tests/interop/check_nbd_guest.py
 SCRIPTS_INTEROP = $(filter-out $(if $(THREAD),$(ONE_THREAD)) $(if $(SAN),$(FOREIGN)),$(call scripts,interop))
 T_INTEROP = $(call progs,interop) $(foreach s,$(SCRIPTS_INTEROP),'$(s) $(INTEROP_ARGS)') \
 	'$(RANDOM_CHAINS) $(INTEROP_ARGS) --count $(CHAINS)' \
