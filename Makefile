@@ -81,6 +81,7 @@ ROOMS      := util cache io net remote format qcow2 raw chain ops api
 LIB_SRC    := $(sort $(foreach r,$(ROOMS),$(wildcard lib/$(r)/*.c)))
 FUSE_SRC   := $(if $(HAVE_FUSE),$(sort $(wildcard examples/tools/fuse_*.c)))
 TOOL_SRC   := $(sort $(filter-out examples/tools/fuse_%,$(wildcard examples/tools/*.c)))
+COMMON_SRC := $(sort $(wildcard examples/common/*.c))
 TOOL_HELP  := $(filter examples/tools/tool_%,$(TOOL_SRC))
 NBDKIT_SRC := $(if $(HAVE_NBDKIT),$(sort $(wildcard bindings/nbdkit/*.c)))
 EXAMPLE_SRC := $(sort $(wildcard examples/*.c))
@@ -90,7 +91,7 @@ PROG_SRC   := $(sort $(wildcard $(patsubst %,tests/%/*.c,interop fault crash rem
 ABI_SRC    := $(sort $(wildcard tests/abi/*.c))
 BENCH_SRC  := $(sort $(filter-out $(if $(HAVE_LIBNBD),,%/bench_nbd.c),$(wildcard tests/bench/*.c)))
 FUZZ_SRC   := $(sort $(wildcard tests/fuzz/fuzz_*.c))
-ALL_SRC    := $(LIB_SRC) $(TOOL_SRC) $(FUSE_SRC) $(NBDKIT_SRC) $(EXAMPLE_SRC) $(UNIT_SRC) $(UNIT_HELP) $(PROG_SRC) \
+ALL_SRC    := $(LIB_SRC) $(COMMON_SRC) $(TOOL_SRC) $(FUSE_SRC) $(NBDKIT_SRC) $(EXAMPLE_SRC) $(UNIT_SRC) $(UNIT_HELP) $(PROG_SRC) \
 	$(ABI_SRC) $(BENCH_SRC) $(sort $(wildcard tests/fuzz/*.c))
 
 objects = $(patsubst %.c,$(BUILD)/obj/%.o,$(1))
@@ -146,10 +147,15 @@ $(BUILD)/obj/tests/unit/%.o: tests/unit/%.c $(BUILD)/flags
 	$(call compile,$(LIB_CFLAGS) -Itests/unit)
 $(BUILD)/obj/tests/fuzz/%.o: tests/fuzz/%.c $(BUILD)/flags
 	$(call compile,$(LIB_CFLAGS))
+# What tools and plugins share becomes part of either.
+$(BUILD)/obj/examples/common/%.o: examples/common/%.c $(BUILD)/flags
+	$(call compile,-fvisibility=hidden -fPIC -Iinclude)
 $(BUILD)/obj/examples/tools/fuse_%.o: examples/tools/fuse_%.c $(BUILD)/flags
-	$(call compile,$(FUSE_CFLAGS) -Iinclude)
+	$(call compile,$(FUSE_CFLAGS) -Iinclude -Iexamples/common)
+$(BUILD)/obj/examples/tools/%.o: examples/tools/%.c $(BUILD)/flags
+	$(call compile,-Iinclude -Iexamples/common)
 $(BUILD)/obj/bindings/nbdkit/%.o: bindings/nbdkit/%.c $(BUILD)/flags
-	$(call compile,-fvisibility=hidden -fPIC $(NBDKIT_CFLAGS) -DNBDKIT_QCHAIN_VERSION='"$(VERSION)"' -Iinclude)
+	$(call compile,-fvisibility=hidden -fPIC $(NBDKIT_CFLAGS) -DNBDKIT_QCHAIN_VERSION='"$(VERSION)"' -Iinclude -Iexamples/common)
 $(BUILD)/obj/%.o: %.c $(BUILD)/flags
 	$(call compile,-Iinclude)
 
@@ -166,18 +172,18 @@ $(LIB_SO): $(call objects,$(LIB_SRC)) lib/qchain.map
 	$(Q)ln -sf libqchain.so.$(SOMAJOR) $(@D)/libqchain.so
 
 # The programs take the static library and so run from wherever they are.
-$(BUILD)/bin/qchain: $(call objects,$(TOOL_SRC)) $(LIB_A)
+$(BUILD)/bin/qchain: $(call objects,$(TOOL_SRC) $(COMMON_SRC)) $(LIB_A)
 	$(call link,$(PKG_LIBS))
 $(BUILD)/bin/qchain-%: $(BUILD)/bin/qchain
 	$(Q)ln -sf qchain $@
-$(BUILD)/obj/examples/tools/tool.a: $(call objects,$(TOOL_HELP))
+$(BUILD)/obj/examples/tools/tool.a: $(call objects,$(TOOL_HELP) $(COMMON_SRC))
 	$(call say,AR)
 	@mkdir -p $(@D)
 	$(Q)rm -f $@ && ar rcs $@ $^
 $(BUILD)/bin/qchain-fuse: $(call objects,$(FUSE_SRC)) $(BUILD)/obj/examples/tools/tool.a $(LIB_A)
 	$(call link,$(FUSE_LIBS) $(PKG_LIBS))
 # nbdkit's own functions are found in the program that loads it; nobody shall find the library's.
-$(BUILD)/nbdkit/nbdkit-qchain-plugin.so: $(call objects,$(NBDKIT_SRC)) $(LIB_A)
+$(BUILD)/nbdkit/nbdkit-qchain-plugin.so: $(call objects,$(NBDKIT_SRC) $(COMMON_SRC)) $(LIB_A)
 	$(call link,-shared -Wl$(comma)--exclude-libs$(comma)ALL$(comma)-z$(comma)nodelete $(PKG_LIBS))
 $(EXAMPLES): $(BUILD)/examples/%: $(BUILD)/obj/examples/%.o $(LIB_A)
 	$(call link,$(PKG_LIBS))
