@@ -87,7 +87,7 @@ NBDKIT_SRC := $(if $(HAVE_NBDKIT),$(sort $(wildcard bindings/nbdkit/*.c)))
 EXAMPLE_SRC := $(sort $(wildcard examples/*.c))
 UNIT_SRC   := $(sort $(wildcard tests/unit/*/test_*.c))
 UNIT_HELP  := $(sort $(wildcard tests/unit/*.c))
-PROG_SRC   := $(sort $(wildcard $(patsubst %,tests/%/*.c,interop fault crash remote)))
+PROG_SRC   := $(sort $(filter-out $(if $(HAVE_NBDKIT),,%/test_nbdkit_host.c),$(wildcard $(patsubst %,tests/%/*.c,interop fault crash remote))))
 ABI_SRC    := $(sort $(wildcard tests/abi/*.c))
 BENCH_SRC  := $(sort $(filter-out $(if $(HAVE_LIBNBD),,%/bench_nbd.c),$(wildcard tests/bench/*.c)))
 FUZZ_SRC   := $(sort $(wildcard tests/fuzz/fuzz_*.c))
@@ -195,8 +195,10 @@ $(BUILD)/tests/unit/help.a: $(call objects,$(UNIT_HELP))
 	$(Q)rm -f $@ && ar rcs $@ $^
 $(UNIT): $(BUILD)/%: $(BUILD)/obj/%.o $(BUILD)/tests/unit/help.a $(LIB_A)
 	$(call link,$(CMOCKA_LIBS) $(PKG_LIBS))
+# A plugin looks for what it calls in the program that loads it.
 $(PROGS): $(BUILD)/%: $(BUILD)/obj/%.o $(BUILD)/tests/unit/help.a $(LIB_A)
-	$(call link,$(CMOCKA_LIBS) $(PKG_LIBS))
+	$(call link,$(if $(filter test_nbdkit_host,$(@F)),-rdynamic -ldl) $(CMOCKA_LIBS) $(PKG_LIBS))
+$(BUILD)/tests/interop/test_nbdkit_host: | $(PLUGIN)
 $(ABI): $(BUILD)/%: $(BUILD)/obj/%.o $(LIB_SO)
 	$(call link,-L$(BUILD)/lib -lqchain -Wl$(comma)-rpath$(comma)$(abspath $(BUILD)/lib) $(CMOCKA_LIBS))
 $(BENCH): $(BUILD)/bench/bin/%: $(BUILD)/obj/tests/bench/%.o $(LIB_A)
@@ -234,7 +236,8 @@ ONE_THREAD = $(patsubst %,tests/interop/%.py,check_check check_commit check_conv
 	check_write_tools test-tools)
 THREAD    = $(findstring thread,$(SAN))
 REPLAYING = $(foreach t,empty check writer_flush snapshot_write l2_write bitmap_write,%/qcow2/test_$(t))
-# nbdkit is built without sanitizers; with the plugin alone built for one it does not end by itself.
+# nbdkit is built without sanitizers; with the plugin alone built for one it does not end by itself. Under these
+# test_nbdkit_host has the plugin.
 FOREIGN = tests/interop/check_nbd.py tests/interop/check_nbd_guest.py
 SCRIPTS_INTEROP = $(filter-out $(if $(THREAD),$(ONE_THREAD)) $(if $(SAN),$(FOREIGN)),$(call scripts,interop))
 T_INTEROP = $(call progs,interop) $(foreach s,$(SCRIPTS_INTEROP),'$(s) $(INTEROP_ARGS)') \
