@@ -81,16 +81,17 @@ ROOMS      := util cache io net remote format qcow2 raw chain ops api
 LIB_SRC    := $(sort $(foreach r,$(ROOMS),$(wildcard lib/$(r)/*.c)))
 FUSE_SRC   := $(if $(HAVE_FUSE),$(sort $(wildcard examples/tools/fuse_*.c)))
 TOOL_SRC   := $(sort $(filter-out examples/tools/fuse_%,$(wildcard examples/tools/*.c)))
+COMMON_SRC := $(sort $(wildcard examples/common/*.c))
 TOOL_HELP  := $(filter examples/tools/tool_%,$(TOOL_SRC))
 NBDKIT_SRC := $(if $(HAVE_NBDKIT),$(sort $(wildcard bindings/nbdkit/*.c)))
 EXAMPLE_SRC := $(sort $(wildcard examples/*.c))
 UNIT_SRC   := $(sort $(wildcard tests/unit/*/test_*.c))
 UNIT_HELP  := $(sort $(wildcard tests/unit/*.c))
-PROG_SRC   := $(sort $(wildcard $(patsubst %,tests/%/*.c,interop fault crash remote)))
+PROG_SRC   := $(sort $(filter-out $(if $(HAVE_NBDKIT),,%/test_nbdkit_host.c),$(wildcard $(patsubst %,tests/%/*.c,interop fault crash remote))))
 ABI_SRC    := $(sort $(wildcard tests/abi/*.c))
 BENCH_SRC  := $(sort $(filter-out $(if $(HAVE_LIBNBD),,%/bench_nbd.c),$(wildcard tests/bench/*.c)))
 FUZZ_SRC   := $(sort $(wildcard tests/fuzz/fuzz_*.c))
-ALL_SRC    := $(LIB_SRC) $(TOOL_SRC) $(FUSE_SRC) $(NBDKIT_SRC) $(EXAMPLE_SRC) $(UNIT_SRC) $(UNIT_HELP) $(PROG_SRC) \
+ALL_SRC    := $(LIB_SRC) $(COMMON_SRC) $(TOOL_SRC) $(FUSE_SRC) $(NBDKIT_SRC) $(EXAMPLE_SRC) $(UNIT_SRC) $(UNIT_HELP) $(PROG_SRC) \
 	$(ABI_SRC) $(BENCH_SRC) $(sort $(wildcard tests/fuzz/*.c))
 
 objects = $(patsubst %.c,$(BUILD)/obj/%.o,$(1))
@@ -146,10 +147,15 @@ $(BUILD)/obj/tests/unit/%.o: tests/unit/%.c $(BUILD)/flags
 	$(call compile,$(LIB_CFLAGS) -Itests/unit)
 $(BUILD)/obj/tests/fuzz/%.o: tests/fuzz/%.c $(BUILD)/flags
 	$(call compile,$(LIB_CFLAGS))
+# What tools and plugins share becomes part of either.
+$(BUILD)/obj/examples/common/%.o: examples/common/%.c $(BUILD)/flags
+	$(call compile,-fvisibility=hidden -fPIC -Iinclude)
 $(BUILD)/obj/examples/tools/fuse_%.o: examples/tools/fuse_%.c $(BUILD)/flags
-	$(call compile,$(FUSE_CFLAGS) -Iinclude)
+	$(call compile,$(FUSE_CFLAGS) -Iinclude -Iexamples/common)
+$(BUILD)/obj/examples/tools/%.o: examples/tools/%.c $(BUILD)/flags
+	$(call compile,-Iinclude -Iexamples/common)
 $(BUILD)/obj/bindings/nbdkit/%.o: bindings/nbdkit/%.c $(BUILD)/flags
-	$(call compile,-fvisibility=hidden -fPIC $(NBDKIT_CFLAGS) -DNBDKIT_QCHAIN_VERSION='"$(VERSION)"' -Iinclude)
+	$(call compile,-fvisibility=hidden -fPIC $(NBDKIT_CFLAGS) -DNBDKIT_QCHAIN_VERSION='"$(VERSION)"' -Iinclude -Iexamples/common)
 $(BUILD)/obj/%.o: %.c $(BUILD)/flags
 	$(call compile,-Iinclude)
 
@@ -166,18 +172,18 @@ $(LIB_SO): $(call objects,$(LIB_SRC)) lib/qchain.map
 	$(Q)ln -sf libqchain.so.$(SOMAJOR) $(@D)/libqchain.so
 
 # The programs take the static library and so run from wherever they are.
-$(BUILD)/bin/qchain: $(call objects,$(TOOL_SRC)) $(LIB_A)
+$(BUILD)/bin/qchain: $(call objects,$(TOOL_SRC) $(COMMON_SRC)) $(LIB_A)
 	$(call link,$(PKG_LIBS))
 $(BUILD)/bin/qchain-%: $(BUILD)/bin/qchain
 	$(Q)ln -sf qchain $@
-$(BUILD)/obj/examples/tools/tool.a: $(call objects,$(TOOL_HELP))
+$(BUILD)/obj/examples/tools/tool.a: $(call objects,$(TOOL_HELP) $(COMMON_SRC))
 	$(call say,AR)
 	@mkdir -p $(@D)
 	$(Q)rm -f $@ && ar rcs $@ $^
 $(BUILD)/bin/qchain-fuse: $(call objects,$(FUSE_SRC)) $(BUILD)/obj/examples/tools/tool.a $(LIB_A)
 	$(call link,$(FUSE_LIBS) $(PKG_LIBS))
 # nbdkit's own functions are found in the program that loads it; nobody shall find the library's.
-$(BUILD)/nbdkit/nbdkit-qchain-plugin.so: $(call objects,$(NBDKIT_SRC)) $(LIB_A)
+$(BUILD)/nbdkit/nbdkit-qchain-plugin.so: $(call objects,$(NBDKIT_SRC) $(COMMON_SRC)) $(LIB_A)
 	$(call link,-shared -Wl$(comma)--exclude-libs$(comma)ALL$(comma)-z$(comma)nodelete $(PKG_LIBS))
 $(EXAMPLES): $(BUILD)/examples/%: $(BUILD)/obj/examples/%.o $(LIB_A)
 	$(call link,$(PKG_LIBS))
@@ -189,8 +195,10 @@ $(BUILD)/tests/unit/help.a: $(call objects,$(UNIT_HELP))
 	$(Q)rm -f $@ && ar rcs $@ $^
 $(UNIT): $(BUILD)/%: $(BUILD)/obj/%.o $(BUILD)/tests/unit/help.a $(LIB_A)
 	$(call link,$(CMOCKA_LIBS) $(PKG_LIBS))
+# A plugin looks for what it calls in the program that loads it.
 $(PROGS): $(BUILD)/%: $(BUILD)/obj/%.o $(BUILD)/tests/unit/help.a $(LIB_A)
-	$(call link,$(CMOCKA_LIBS) $(PKG_LIBS))
+	$(call link,$(if $(filter test_nbdkit_host,$(@F)),-rdynamic -ldl) $(CMOCKA_LIBS) $(PKG_LIBS))
+$(BUILD)/tests/interop/test_nbdkit_host: | $(PLUGIN)
 $(ABI): $(BUILD)/%: $(BUILD)/obj/%.o $(LIB_SO)
 	$(call link,-L$(BUILD)/lib -lqchain -Wl$(comma)-rpath$(comma)$(abspath $(BUILD)/lib) $(CMOCKA_LIBS))
 $(BENCH): $(BUILD)/bench/bin/%: $(BUILD)/obj/tests/bench/%.o $(LIB_A)
@@ -228,8 +236,9 @@ ONE_THREAD = $(patsubst %,tests/interop/%.py,check_check check_commit check_conv
 	check_write_tools test-tools)
 THREAD    = $(findstring thread,$(SAN))
 REPLAYING = $(foreach t,empty check writer_flush snapshot_write l2_write bitmap_write,%/qcow2/test_$(t))
-# nbdkit is built without sanitizers; with the plugin alone built for one it does not end by itself.
-FOREIGN = tests/interop/check_nbd.py
+# nbdkit is built without sanitizers; with the plugin alone built for one it does not end by itself. Under these
+# test_nbdkit_host has the plugin.
+FOREIGN = tests/interop/check_nbd.py tests/interop/check_nbd_guest.py
 SCRIPTS_INTEROP = $(filter-out $(if $(THREAD),$(ONE_THREAD)) $(if $(SAN),$(FOREIGN)),$(call scripts,interop))
 T_INTEROP = $(call progs,interop) $(foreach s,$(SCRIPTS_INTEROP),'$(s) $(INTEROP_ARGS)') \
 	'$(RANDOM_CHAINS) $(INTEROP_ARGS) --count $(CHAINS)' \

@@ -1,16 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /* nbdkit_config.c - the command line: names, policy, how URLs are reached. */
-#include <errno.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <strings.h>
-#include <unistd.h>
 
 #include "nbdkit_qchain.h"
-
-#define POLICY_FILE "/etc/qchain/policy"
-#define REMOTE_FILE "/etc/qchain/remote"
 
 struct qcn_config qcn_config;
 
@@ -43,54 +36,19 @@ static int tell(int r)
     return -1;
 }
 
-/* A rule for URLs whose value is a path, quoted. */
-static int remote_path(const char *rule, const char *path)
-{
-    char *text = malloc(strlen(rule) + 2 * strlen(path) + 4), *to;
-    int r;
-
-    if (!text) {
-        nbdkit_error("out of memory");
-        return -1;
-    }
-    to = stpcpy(stpcpy(text, rule), " \"");
-    for (; *path; path++) {
-        if (*path == '"' || *path == '\\')
-            *to++ = '\\';
-        *to++ = *path;
-    }
-    strcpy(to, "\"");
-    r = tell(qchain_remote_parse(qcn_config.remote, text, qcn_error()));
-    free(text);
-    return r;
-}
-
-/* QCHAIN_POLICY set but empty means: no file. */
 static int load_policy(void)
 {
-    const char *path = getenv("QCHAIN_POLICY");
+    const char *path = program_policy_file();
 
-    if (!path)
-        path = access(POLICY_FILE, F_OK) == 0 ? POLICY_FILE : "";
-    return *path ? tell(qchain_policy_load(qcn_config.policy, path, qcn_error())) : 0;
+    return path ? tell(qchain_policy_load(qcn_config.policy, path, qcn_error())) : 0;
 }
 
-/* QCHAIN_REMOTE likewise. */
 static int load_remote(void)
 {
-    const char *path = getenv("QCHAIN_REMOTE"), *home = getenv("HOME");
-    char *own = NULL;
-    int r = 0;
+    char *path = program_remote_file();
+    int r = path ? tell(qchain_remote_load(qcn_config.remote, path, qcn_error())) : 0;
 
-    if (!path && home && home[0] == '/' && asprintf(&own, "%s/.config/qchain/remote", home) < 0)
-        own = NULL;
-    if (!path && own && access(own, F_OK) == 0)
-        path = own;
-    if (!path)
-        path = access(REMOTE_FILE, F_OK) == 0 ? REMOTE_FILE : "";
-    if (*path)
-        r = tell(qchain_remote_load(qcn_config.remote, path, qcn_error()));
-    free(own);
+    free(path);
     return r;
 }
 
@@ -122,24 +80,13 @@ void qcn_config_free(void)
 
 /* ----------------------------------------------------------------------- names --- */
 
-bool qcn_is_url(const char *name)
-{
-    static const char *const schemes[] = {"http://", "https://", "s3://", "az://", "gs://"};
-    size_t i;
-
-    for (i = 0; i < sizeof(schemes) / sizeof(schemes[0]); i++)
-        if (strncasecmp(name, schemes[i], strlen(schemes[i])) == 0)
-            return true;
-    return false;
-}
-
 /* The name as it holds when nbdkit has gone to another directory; NULL after a complaint. */
 static const char *lasting_name(const char *name)
 {
     const char *interned;
     char *absolute;
 
-    if (qcn_is_url(name) || strncmp(name, "json:", 5) == 0)
+    if (program_is_url(name) || strncmp(name, "json:", 5) == 0)
         return name;
     name += strncmp(name, "file:", 5) == 0 ? 5 : 0;
     if (!*name) {
@@ -208,25 +155,8 @@ static int take_flag(const char *value, uint32_t flag)
 
 static int take_cache(const char *value)
 {
-    static const struct {
-        const char *name;
-        uint32_t    flags;
-    } modes[] = {
-        {"none", QCHAIN_OPEN_DIRECT},
-        {"writeback", 0},
-        {"writethrough", QCHAIN_OPEN_WRITETHROUGH},
-        {"directsync", QCHAIN_OPEN_DIRECT | QCHAIN_OPEN_WRITETHROUGH},
-        {"unsafe", QCHAIN_OPEN_UNSAFE},
-    };
-    size_t i;
-
-    qcn_config.flags &= ~(uint32_t)(QCHAIN_OPEN_DIRECT | QCHAIN_OPEN_WRITETHROUGH | QCHAIN_OPEN_UNSAFE);
-    for (i = 0; i < sizeof(modes) / sizeof(modes[0]); i++) {
-        if (strcmp(value, modes[i].name) == 0) {
-            qcn_config.flags |= modes[i].flags;
-            return 0;
-        }
-    }
+    if (program_set_cache(value, &qcn_config.flags))
+        return 0;
     nbdkit_error("cache=%s: it is none, writeback, writethrough, directsync or unsafe", value);
     return -1;
 }
@@ -311,9 +241,12 @@ static int take_remote_config(const char *value)
 
 static int take_cache_dir(const char *value)
 {
-    char *dir = nbdkit_absolute_path(value);
-    int r = dir ? remote_path("cache-dir", dir) : -1;
+    char *dir = nbdkit_absolute_path(value), *rule = dir ? program_cache_rule(dir) : NULL;
+    int r = rule ? tell(qchain_remote_parse(qcn_config.remote, rule, qcn_error())) : -1;
 
+    if (dir && !rule)
+        nbdkit_error("out of memory");
+    free(rule);
     free(dir);
     return r;
 }

@@ -50,21 +50,13 @@ qchain_error *qcn_error(void)
     return err;
 }
 
+/* In NBD's words. An image that is read-only after a flush that failed is no question of rights; and without memory for an
+ * error there is no code. */
 static int errno_of(int code)
 {
-    switch (code) {
-    case QCHAIN_E_NOMEM:
-        return ENOMEM;
-    case QCHAIN_E_INVAL:
-    case QCHAIN_E_RANGE:
-        return EINVAL;
-    case QCHAIN_E_NOSPACE:
-        return ENOSPC;
-    case QCHAIN_E_UNSUPPORTED:
-        return ENOTSUP;
-    default: /* also READONLY: after a flush that failed, which is no question of rights */
-        return EIO;
-    }
+    int number = program_errno(code);
+
+    return number == EROFS || number == EBUSY || number == 0 ? EIO : number;
 }
 
 int qcn_fail(struct qcn_export *e, int code)

@@ -6,8 +6,6 @@
 
 #include "nbdkit_qchain.h"
 
-#define MAX_FILES 65536
-
 int qchain_debug_log;
 
 static qchain_env *env;
@@ -37,24 +35,13 @@ static int make_env(qchain_env **out)
     o.log_level = qchain_debug_log > 0 ? (uint32_t)qchain_debug_log : QCHAIN_LOG_WARN;
     /* Connections need descriptors, too. */
     if (getrlimit(RLIMIT_NOFILE, &rl) == 0 && rl.rlim_cur != RLIM_INFINITY && rl.rlim_cur >= 64)
-        o.max_open_files = (uint32_t)(rl.rlim_cur < MAX_FILES ? rl.rlim_cur : MAX_FILES) / 4 * 3;
+        o.max_open_files = (uint32_t)(rl.rlim_cur < PROGRAM_MAX_FILES ? rl.rlim_cur : PROGRAM_MAX_FILES) / 4 * 3;
     return qchain_env_create(out, &o, qcn_error());
-}
-
-/* Deep chains want many descriptors; without them the library closes and opens. */
-static void raise_file_limit(void)
-{
-    struct rlimit rl;
-
-    if (getrlimit(RLIMIT_NOFILE, &rl) != 0 || rl.rlim_cur == RLIM_INFINITY || rl.rlim_cur >= MAX_FILES)
-        return;
-    rl.rlim_cur = rl.rlim_max < MAX_FILES ? rl.rlim_max : MAX_FILES;
-    setrlimit(RLIMIT_NOFILE, &rl);
 }
 
 int qcn_start(void)
 {
-    raise_file_limit();
+    program_raise_file_limit();
     return make_env(&env) == 0 ? 0 : qcn_fail(NULL, 0);
 }
 
@@ -110,7 +97,7 @@ static int look_at_chain(struct qcn_export *e)
     e->fast_unit = top->version >= 3 && !(top->flags & QCHAIN_IMAGE_DATA_FILE_RAW) ? top->subcluster_size : 0;
     e->far = false;
     for (i = 0; qchain_source_name(e->c, i); i++)
-        e->far = e->far || qcn_is_url(qchain_source_name(e->c, i));
+        e->far = e->far || program_is_url(qchain_source_name(e->c, i));
     r = !e->writable || may_write(top) ? 0 : -1;
     qchain_image_info_free(top);
     return r;
@@ -190,7 +177,7 @@ static int look_at(struct qcn_export *e, qchain_env *own)
     int r;
 
     prepare(e, false, &o);
-    if (qcn_is_url(e->image)) {
+    if (program_is_url(e->image)) {
         r = qchain_inspect(&info, own, e->image, &o, qcn_error());
         if (r == 0)
             qchain_image_info_free(info);

@@ -7,6 +7,8 @@
  *   nbdkit_data.c     reading, writing, extents
  *   nbdkit_plugin.c   what nbdkit calls
  *
+ * What it shares with the tools is in examples/common.
+ *
  * nbdkit goes to the background by fork, which open chains do not survive. So what is looked at before it lives in an
  * environment of its own, which ends before it.
  */
@@ -21,6 +23,8 @@
 #include <stdint.h>
 
 #include <qchain.h>
+
+#include "program.h"
 
 /* One chain that clients may ask for. All but the names is guarded by its lock; what a connection uses stays as it
  * is until the last one is closed. */
@@ -60,7 +64,6 @@ int qcn_config_load(void);
 int qcn_config_key(const char *key, const char *value);
 int qcn_config_complete(void);
 void qcn_config_free(void);
-bool qcn_is_url(const char *name);
 
 /* nbdkit_export.c */
 int qcn_look(void);                     /* before the fork: can all be opened? */

@@ -266,7 +266,7 @@ static int open_image(struct tool *t, const struct bench_args *a, qchain **c)
 {
     uint32_t flags = 0;
 
-    tool_set_cache(a->cache, &flags);
+    program_set_cache(a->cache, &flags);
     return a->load.write ? tool_open_writable(t, a->name, flags, c)
                          : tool_open(t, a->name, flags & QCHAIN_OPEN_DIRECT, NULL, c);
 }

@@ -65,7 +65,7 @@ static int parse_args(struct tool *t, int argc, char **argv, struct commit_args 
         return TOOL_STOP;
     }
     a->name = argv[optind];
-    if (tool_set_cache(a->cache, flags))
+    if (program_set_cache(a->cache, flags))
         return 0;
     tool_complain(t, "Invalid cache option: %s", a->cache);
     return TOOL_STOP;

@@ -421,7 +421,7 @@ static int convert_to_file(struct tool *t, qchain *c, const struct convert_args 
     o.sparse_bytes = !a->sparse_given ? 0 : a->sparse ? a->sparse : UINT64_MAX;
     o.create = &create->o;
     o.open = &open;
-    tool_set_cache(a->cache, &open.flags);
+    program_set_cache(a->cache, &open.flags);
     open.flags &= ~(uint32_t)QCHAIN_OPEN_UNSAFE;
     if (a->existing && a->sparse)
         open.flags |= QCHAIN_OPEN_DISCARD;

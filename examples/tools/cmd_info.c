@@ -134,7 +134,7 @@ static void put_json(struct tool_json *j, const qchain_image_info *i, const char
     if (i->cluster_size)
         tool_json_u64(j, "cluster-size", i->cluster_size);
     tool_json_str(j, "format", i->format);
-    if (!tool_is_url(i->name))
+    if (!program_is_url(i->name))
         tool_json_u64(j, "actual-size", i->allocated_size);
     if (qcow2) {
         tool_json_open(j, "format-specific", false);
@@ -224,7 +224,7 @@ static void put_human(struct tool_out *o, const qchain_image_info *i, const char
     snprintf(line, sizeof(line), "%s (%" PRIu64 " bytes)", size, i->virtual_size);
     put_line(o, "virtual size: ", line);
     tool_size_text(size, sizeof(size), i->allocated_size);
-    put_line(o, "disk size: ", tool_is_url(i->name) ? "unavailable" : size);
+    put_line(o, "disk size: ", program_is_url(i->name) ? "unavailable" : size);
     if (has(i, QCHAIN_IMAGE_ENCRYPTED))
         put_line(o, "encrypted: ", "yes");
     if (i->cluster_size) {

@@ -109,7 +109,7 @@ static void put_image(struct tool_json *j, const qchain_image_info *i)
     tool_json_str(j, "format", i->format);
     tool_json_u64(j, "virtual-size", i->virtual_size);
     tool_json_u64(j, "file-size", i->file_size);
-    if (!tool_is_url(i->name))
+    if (!program_is_url(i->name))
         tool_json_u64(j, "actual-size", i->allocated_size);
     put_flags(j, i);
     put_optional(j, "backing-filename", tool_as_recorded(i->backing_name_raw, i->backing_name));

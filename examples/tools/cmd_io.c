@@ -55,7 +55,7 @@ static int parse_option(struct io_shell *sh, int c, struct io_args *a)
         sh->how.snapshot = true;
         break;
     case 'n':
-        tool_set_cache("none", &sh->how.flags);
+        program_set_cache("none", &sh->how.flags);
         break;
     case 'C':
         sh->how.copy_on_read = true;
@@ -67,7 +67,7 @@ static int parse_option(struct io_shell *sh, int c, struct io_args *a)
         what = io_known_aio(optarg) ? NULL : "aio";
         break;
     case 't':
-        what = tool_set_cache(optarg, &sh->how.flags) ? NULL : "cache";
+        what = program_set_cache(optarg, &sh->how.flags) ? NULL : "cache";
         break;
     case 'd':
         what = io_set_discard(&sh->how, optarg) ? NULL : "discard";

@@ -137,7 +137,7 @@ static int rebase(struct tool *t, qchain *c, const struct rebase_args *a)
     int r;
 
     qchain_open_opts_init(&open, sizeof(open));
-    tool_set_cache(a->source_cache, &flags);
+    program_set_cache(a->source_cache, &flags);
     open.flags = (flags & QCHAIN_OPEN_DIRECT) | (a->share ? (uint32_t)QCHAIN_OPEN_FORCE_SHARE : 0) |
                  (t->no_index ? (uint32_t)QCHAIN_OPEN_NO_INDEX : 0);
     qchain_rebase_opts_init(&o, sizeof(o));
@@ -177,7 +177,7 @@ static int run_rebase(struct tool *t, int argc, char **argv)
 
     if (parse_args(t, argc, argv, &a) != 0)
         return t->status;
-    tool_set_cache(a.cache, &flags);
+    program_set_cache(a.cache, &flags);
     if (a.flags & QCHAIN_REBASE_UNSAFE) /* what it names may be gone */
         flags |= QCHAIN_OPEN_NO_BACKING;
     a.share = t->force_share; /* of what is read; the image itself is written */

@@ -74,7 +74,7 @@ static int run_stream(struct tool *t, int argc, char **argv)
 
     if (parse_args(t, argc, argv, &a) != 0)
         return t->status;
-    tool_set_cache(a.cache, &flags);
+    program_set_cache(a.cache, &flags);
     if (tool_open_writable(t, a.name, flags | QCHAIN_OPEN_NO_READ_AHEAD, &c) != 0)
         return 1;
     status = stream(t, c, &a);

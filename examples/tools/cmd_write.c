@@ -42,7 +42,7 @@ static int parse_option(struct tool *t, int c, struct write_args *a)
         t->format = optarg;
         return 0;
     case 't':
-        if (tool_set_cache(optarg, &a->flags))
+        if (program_set_cache(optarg, &a->flags))
             return 0;
         tool_complain(t, "Invalid cache option: %s", optarg);
         return -1;

@@ -17,7 +17,7 @@
 
 static bool local(struct doctor *d, const char *name)
 {
-    return !d->t->image_opts && !tool_is_url(name) && strncmp(name, "json:", 5) != 0;
+    return !d->t->image_opts && !program_is_url(name) && strncmp(name, "json:", 5) != 0;
 }
 
 static const char *path_of(const char *name)

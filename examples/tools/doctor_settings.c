@@ -119,7 +119,7 @@ static void saw_setting(void *data, enum tool_setting kind, const char *value)
 int doctor_load(struct doctor *d)
 {
     static const char patience[] = "connect-timeout 5\ndeadline 10";
-    const char *policy = tool_policy_file();
+    const char *policy = program_policy_file();
 
     d->harmless = qchain_remote_create();
     if (!d->harmless) {
@@ -132,7 +132,7 @@ int doctor_load(struct doctor *d)
     qchain_remote_parse(d->harmless, patience, NULL);
     if (policy && qchain_policy_load(d->t->policy, policy, d->t->err) != 0)
         d->policy_wrong = strdup(doctor_message(d));
-    d->remote_file = tool_remote_file();
+    d->remote_file = program_remote_file();
     if (d->remote_file && qchain_remote_load(d->t->remote, d->remote_file, d->t->err) != 0)
         d->remote_wrong = strdup(doctor_message(d));
     else if (d->remote_file)
@@ -154,7 +154,7 @@ void doctor_unload(struct doctor *d)
 
 static void check_policy(struct doctor *d)
 {
-    const char *path = tool_policy_file();
+    const char *path = program_policy_file();
     struct stat st;
 
     if (!path)

@@ -16,7 +16,7 @@
 
 const char *fuse_base_name(const char *name, size_t *length)
 {
-    size_t n = tool_is_url(name) ? strcspn(name, "?#") : strlen(name), i;
+    size_t n = program_is_url(name) ? strcspn(name, "?#") : strlen(name), i;
 
     for (i = n; i > 0 && name[i - 1] != '/'; i--)
         ;
@@ -72,7 +72,7 @@ int fuse_disk_make(struct fuse_view *v, const char *image, const char *name)
     n->size = qchain_size(v->c);
     v->node[0].mtime_ns = info.mtime_ns;
     for (i = 0; qchain_source_name(v->c, i); i++)
-        v->far = v->far || tool_is_url(qchain_source_name(v->c, i));
+        v->far = v->far || program_is_url(qchain_source_name(v->c, i));
     return 0;
 }
 
@@ -186,7 +186,7 @@ void fuse_disk_lseek(fuse_req_t req, fuse_ino_t ino, off_t offset, int whence, s
         r = find_next(v, (uint64_t)offset, whence == SEEK_DATA, &found, w->err);
         if (r != 0) {
             fuse_log_failure(v, "lseek", w->err);
-            fuse_reply_err(req, fuse_errno(r));
+            fuse_reply_err(req, program_errno(r));
         } else if (whence == SEEK_DATA && found == n->size) {
             fuse_reply_err(req, ENXIO);
         } else {
@@ -245,7 +245,7 @@ void fuse_disk_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t siz
     if (r == 0)
         fuse_reply_write(req, size);
     else
-        fuse_reply_err(req, fuse_errno(r));
+        fuse_reply_err(req, program_errno(r));
 }
 
 /* The disk keeps its size, its mode and its owner; its time of change is only told. */
@@ -304,7 +304,7 @@ void fuse_disk_fallocate(fuse_req_t req, fuse_ino_t ino, int mode, off_t offset,
     }
     r = qchain_write_zeroes(v->c, end - at, at, mode == punch ? QCHAIN_WRITE_UNMAP : 0, w->err);
     note_change(v, "fallocate", r, w->err);
-    fuse_reply_err(req, fuse_errno(r));
+    fuse_reply_err(req, program_errno(r));
 }
 
 /* After a flush that failed nobody knows what is durable: then it is no question of rights. */
@@ -319,7 +319,7 @@ static void flush(fuse_req_t req)
         if (r != 0)
             fuse_log_failure(v, "flush", w ? w->err : NULL);
     }
-    fuse_reply_err(req, r == QCHAIN_E_READONLY ? EIO : fuse_errno(r));
+    fuse_reply_err(req, r == QCHAIN_E_READONLY ? EIO : program_errno(r));
 }
 
 void fuse_disk_fsync(fuse_req_t req, fuse_ino_t ino, int datasync, struct fuse_file_info *fi)

@@ -136,7 +136,7 @@ static bool own_option(struct tool *t, struct fuse_view *v, struct args *a, int 
     case 'o':
         return take_options(t, a, optarg);
     case 't':
-        if (tool_set_cache(optarg, &a->flags))
+        if (program_set_cache(optarg, &a->flags))
             return true;
         tool_usage_error(t, "Invalid cache mode '%s'", optarg);
         return false;

@@ -101,27 +101,6 @@ uint64_t fuse_now_ns(clockid_t clock)
     return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
 }
 
-int fuse_errno(int code)
-{
-    switch (code) {
-    case QCHAIN_OK:
-        return 0;
-    case QCHAIN_E_NOMEM:
-        return ENOMEM;
-    case QCHAIN_E_INVAL:
-    case QCHAIN_E_RANGE:
-        return EINVAL;
-    case QCHAIN_E_NOSPACE:
-        return ENOSPC;
-    case QCHAIN_E_READONLY:
-        return EROFS;
-    case QCHAIN_E_BUSY:
-        return EBUSY;
-    default:
-        return EIO;
-    }
-}
-
 void fuse_log_failure(struct fuse_view *v, const char *what, const qchain_error *err)
 {
     uint_fast64_t now = fuse_now_ns(CLOCK_MONOTONIC), told = atomic_load(&v->told_ns);
@@ -222,5 +201,5 @@ void fuse_view_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t offset, s
     if (r == 0)
         fuse_reply_buf(req, w->buf, size);
     else
-        fuse_reply_err(req, fuse_errno(r));
+        fuse_reply_err(req, program_errno(r));
 }

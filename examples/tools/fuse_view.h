@@ -94,8 +94,6 @@ void fuse_work_free(struct fuse_view *v);
 /* Tell the log of a failure, at most once a second; what: "read". */
 void fuse_log_failure(struct fuse_view *v, const char *what, const qchain_error *err);
 void fuse_tell(struct fuse_view *v, const char *text);
-/* The errno for a QCHAIN_E_*. */
-int  fuse_errno(int code);
 uint64_t fuse_now_ns(clockid_t clock);
 void fuse_view_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t offset, struct fuse_file_info *fi);
 

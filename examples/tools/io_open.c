@@ -132,7 +132,7 @@ static int open_snapshot(struct io_shell *sh, qchain_open_opts *o)
     char *path;
     int r;
 
-    if (sh->how.image_opts || tool_is_url(sh->how.name))
+    if (sh->how.image_opts || program_is_url(sh->how.name))
         return cannot_open(sh, "a temporary overlay needs the name of a file");
     if (qchain_inspect(&info, sh->t->env, sh->how.name, o, sh->t->err) != 0)
         return open_failed(sh);
@@ -280,14 +280,14 @@ static int parse_open(struct io_shell *sh, const struct io_command *cmd, int arg
     while ((c = getopt(argc, argv, "snCro:ki:t:d:U")) != -1) {
         if (c == '?')
             return io_usage(cmd);
-        if (c == 't' && !tool_set_cache(optarg, &how->flags))
+        if (c == 't' && !program_set_cache(optarg, &how->flags))
             return invalid(sh, "cache", optarg);
         if (c == 'd' && !io_set_discard(how, optarg))
             return invalid(sh, "discard", optarg);
         if (c == 'i' && !io_known_aio(optarg))
             return invalid(sh, "aio", optarg);
         if (c == 'n')
-            tool_set_cache("none", &how->flags);
+            program_set_cache("none", &how->flags);
         if (c == 'o')
             *options = optarg;
         how->snapshot |= c == 's';
@@ -361,7 +361,7 @@ static int parse_reopen(struct io_shell *sh, const struct io_command *cmd, int a
     while ((c = getopt(argc, argv, "rwc:o:")) != -1) {
         if (c == '?')
             return io_usage(cmd);
-        if (c == 'c' && !tool_set_cache(optarg, &how->flags))
+        if (c == 'c' && !program_set_cache(optarg, &how->flags))
             return invalid(sh, "cache", optarg);
         if (c == 'o' && reopen_options(sh, optarg, how) != 0)
             return -1;

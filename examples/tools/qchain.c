@@ -136,7 +136,7 @@ static int no_verb(const char *name)
     fprintf(stderr, "qchain: Command not found: %s\n", name);
     if (nearest)
         fprintf(stderr, "Did you mean 'qchain %s'?\n", nearest);
-    else if (access(name, F_OK) == 0 || tool_is_url(name))
+    else if (access(name, F_OK) == 0 || program_is_url(name))
         fprintf(stderr, "A verb comes first, as in 'qchain info IMG'\n");
     fprintf(stderr, "Try 'qchain --help' for more information\n");
     return 1;

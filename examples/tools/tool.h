@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * tool.h - what the verbs of the program `qchain` share. The tools use nothing of
- * the library but <qchain.h>.
+ * the library but <qchain.h>. What other programs want, too, is in ../common.
  */
 #ifndef QCHAIN_TOOL_H
 #define QCHAIN_TOOL_H
@@ -13,6 +13,8 @@
 #include <stdint.h>
 
 #include <qchain.h>
+
+#include "program.h"
 
 struct stat;
 struct tool;
@@ -92,8 +94,6 @@ int tool_usage_error(struct tool *t, const char *format, ...) __attribute__((for
 bool tool_parse_output(struct tool *t, const char *value, bool with_full);
 /* Is it the name of a cache mode? */
 bool tool_known_cache(const char *mode);
-/* The same, and the QCHAIN_OPEN_* that it stands for are set in *flags, the other modes' cleared. */
-bool tool_set_cache(const char *mode, uint32_t *flags);
 /* Print the help of one verb; what all have in it. */
 void tool_print_help(const struct tool_verb *v);
 extern const char tool_shared_help[];
@@ -122,8 +122,6 @@ void tool_size_text(char *buf, size_t size, uint64_t bytes);
 
 /* ---- environment, opening, complaints (tool_env.c) ---- */
 
-/* The file with rules of what images may refer to that is in force; NULL: none. */
-const char *tool_policy_file(void);
 /* Set up and free what t points to; tool_start answers 0 or an exit code. */
 int tool_start(struct tool *t, const struct tool_verb *verb);
 void tool_finish(struct tool *t);
@@ -171,14 +169,10 @@ bool tool_layer_missing(struct tool *t, const char *name, int64_t layer);
 
 /* ---- URLs (tool_remote.c) ---- */
 
-/* The file with settings that is for all runs, to be freed; NULL: none. */
-char *tool_remote_file(void);
-/* Read it; 0 or an exit code. */
+/* Read the file with settings that is for all runs; 0 or an exit code. */
 int tool_load_remote(struct tool *t);
 /* Take a directory as the disk cache; 0, or -1 after a complaint. */
 int tool_remote_dir(struct tool *t, const char *dir);
-/* Does a name (no list of options) lie behind a URL? */
-bool tool_is_url(const char *name);
 /* A name the user gave, for people to see: without passwords and queries of URLs. Valid until the next
  * call. */
 const char *tool_shown_name(struct tool *t, const char *name);

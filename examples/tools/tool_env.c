@@ -4,13 +4,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
-#include <unistd.h>
 
 #include "tool.h"
-
-#define POLICY_FILE "/etc/qchain/policy"
-#define MAX_FILES 65536
 
 void tool_complain(const struct tool *t, const char *format, ...)
 {
@@ -29,32 +24,9 @@ void tool_complain_error(const struct tool *t)
     tool_complain(t, "%s", t->err ? qchain_error_message(t->err) : "out of memory");
 }
 
-/* Deep chains want many descriptors; without them the library closes and opens. */
-static void raise_file_limit(void)
-{
-    struct rlimit rl;
-
-    if (getrlimit(RLIMIT_NOFILE, &rl) != 0)
-        return;
-    if (rl.rlim_cur == RLIM_INFINITY || rl.rlim_cur >= MAX_FILES)
-        return;
-    rl.rlim_cur = rl.rlim_max < MAX_FILES ? rl.rlim_max : MAX_FILES;
-    setrlimit(RLIMIT_NOFILE, &rl);
-}
-
-/* QCHAIN_POLICY set but empty means: no file. */
-const char *tool_policy_file(void)
-{
-    const char *path = getenv("QCHAIN_POLICY");
-
-    if (!path)
-        return access(POLICY_FILE, F_OK) == 0 ? POLICY_FILE : NULL;
-    return *path ? path : NULL;
-}
-
 static int load_policy(struct tool *t)
 {
-    const char *path = tool_policy_file();
+    const char *path = program_policy_file();
 
     if (!path || qchain_policy_load(t->policy, path, t->err) == 0)
         return 0;
@@ -69,7 +41,7 @@ int tool_start(struct tool *t, const struct tool_verb *verb)
     memset(t, 0, sizeof(*t));
     t->verb = verb;
     snprintf(t->prog, sizeof(t->prog), "qchain-%s", verb->name);
-    raise_file_limit();
+    program_raise_file_limit();
     t->err = qchain_error_create();
     t->policy = qchain_policy_create();
     t->remote = qchain_remote_create();

@@ -275,13 +275,13 @@ void tool_open_hint(struct tool *t, const char *name)
     if (t->image_opts || strncmp(name, "json:", 5) == 0)
         return;
     if (code == QCHAIN_E_NOTFOUND) {
-        if (!tool_is_url(name))
+        if (!program_is_url(name))
             tell_missing(t, name, layer);
         return;
     }
     if (code == QCHAIN_E_AUTH || code == QCHAIN_E_NET || code == QCHAIN_E_TIMEOUT)
         fprintf(stderr, "'qchain doctor' tells what is set up for URLs\n");
-    if (tool_is_url(name))
+    if (program_is_url(name))
         return;
     if (code == QCHAIN_E_UNSUPPORTED && layer == 0)
         tell_format(t, name);

@@ -35,7 +35,7 @@ bool tool_find_layer(struct tool *t, qchain *c, const char *text, uint32_t max, 
             tool_complain_error(t);
             return false;
         }
-        found = is_named(info->name, tool_is_url(text) ? tool_shown_name(t, text) : text);
+        found = is_named(info->name, program_is_url(text) ? tool_shown_name(t, text) : text);
         qchain_image_info_free(info);
         if (found) {
             *out = i;

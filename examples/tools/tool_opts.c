@@ -252,34 +252,9 @@ bool tool_parse_output(struct tool *t, const char *value, bool with_full)
     return true;
 }
 
-bool tool_set_cache(const char *mode, uint32_t *flags)
-{
-    static const struct {
-        const char *mode;
-        uint32_t flags;
-    } modes[] = {
-        {"none", QCHAIN_OPEN_DIRECT},
-        {"off", QCHAIN_OPEN_DIRECT},
-        {"directsync", QCHAIN_OPEN_DIRECT | QCHAIN_OPEN_WRITETHROUGH},
-        {"writeback", 0},
-        {"unsafe", QCHAIN_OPEN_UNSAFE},
-        {"writethrough", QCHAIN_OPEN_WRITETHROUGH},
-    };
-    const uint32_t all = QCHAIN_OPEN_DIRECT | QCHAIN_OPEN_WRITETHROUGH | QCHAIN_OPEN_UNSAFE;
-    size_t i;
-
-    for (i = 0; i < sizeof(modes) / sizeof(modes[0]); i++) {
-        if (strcmp(mode, modes[i].mode) == 0) {
-            *flags = (*flags & ~all) | modes[i].flags;
-            return true;
-        }
-    }
-    return false;
-}
-
 bool tool_known_cache(const char *mode)
 {
     uint32_t flags = 0;
 
-    return tool_set_cache(mode, &flags);
+    return program_set_cache(mode, &flags);
 }

@@ -4,33 +4,14 @@
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
-#include <unistd.h>
 
 #include "tool.h"
 
-#define SYSTEM_FILE "/etc/qchain/remote"
-
 /* --------------------------------------------------------------- settings --- */
-
-/* QCHAIN_REMOTE set but empty means: no file. */
-char *tool_remote_file(void)
-{
-    const char *path = getenv("QCHAIN_REMOTE"), *home = getenv("HOME");
-    char *own = NULL;
-
-    if (path)
-        return *path ? strdup(path) : NULL;
-    if (home && home[0] == '/' && asprintf(&own, "%s/.config/qchain/remote", home) < 0)
-        own = NULL;
-    if (own && access(own, F_OK) == 0)
-        return own;
-    free(own);
-    return access(SYSTEM_FILE, F_OK) == 0 ? strdup(SYSTEM_FILE) : NULL;
-}
 
 int tool_load_remote(struct tool *t)
 {
-    char *path = tool_remote_file();
+    char *path = program_remote_file();
     int r = path ? qchain_remote_load(t->remote, path, t->err) : 0;
 
     free(path);
@@ -42,40 +23,18 @@ int tool_load_remote(struct tool *t)
 
 int tool_remote_dir(struct tool *t, const char *dir)
 {
-    static const char rule[] = "cache-dir \"";
-    char *text = malloc(sizeof(rule) + 2 * strlen(dir) + 2), *to;
-    int r;
+    char *rule = program_cache_rule(dir);
+    int r = rule ? qchain_remote_parse(t->remote, rule, t->err) : 0;
 
-    if (!text) {
+    if (!rule)
         tool_complain(t, "out of memory");
-        return -1;
-    }
-    to = stpcpy(text, rule);
-    for (; *dir; dir++) {
-        if (*dir == '"' || *dir == '\\')
-            *to++ = '\\';
-        *to++ = *dir;
-    }
-    strcpy(to, "\"");
-    r = qchain_remote_parse(t->remote, text, t->err);
-    if (r)
+    else if (r)
         tool_complain_error(t);
-    free(text);
-    return r ? -1 : 0;
+    free(rule);
+    return rule && r == 0 ? 0 : -1;
 }
 
 /* ------------------------------------------------------------------ names --- */
-
-bool tool_is_url(const char *name)
-{
-    static const char *const schemes[] = {"http://", "https://", "s3://", "az://", "gs://"};
-    size_t i;
-
-    for (i = 0; i < sizeof(schemes) / sizeof(schemes[0]); i++)
-        if (strncasecmp(name, schemes[i], strlen(schemes[i])) == 0)
-            return true;
-    return false;
-}
 
 /* The length of "//", each of which may be "\/" as in JSON, or 0. */
 static size_t two_slashes(const char *p)

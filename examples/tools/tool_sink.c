@@ -23,7 +23,7 @@ bool tool_is_layer(qchain *c, const struct stat *target)
     uint32_t i;
 
     for (i = 0; (name = qchain_source_name(c, i)) != NULL; i++)
-        if (!tool_is_url(name) && stat(name, &st) == 0 && st.st_dev == target->st_dev && st.st_ino == target->st_ino)
+        if (!program_is_url(name) && stat(name, &st) == 0 && st.st_dev == target->st_dev && st.st_ino == target->st_ino)
             return true;
     return false;
 }
@@ -105,7 +105,7 @@ int tool_sink_open(struct tool *t, struct tool_sink *s, const char *name, qchain
         take_stdout(s);
         return 0;
     }
-    if (tool_is_url(name)) {
+    if (program_is_url(name)) {
         tool_complain(t, "%s: the target must be a file, a device or '-'; images behind URLs are only "
                          "read",
                       tool_shown_name(t, name));

@@ -12,11 +12,10 @@ for.
 
 import os
 import shutil
-import subprocess
-import threading
 import time
 
 import guest_files
+import guest  # of ../interop, which guest_files looks into
 import make_chain
 from bars_fuse import Mounted
 from bars_remote import net, with_index
@@ -31,34 +30,16 @@ WAYS = {"qemu": "QEMU's curl driver", "layers": "layers view", "bare": "disk vie
 
 def boot(m, home, drive, write=False):
     """Start the guest; seconds until it was ready, what it says of its reads, and of what it wrote if it shall, into the
-    drive itself then. no_timer_check: a busy host may be too late with the ticks that the kernel wants to see at
-    first."""
-    argv = ["qemu-system-x86_64", "-accel", "tcg", "-m", "512", "-nodefaults", "-no-user-config", "-display", "none",
-            "-serial", "stdio", "-no-reboot", "-kernel", os.path.join(home, "vmlinuz"), "-initrd",
-            os.path.join(home, "initramfs"), "-append", "console=ttyS0 quiet panic=-1 no_timer_check" +
-            (" " + guest_files.WRITE if write else ""), "-drive", "if=virtio," + ("" if write else "snapshot=on,") + drive]
-    errors, result, told = m.path("guest.err"), None, []
-    begun = time.monotonic()
-    with open(errors, "wb") as err, subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=err,
-                                                     env=dict(os.environ, TMPDIR=m.scratch)) as p:
-        limit = threading.Timer(LIMIT, p.kill)
-        limit.start()
-        try:
-            for line in p.stdout:
-                words = line.decode("ascii", "replace").split()
-                told.append(" ".join(words))
-                if words[:1] == [guest_files.READY] and not result:
-                    result = {"start": time.monotonic() - begun, "sum": words[1],
-                              "reading": float(words[6]) - float(words[4])}
-                elif words[:1] == [guest_files.WROTE] and result:
-                    result["wrote"] = words[1]
-            p.wait()
-        finally:
-            limit.cancel()
-            p.kill()
-    if not result or write and "wrote" not in result:
-        with open(errors, encoding="utf-8", errors="replace") as f:
-            raise Failed("the guest was never ready: %s; QEMU says: %s" % (" / ".join(told)[:1000], f.read()[-500:]))
+    drive itself then."""
+    began = time.monotonic()
+    with guest.Guest(os.path.join(guest_files.kernel(home), "vmlinuz"), os.path.join(home, "initramfs"),
+                     drive if write else "snapshot=on," + drive, [guest_files.WRITE] * write, LIMIT,
+                     dict(os.environ, TMPDIR=m.scratch)) as g:
+        words = g.wait_for(guest_files.READY)
+        result = {"start": time.monotonic() - began, "sum": words[1], "reading": float(words[6]) - float(words[4])}
+        if write:
+            result["wrote"] = g.wait_for(guest_files.WROTE)[1]
+        g.wait_off()
     return result
 
 
@@ -150,7 +131,7 @@ def rows(bar, depth, runs):
 
 def guest_starts(m, _):
     bar = Bar()
-    lacks = guest_files.missing()
+    lacks = guest.missing()
     if not os.path.exists(m.tool("qchain-fuse")) or not os.access("/dev/fuse", os.W_OK):
         lacks.append("qchain-fuse (libfuse3-dev) and /dev/fuse")
     if lacks:

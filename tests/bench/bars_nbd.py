@@ -6,7 +6,6 @@ All servers are up while they are read by turns, all files in the page cache. Re
 connection) and nbdcopy. What nbdkit itself takes is in both, so a row tells how the file plugin and qemu-nbd compare.
 """
 
-import hashlib
 import os
 import shutil
 import subprocess
@@ -14,6 +13,7 @@ import time
 
 import bars_guest
 import guest_files
+import guest  # of ../interop, which guest_files looks into
 import make_chain
 from bench_bars import Bar, per_second, rate, secs
 from bench_measure import Failed, layer_files, median, warm
@@ -157,24 +157,20 @@ def guest_start(m, home, servers, top, *args):
     return bars_guest.boot(m, home, "format=raw,discard=unmap,file=" + uri, write=True)
 
 
-def after_writing(m, home, top, wrote):
+def after_writing(home, top, wrote):
     """The image and its file system are whole, and what the guest wrote is there."""
-    raw, found = os.path.join(home, "flat.raw"), m.path("written")
+    raw = os.path.join(home, "flat.raw")
     subprocess.run(["qemu-img", "check", "-q", top], check=True)
     subprocess.run(["qemu-img", "convert", "-f", "qcow2", "-O", "raw", top, raw], check=True)
     try:
-        guest_files.run(["e2fsck", "-fn", raw])
-        guest_files.run(["debugfs", "-R", "dump /%s %s" % (guest_files.WRITTEN, found), raw])
-        with open(found, "rb") as f:
-            if hashlib.md5(f.read()).hexdigest() != wrote:
-                raise Failed("what the guest wrote is not there")
+        guest.check_disk(raw, {guest_files.WRITTEN: wrote})
     finally:
         os.unlink(raw)
 
 
 def nbd_guest(m, _):
     bar = Bar()
-    lacks = missing(m, "nbdkit", "qemu-img") + guest_files.missing()
+    lacks = missing(m, "nbdkit", "qemu-img") + guest.missing()
     if lacks:
         bar.skip("NBD: a guest that starts from an export", "there is no " + ", ".join(lacks))
         return bar
@@ -187,7 +183,7 @@ def nbd_guest(m, _):
             result = guest_start(m, home, servers, top, "write=true")
         if result["sum"] != reads[depth]["sum"]:
             raise Failed("the guest read other bytes than are in its files: %s" % result)
-        after_writing(m, home, top, result["wrote"])
+        after_writing(home, top, result["wrote"])
     finally:
         os.unlink(top)
     bar.raw = {"guest": [result]}

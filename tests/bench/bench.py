@@ -34,6 +34,7 @@ import bench_bars  # noqa: E402
 from bench_measure import Failed, Measure, machine  # noqa: E402
 import bench_report  # noqa: E402
 import make_chain  # noqa: E402
+from interop_lib import Mismatch  # noqa: E402 of ../interop, which bars_remote looks into
 
 BARS = {**bench_bars.BARS, **bars_sidecar.BARS, **bars_queue.BARS,
         **bars_remote.BARS, **bars_prefetch.BARS, **bars_write.BARS, **bars_surgery.BARS, **bars_fuse.BARS,
@@ -91,7 +92,7 @@ def measure(args, m):
             bar = function(m, lambda d: bars_sidecar.clean(make_chain.make(args.data, d,
                                                                            args.scale)))
             found = {"rows": bar.rows, "chart": bar.chart, "raw": bar.raw}
-        except Failed as e:
+        except (Failed, Mismatch) as e:
             found = {"rows": [], "chart": [], "error": str(e)}
         bars[name] = found
         results["bars"] = {n: bars[n] for n in BARS if n in bars}

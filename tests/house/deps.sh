@@ -23,6 +23,8 @@ check    libdeflate-dev        pkg-config --exists libdeflate
 check    liburing-dev          pkg-config --exists liburing
 check    libcmocka-dev         pkg-config --exists cmocka
 check    qemu-utils            have qemu-img && have qemu-io
+check    qemu-system-x86       have qemu-system-x86_64
+check    e2fsprogs             [ -x /sbin/mke2fs ]
 check    python3               have python3
 check    man-db                have man
 check    groff                 have groff

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
 """The nbdkit plugin: random chains against qemu-nbd and qemu-img, writing against a model, what is agreed on with
-clients, names of exports, failures, kill -9, and a chain behind a URL.
+clients, names of exports, failures, kill -9 of server and client, a full disk, and a chain behind a URL.
 
 Arguments name the checks to run; --seed N makes the same chains again, --keep keeps the directory."""
 import argparse
@@ -440,7 +440,124 @@ def killed(place):
                 raise Mismatch(f"{'FUA' if fua else 'flush'}: what was written at {at} is gone")
 
 
+# A client that says when it is busy, and then writes until it is killed.
+BUSY = """
+import nbd, sys
+h = nbd.NBD()
+h.connect_uri(sys.argv[1])
+for i in range(1 << 30):
+    flying = [h.aio_pwrite(nbd.Buffer.from_bytearray(bytearray(b"k" * 65536)), (i * 8 + k) % 200 * 65536 + 4096) for k in range(8)]
+    if i == 5:
+        print("busy", flush=True)
+    while not h.aio_command_completed(flying[-1]):
+        h.poll(-1)
+"""
+
+
+def client_killed(place):
+    """kill -9 of a client while it writes: others go on, its image is set free with the last of them, and is whole."""
+    top = place.chain()
+    model = read_all(place.flat(top))
+    with place.serve("write=true", top) as s:
+        with Client(s.uri()) as c:
+            with subprocess.Popen([sys.executable, "-c", BUSY, s.uri()], stdout=subprocess.PIPE) as busy:
+                if busy.stdout.readline() != b"busy\n":
+                    raise Mismatch("the client that is to be killed never began")
+                busy.kill()
+            c.pwrite(b"after" * 100, 15 * MIB)
+            lib.same_bytes("another client's", bytes(c.pread(500, 15 * MIB)), b"after" * 100, 15 * MIB)
+        until = time.monotonic() + 60
+        while place.run("qemu-img", "check", top, ok=None).returncode and time.monotonic() < until:
+            time.sleep(0.02)        # the client is gone a little before the server knows
+        place.run("qemu-img", "check", top)
+    got = read_all(place.flat(top))
+    lib.same_bytes("after the end", got[15 * MIB:15 * MIB + 500], b"after" * 100, 15 * MIB)
+    for at in range(0, 15 * MIB, 4096):
+        if got[at:at + 4096] not in (model[at:at + 4096], b"k" * 4096):
+            raise Mismatch(f"what lies at {at} was there never")
+
+
+def ended(place):
+    """SIGTERM while writes are in flight: clients hear of the shutdown, and when they have left it ends; the image is whole,
+    and has all that was answered."""
+    top = place.chain()
+    answered, flying = set(), {}
+    with place.serve("write=true", top) as s:
+        c = Client(s.uri(), shutdown=False)
+        begun = 0
+        try:
+            while True:
+                while len(flying) < 16:
+                    flying[c.aio_pwrite(nbd.Buffer.from_bytearray(bytearray(b"%07d\n" % begun * 4096)), begun % 500 * 32768)] = begun
+                    begun += 1
+                c.poll(-1)
+                for cookie in [x for x in flying if c.aio_command_completed(x)]:
+                    answered.add(flying.pop(cookie))
+                if len(answered) == 100:
+                    s.process.terminate()
+        except nbd.Error as e:
+            if len(answered) < 100:
+                raise Mismatch(f"after {len(answered)} writes: {e}; {s.said()}") from None
+        c.h = None
+        s.process.wait(60)
+    place.run("qemu-img", "check", top)
+    got = read_all(place.flat(top))
+    for number in answered:
+        at = number % 500 * 32768
+        later = {number + 500 * k for k in range(0, (begun - number) // 500 + 1)}
+        if got[at:at + 32768] not in [b"%07d\n" % n * 4096 for n in later]:
+            raise Mismatch(f"write {number} of {begun} was answered, and is not there: {got[at:at + 16]}")
+    return f"{len(answered)} writes were answered"
+
+
 # -------------------------------------------------------------------- failures ---
+
+def no_space(place):
+    """A full disk below the image: clients hear ENOSPC, nothing is lost, and with room again all goes on. Also if it is
+    full when the last client leaves."""
+    small = place.new("small")
+    os.mkdir(small)
+    if place.run("mount", "-t", "tmpfs", "-o", "size=4m", "none", small, ok=None).returncode:
+        return "left out: no small file system can be mounted here"
+    top, filler, cut = os.path.join(small, "top.qcow2"), os.path.join(small, "filler"), place.path("cut.qcow2")
+
+    def fill(c, at):
+        for done in range(at, 128):
+            try:
+                c.pwrite(b"%03d\n" % done * 16384, done * 65536)
+            except nbd.Error as e:
+                if e.errnum != errno.ENOSPC:
+                    raise Mismatch(f"a full disk: {e}") from None
+                return done
+        raise Mismatch("the disk is never full")
+
+    def whole(image, n):
+        place.run("qemu-img", "check", image, ok=(0, 3))
+        want = b"".join(b"%03d\n" % i * 16384 for i in range(n))
+        lib.same_bytes(f"{n} writes", read_all(place.flat(image))[:len(want)], want, 0)
+
+    try:
+        place.image(os.path.relpath(top, place.directory), 64 * MIB)
+        with open(filler, "wb") as f:
+            f.write(bytes(MIB))
+        with place.serve("write=true", top) as s:
+            with Client(s.uri()) as c:
+                c.pwrite(b"000\n" * 16384, 0)
+                c.flush()
+                done = fill(c, 1)
+                shutil.copy(top, cut)
+                whole(cut, 1)
+                os.unlink(filler)
+                c.pwrite(b"%03d\n" % done * 16384, done * 65536)
+                c.flush()
+                done = fill(c, done + 1)
+            with Client(s.uri()) as c:
+                lib.same_bytes("to the next client", bytes(c.pread(4, (done - 1) * 65536)), b"%03d\n" % (done - 1), 0)
+        whole(top, done)
+    finally:
+        subprocess.run(["umount", "-l", small], check=False)
+    return f"{done} writes"
+
 
 def refusals(place):
     """What keeps nbdkit from beginning, and what it says of it."""
@@ -518,6 +635,31 @@ def remote(place):
                 fails("an object that is gone", errno.EIO, lambda: c.pread(4096, 11 * MIB + 512 * KIB))
 
 
+def blanks(place):
+    """Names with blanks and per cent signs: of files they are what they are, of URLs as these are written; behind a URL
+    a relative name with a blank is found."""
+    base = place.image("a b.qcow2", MIB)
+    place.run("qemu-io", "-c", "write -q -P 7 0 64k", base)
+    place.run("qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", "a b.qcow2", "t op.qcow2")
+    shutil.copy(base, place.path("p%20q.qcow2"))
+
+    def seven(s, name=""):
+        with Client(s.uri(name)) as c:
+            lib.same_bytes(f"export '{name}'", bytes(c.pread(65536, 0)), bytes([7]) * 65536, 0)
+
+    with place.serve("t op.qcow2", "export=x%20 y=t op.qcow2", "export= =file:p%20q.qcow2", cwd=place.directory) as s:
+        for name in ("", "x%2520%20y", "%20"):
+            seven(s, name)
+    with serving(place.directory) as (url, _):
+        if "%20" not in place.refused(url + "t op.qcow2"):
+            raise Mismatch("of a URL with a blank")
+        if "404" not in place.refused(url + "p%20q.qcow2"):
+            raise Mismatch("of the URL of another object")
+        with place.serve(url + "t%20op.qcow2", f"export=far={url}p%2520q.qcow2") as s:
+            seven(s)
+            seven(s, "far")
+
+
 def changed_seen(s):
     """Who comes after the last one has left gets the object as it is now."""
     until = time.monotonic() + 60
@@ -532,8 +674,8 @@ def changed_seen(s):
         time.sleep(0.02)            # the client is gone a little before the server knows
 
 
-CHECKS = [random_disks, many_readers, agreed, exports, background, random_writes, space, copied_in, set_free, killed, refusals,
-          damaged, remote]
+CHECKS = [random_disks, many_readers, agreed, exports, background, random_writes, space, copied_in, set_free, killed, client_killed,
+          ended, no_space, refusals, damaged, remote, blanks]
 
 
 def main():

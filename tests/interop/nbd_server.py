@@ -12,22 +12,26 @@ import interop_lib as lib
 from interop_lib import Mismatch
 
 
-
 def plugin():
     return os.path.join(lib.build_dir(), "nbdkit", "nbdkit-qchain-plugin.so")
 
 
+def need_plugin():
+    lib.need("nbdkit")
+    if not os.path.exists(plugin()):
+        print(f"SKIP: there is no {plugin()}")
+        sys.exit(lib.SKIP)
+
+
 def need_nbdkit():
     """Leave with the code for a skipped test where something is missing."""
-    lib.need("nbdkit", "nbdinfo", "nbdcopy", "qemu-img", "qemu-io", "qemu-nbd")
+    lib.need("nbdinfo", "nbdcopy", "qemu-img", "qemu-io", "qemu-nbd")
     try:
         import nbd  # pylint: disable=import-outside-toplevel,unused-import
     except ImportError:
         print(f"SKIP: {sys.executable} has no module nbd (Debian: python3-libnbd)")
         sys.exit(lib.SKIP)
-    if not os.path.exists(plugin()):
-        print(f"SKIP: there is no {plugin()}")
-        sys.exit(lib.SKIP)
+    need_plugin()
 
 
 def command(*args, options=()):

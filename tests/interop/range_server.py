@@ -6,6 +6,7 @@ import http.server
 import os
 import re
 import threading
+import urllib.parse
 
 
 class Ranges(http.server.BaseHTTPRequestHandler):
@@ -14,7 +15,7 @@ class Ranges(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         self.server.asked.append(self.path)
         try:
-            with open(os.path.join(self.server.root, os.path.basename(self.path)), "rb") as f:
+            with open(os.path.join(self.server.root, urllib.parse.unquote(os.path.basename(self.path))), "rb") as f:
                 tag, size = self.server.tag_of(f), os.fstat(f.fileno()).st_size
                 first, last = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers["Range"]).groups()
                 body = os.pread(f.fileno(), int(last or size) + 1 - int(first), int(first))
