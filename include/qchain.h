@@ -41,10 +41,10 @@
  *   is a qchain_error (NULL is welcome); it is written only on failure.
  *
  * Structs
- *   Option structs begin with their size, set by their _init call. Zero means
- *   the default in every field. Unknown flag bits and non-zero reserved fields
- *   are refused. A program built against an older header works with a newer
- *   library; the other way round it works if the fields it adds are zero.
+ *   Option structs begin with their size, set by their _init call. Zero means the default in every field. Unknown
+ *   flag bits and non-zero reserved fields are refused (INVAL). Structs that a call fills begin with their size, too,
+ *   which the caller sets; without it the call fails INVAL. A program built against an older header works with a
+ *   newer library; the other way round it works if the fields it adds are zero.
  *
  * Units
  *   Offsets and lengths are uint64_t bytes; a name that is not bytes says so.

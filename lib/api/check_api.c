@@ -48,6 +48,8 @@ int qchain_check(qchain_env *env, const char *name, const qchain_check_opts *opt
     if (ret == 0)
         ret = qc_opts_copy(&open, sizeof(open), o.open_opts, err);
     if (ret == 0)
+        ret = qc_result_check(out, "check", err);
+    if (ret == 0)
         ret = check_args(name, &o, &open, out, err);
     if (ret == 0 && !env)
         ret = qchain_env_create(&own, NULL, err);
