@@ -175,12 +175,12 @@ QCHAIN_API int qchain_amend(qchain *c, const qchain_create_opts *opts, uint32_t 
 
 typedef struct qchain_snapshot_opts {
     size_t   struct_size;   /* set by qchain_snapshot_opts_init                                */
-    uint32_t flags;         /* must be 0                                                       */
+    uint32_t flags;         /* QCHAIN_SNAPSHOT_HAS_ICOUNT                                      */
     uint32_t reserved0;
     uint64_t vm_state_size; /* bytes of the VM state area that belong to it                    */
     uint64_t vm_clock_nsec;
     uint64_t date_ns;       /* since the epoch; 0 = now                                        */
-    uint64_t icount;        /* UINT64_MAX (the default): none                                  */
+    uint64_t icount;        /* with HAS_ICOUNT: instructions that the guest had run            */
 } qchain_snapshot_opts;
 
 /* Fill o with defaults; size is sizeof(qchain_snapshot_opts). Since 0.1. */

@@ -370,7 +370,7 @@ typedef struct qchain_snapshot_info {
     uint64_t    reserved[4];
 } qchain_snapshot_info;
 
-enum { QCHAIN_SNAPSHOT_HAS_ICOUNT = 0x1 };
+enum qchain_snapshot_flags { QCHAIN_SNAPSHOT_HAS_ICOUNT = 0x1 /* icount is meaningful */ };
 
 typedef struct qchain_bitmap_info {
     const char *name;
@@ -603,7 +603,7 @@ typedef struct qchain_compare_opts {
     uint64_t    offset;      /* out: where they differ                          */
 } qchain_compare_opts;
 
-enum { QCHAIN_COMPARE_STRICT = 0x1 /* sizes and allocation must be equal too */ };
+enum qchain_compare_flags { QCHAIN_COMPARE_STRICT = 0x1 /* sizes and allocation must be equal too */ };
 
 /* Fill o with defaults; size is sizeof(qchain_compare_opts). Since 0.1. */
 QCHAIN_API void qchain_compare_opts_init(qchain_compare_opts *o, size_t size);
