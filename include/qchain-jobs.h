@@ -111,24 +111,31 @@ QCHAIN_API int qchain_rebase(qchain *c, const qchain_rebase_opts *opts, qchain_j
 
 /* Pull what is below into the top of a chain that is open for writing, down to layer `base` (excluded; the
  * number of layers = everything), and let it stand on that layer; named as the layer above names it. Reads and
- * writes meanwhile: as with qchain_rebase. Since 0.1. */
-QCHAIN_API int qchain_stream(qchain *c, uint32_t base, qchain_job *job, qchain_job_result *result,
+ * writes meanwhile, and errors: as with qchain_rebase; INVAL also for a base that is the top or lies below the
+ * chain. flags must be 0. job and result may be NULL. Blocks. Since 0.1. */
+QCHAIN_API int qchain_stream(qchain *c, uint32_t base, uint32_t flags, qchain_job *job, qchain_job_result *result,
                              qchain_error *err);
 
 /* Before an upload: if the layers right below the top are small, move what they hold into the top, which then
  * stands on what was below them. limit: bytes of data that all of them together may hold by themselves;
- * 0 = 300 MB. A chain of two layers, or whose parent is larger, is left alone (result->layers tells). Since
- * 0.1. */
-QCHAIN_API int qchain_merge(qchain *c, uint64_t limit, qchain_job *job, qchain_job_result *result,
+ * 0 = 300000000. A chain of two layers, or whose parent is larger, is left alone (result->layers tells). The rest
+ * as with qchain_stream. Since 0.1. */
+QCHAIN_API int qchain_merge(qchain *c, uint64_t limit, uint32_t flags, qchain_job *job, qchain_job_result *result,
                             qchain_error *err);
+
+enum qchain_delete_flags {
+    QCHAIN_DELETE_FILE = 0x1 /* remove the layer's file; it must not be named by a child that is left out       */
+};
 
 /* Take a layer out of the chains above it. children: n names of images whose backing file it is; each is
  * rebased onto the layer's own backing file, and must be free to be written. What is a child nobody can know
- * but the caller. remove: then the file is removed; it must not be named by a child that is left out. If it
- * fails midway, some children are rebased and others not; all read the same, the file is there, and the call
- * may be repeated. opts: how the children are opened. Since 0.1. */
+ * but the caller. flags: QCHAIN_DELETE_*. If it fails midway, some children are rebased and others not; all read
+ * the same, the file is there, and the call may be repeated. opts: how the children are opened; names no store,
+ * descriptor, snapshot, data file or index. env, opts, job and result may be NULL; of the result layers is that of
+ * the last child's chain. Blocks. Errors: INVAL (a child stands on something else), LOCKED, and those of
+ * qchain_open and qchain_rebase. Since 0.1. */
 QCHAIN_API int qchain_delete_layer(qchain_env *env, const char *layer, const char *const *children, uint32_t n,
-                                   int remove, const qchain_open_opts *opts, qchain_job *job,
+                                   uint32_t flags, const qchain_open_opts *opts, qchain_job *job,
                                    qchain_job_result *result, qchain_error *err);
 
 /* ---------------------------------------------------------------- commit --- */

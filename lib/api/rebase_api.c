@@ -13,10 +13,13 @@ void qchain_rebase_opts_init(qchain_rebase_opts *o, size_t size)
     qc_opts_init(o, size);
 }
 
-static int check_call(const qchain *c, const qchain_job_result *result, const char *what, qchain_error *err)
+static int check_call(const qchain *c, uint32_t flags, const qchain_job_result *result, const char *what,
+                      qchain_error *err)
 {
     if (!c)
         return qc_fail(err, QCHAIN_E_INVAL, "%s: the chain is NULL", what);
+    if (flags)
+        return qc_fail(err, QCHAIN_E_INVAL, "%s: unknown flags 0x%x", what, flags);
     return qc_env_forked(c->env) ? qc_fail_forked(err) : qc_result_check(result, what, err);
 }
 
@@ -54,7 +57,7 @@ int qchain_rebase(qchain *c, const qchain_rebase_opts *opts, qchain_job_result *
         o.open = &open;
     }
     if (ret == 0)
-        ret = check_call(c, result, "rebase", err);
+        ret = check_call(c, 0, result, "rebase", err);
     if (ret == 0)
         ret = check_rebase(&o, err);
     if (ret == 0)
@@ -63,26 +66,28 @@ int qchain_rebase(qchain *c, const qchain_rebase_opts *opts, qchain_job_result *
     return ret;
 }
 
-int qchain_stream(qchain *c, uint32_t base, qchain_job *job, qchain_job_result *result, qchain_error *err)
+int qchain_stream(qchain *c, uint32_t base, uint32_t flags, qchain_job *job, qchain_job_result *result,
+                  qchain_error *err)
 {
     qchain_job_result r = {.struct_size = sizeof(r)};
     int ret;
 
     QC_ERR(err);
-    ret = check_call(c, result, "stream", err);
+    ret = check_call(c, flags, result, "stream", err);
     if (ret == 0)
         ret = qc_stream(c, base, job, &r, err);
     put_result(result, &r);
     return ret;
 }
 
-int qchain_merge(qchain *c, uint64_t limit, qchain_job *job, qchain_job_result *result, qchain_error *err)
+int qchain_merge(qchain *c, uint64_t limit, uint32_t flags, qchain_job *job, qchain_job_result *result,
+                 qchain_error *err)
 {
     qchain_job_result r = {.struct_size = sizeof(r)};
     int ret;
 
     QC_ERR(err);
-    ret = check_call(c, result, "merge", err);
+    ret = check_call(c, flags, result, "merge", err);
     if (ret == 0)
         ret = qc_merge(c, limit, job, &r, err);
     put_result(result, &r);
@@ -108,8 +113,8 @@ static int check_delete(const qchain_open_opts *open, const char *layer, const c
     return qc_open_opts_check(layer, &of_child, err);
 }
 
-int qchain_delete_layer(qchain_env *env, const char *layer, const char *const *children, uint32_t n, int remove,
-                        const qchain_open_opts *opts, qchain_job *job, qchain_job_result *result,
+int qchain_delete_layer(qchain_env *env, const char *layer, const char *const *children, uint32_t n,
+                        uint32_t flags, const qchain_open_opts *opts, qchain_job *job, qchain_job_result *result,
                         qchain_error *err)
 {
     qchain_job_result r = {.struct_size = sizeof(r)};
@@ -122,6 +127,8 @@ int qchain_delete_layer(qchain_env *env, const char *layer, const char *const *c
         ret = qc_opts_copy(&open, sizeof(open), opts, err);
     if (ret == 0)
         ret = check_delete(&open, layer, children, n, err);
+    if (ret == 0 && flags & ~(uint32_t)QCHAIN_DELETE_FILE)
+        ret = qc_fail(err, QCHAIN_E_INVAL, "delete: unknown flags 0x%x", flags);
     if (ret == 0)
         ret = qc_result_check(result, "delete", err);
     if (ret == 0 && !env) {
@@ -129,7 +136,7 @@ int qchain_delete_layer(qchain_env *env, const char *layer, const char *const *c
         env = own;
     }
     if (ret == 0) /* what it opens minds the fork rule */
-        ret = qc_delete_layer(env, layer, children, n, remove != 0, &open, job, &r, err);
+        ret = qc_delete_layer(env, layer, children, n, flags & QCHAIN_DELETE_FILE, &open, job, &r, err);
     qchain_env_destroy(own);
     put_result(result, &r);
     return ret;

@@ -115,8 +115,8 @@ def delete_layer(layer: Name, children: Iterable[Name], *, remove: bool = False,
     names = [name_bytes(c) for c in children]
     array = (ctypes.c_char_p * len(names))(*names)
     used, result, o = job or Job(), new_result(), open_options(**how)
-    raw, ptr = name_bytes(layer), env_ptr(env)
-    run(lambda err: _abi.qchain_delete_layer(ptr, raw, array, len(names), int(remove), _byref(o), used._ptr,
+    raw, ptr, flags = name_bytes(layer), env_ptr(env), _abi.QCHAIN_DELETE_FILE if remove else 0
+    run(lambda err: _abi.qchain_delete_layer(ptr, raw, array, len(names), flags, _byref(o), used._ptr,
                                              _byref(result), err), used, progress)
     return job_result(result)
 

@@ -129,8 +129,8 @@ static void results_need_their_size(void **unused)
         assert_int_equal(qchain_prefetch(&c, 1, NULL, &fetched, NULL), QCHAIN_E_INVAL);
         assert_int_equal(qchain_convert(c, "no/such/place", NULL, &done, NULL), QCHAIN_E_INVAL);
         assert_int_equal(qchain_rebase(c, NULL, &done, NULL), QCHAIN_E_INVAL);
-        assert_int_equal(qchain_stream(c, 1, NULL, &done, NULL), QCHAIN_E_INVAL);
-        assert_int_equal(qchain_merge(c, 0, NULL, &done, NULL), QCHAIN_E_INVAL);
+        assert_int_equal(qchain_stream(c, 1, 0, NULL, &done, NULL), QCHAIN_E_INVAL);
+        assert_int_equal(qchain_merge(c, 0, 0, NULL, &done, NULL), QCHAIN_E_INVAL);
         assert_int_equal(qchain_commit(NULL, "no-such-file", NULL, &done, NULL), QCHAIN_E_INVAL);
         assert_int_equal(qchain_delete_layer(NULL, "no-such-file", &child, 1, 0, NULL, NULL, &done, NULL),
                          QCHAIN_E_INVAL);
@@ -307,6 +307,9 @@ static void operations_check_their_options(void **unused)
     open.flags = 0x40000000;
     assert_int_equal(qchain_rebase(c, &r, NULL, NULL), QCHAIN_E_INVAL);
     assert_int_equal(qchain_delete_layer(NULL, "no-such-file", &child, 1, 0, &open, NULL, NULL, NULL), QCHAIN_E_INVAL);
+    assert_int_equal(qchain_delete_layer(NULL, "no-such-file", &child, 1, 2, NULL, NULL, NULL, NULL), QCHAIN_E_INVAL);
+    assert_int_equal(qchain_stream(c, 1, 1, NULL, NULL, NULL), QCHAIN_E_INVAL);
+    assert_int_equal(qchain_merge(c, 0, 1, NULL, NULL, NULL), QCHAIN_E_INVAL);
     assert_int_equal(qchain_index_inspect(&info, NULL, "no-such-file", &open, &err), QCHAIN_E_INVAL);
     qchain_close(c);
     mem_chain_destroy(m);
