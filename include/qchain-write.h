@@ -110,7 +110,7 @@ enum qchain_create_flags {
     QCHAIN_CREATE_LAZY_REFCOUNTS = 0x02,
     QCHAIN_CREATE_DATA_FILE_RAW  = 0x04, /* the data file is a raw image by itself             */
     QCHAIN_CREATE_UNSAFE_BACKING = 0x08, /* do not open the backing file; size must be given   */
-    QCHAIN_CREATE_KEEP           = 0x10  /* fail if the file exists (BUSY)                     */
+    QCHAIN_CREATE_KEEP           = 0x10  /* fail if the file exists (EXISTS)                    */
 };
 
 enum qchain_preallocation {
@@ -211,8 +211,8 @@ QCHAIN_API int qchain_vmstate_write(qchain *c, const void *buf, size_t length, u
  */
 /* Make a bitmap; remove one; forget what one has noted; let one note from now on, or not.
  * granularity: bytes of disk a bit, a power of two from 512 to 2 GiB; 0 = the cluster size, but 4
- * KiB at least and 64 KiB at most, as QEMU. enabled: 1 or 0. Errors: BUSY (there is one of this
- * name), INVAL, UNSUPPORTED (version 2, raw), LIMIT. Since 0.1. */
+ * KiB at least and 64 KiB at most, as QEMU. enabled: 1 or 0. Errors: EXISTS (there is one of this
+ * name), NOTFOUND, READONLY, INVAL, UNSUPPORTED (version 2, raw), LIMIT. Since 0.1. */
 QCHAIN_API int qchain_bitmap_add(qchain *c, const char *name, uint64_t granularity, int enabled, qchain_error *err);
 QCHAIN_API int qchain_bitmap_remove(qchain *c, const char *name, qchain_error *err);
 QCHAIN_API int qchain_bitmap_clear(qchain *c, const char *name, qchain_error *err);

@@ -107,7 +107,8 @@ enum qchain_code {
     QCHAIN_E_CHAIN       = -18, /* layers do not fit: a loop, a missing layer   */
     QCHAIN_E_CHANGED     = -19, /* a layer is not what it was; open again       */
     QCHAIN_E_CANCELLED   = -20, /* cancelled, by qchain_job_cancel or callback  */
-    QCHAIN_E_INTERNAL    = -21  /* a bug in the library; please report          */
+    QCHAIN_E_INTERNAL    = -21, /* a bug in the library; please report          */
+    QCHAIN_E_EXISTS      = -22  /* there is one of that name already            */
 };
 
 /* Make an error object; NULL when there is no memory, which every call accepts

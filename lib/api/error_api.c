@@ -65,7 +65,7 @@ const char *qchain_code_name(int code)
         "OK",       "NOMEM",  "INVAL",    "RANGE",    "LIMIT",   "IO",      "NET",
         "TIMEOUT",  "THROTTLED", "NOTFOUND", "ACCESS", "AUTH",    "NOSPACE", "READONLY",
         "BUSY",     "LOCKED", "CORRUPT",  "UNSUPPORTED", "CHAIN", "CHANGED", "CANCELLED",
-        "INTERNAL",
+        "INTERNAL", "EXISTS",
     };
 
     return code <= 0 && code > -(int)(sizeof(name) / sizeof(name[0])) ? name[-code] : "?";

@@ -115,6 +115,11 @@ class Busy(QchainError):
     code = _abi.QCHAIN_E_BUSY
 
 
+class Exists(QchainError, FileExistsError):
+    """There is a file or bitmap of that name already."""
+    code = _abi.QCHAIN_E_EXISTS
+
+
 class Locked(QchainError, OSError):
     """Another process holds the image."""
     code = _abi.QCHAIN_E_LOCKED

@@ -38,7 +38,7 @@ class CreateOptions:
     lazy_refcounts: bool = False
     data_file_raw: bool = False
     unsafe_backing: bool = False  #: do not open the backing file
-    keep: bool = False  #: fail with Busy if the file exists
+    keep: bool = False  #: fail with Exists if the file exists
 
     def struct(self) -> Any:
         """As qchain_create_opts."""

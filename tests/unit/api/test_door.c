@@ -367,11 +367,12 @@ static void versions_and_features(void **unused)
         assert_int_equal(qchain_has(no[i]), 0);
     assert_int_equal(qchain_has(NULL), 0);
     assert_int_equal(qchain_has("http"), qc_http_available(NULL) == 0);
-    for (int code = 0; code >= QCHAIN_E_INTERNAL; code--)
+    for (int code = 0; code >= QCHAIN_E_EXISTS; code--)
         assert_string_not_equal(qchain_code_name(code), "?");
     assert_string_equal(qchain_code_name(QCHAIN_E_CORRUPT), "CORRUPT");
     assert_string_equal(qchain_code_name(QCHAIN_E_INTERNAL), "INTERNAL");
-    assert_string_equal(qchain_code_name(QCHAIN_E_INTERNAL - 1), "?");
+    assert_string_equal(qchain_code_name(QCHAIN_E_EXISTS), "EXISTS");
+    assert_string_equal(qchain_code_name(QCHAIN_E_EXISTS - 1), "?");
     assert_string_equal(qchain_code_name(1), "?");
     assert_string_equal(qchain_code_name(INT32_MIN), "?");
 }

@@ -164,7 +164,7 @@ static void test_calls(void **state)
     name[1023] = 0;
     OK(qchain_bitmap_add(c, name, 0, 0, err));
     OK(qchain_bitmap_add(c, "a", 0, 1, err));
-    assert_int_equal(qchain_bitmap_add(c, "a", 0, 1, NULL), QCHAIN_E_BUSY);
+    assert_int_equal(qchain_bitmap_add(c, "a", 0, 1, NULL), QCHAIN_E_EXISTS);
     assert_int_equal(qchain_bitmap_add(c, "", 0, 1, NULL), QCHAIN_E_INVAL);
     assert_int_equal(qchain_bitmap_add(c, "b", 768, 1, NULL), QCHAIN_E_INVAL);
     assert_int_equal(qchain_bitmap_add(c, "b", 256, 1, NULL), QCHAIN_E_INVAL);
