@@ -261,7 +261,7 @@ typedef struct qchain_check_opts {
     /* Told of each thing found, in one sentence; may be NULL. */
     void      (*found)(void *data, int level, const char *message);
     void       *found_data;
-    const qchain_open_opts *open_opts; /* format, fd, store, data_file, FORCE_SHARE; may be NULL */
+    const qchain_open_opts *open; /* how: format, fd, store, data_file, FORCE_SHARE count; may be NULL */
 } qchain_check_opts;
 
 /* Fill o with defaults; size is sizeof(qchain_check_opts). Since 0.1. */

@@ -502,7 +502,7 @@ class qchain_check_opts(Structure):
     job: int | None
     found: Any
     found_data: int | None
-    open_opts: ctypes._Pointer[qchain_open_opts]
+    open: ctypes._Pointer[qchain_open_opts]
 
 
 class qchain_job_result(Structure):
@@ -1017,7 +1017,7 @@ qchain_check_opts._fields_ = [
     ("job", c_void_p),
     ("found", CFUNCTYPE(None, c_void_p, c_int, c_char_p)),
     ("found_data", c_void_p),
-    ("open_opts", POINTER(qchain_open_opts)),
+    ("open", POINTER(qchain_open_opts)),
 ]
 qchain_job_result._fields_ = [
     ("struct_size", c_size_t),

@@ -87,7 +87,7 @@ def check(name: Optional[Name], *, repair: Optional[str] = None, env: Optional[E
     used, out = job or Job(), _abi.qchain_check_result()
     out.struct_size = ctypes.sizeof(out)
     o.flags, o.job, o.found = flags[repair], used._ptr, found
-    o.open_opts = ctypes.pointer(open_options(**how))
+    o.open = ctypes.pointer(open_options(**how))
     raw, ptr = opt_name(name), env_ptr(env)
     run(lambda err: _abi.qchain_check(ptr, raw, _byref(o), _byref(out), err), used, progress)
     return CheckResult(out.corruptions, out.leaks, out.corruptions_fixed, out.leaks_fixed, out.check_errors,
