@@ -762,7 +762,7 @@ QCHAIN_API int qchain_queue_cancel(qchain_queue *q, void *user);
 QCHAIN_API uint32_t qchain_queue_pending(const qchain_queue *q);
 /* Cancel all, wait until all have ended, free. Buffers are the caller's again.
  * NULL is fine. Since 0.1. */
-QCHAIN_API void qchain_queue_close(qchain_queue *q);
+QCHAIN_API void qchain_queue_destroy(qchain_queue *q);
 
 /* -------------------------------------------------------- sidecar index --- */
 /*

@@ -363,7 +363,7 @@ static void *write_by_queue(void *arg)
         while (qchain_queue_pending(q) > (i < 99 ? 4u : 0u))
             qchain_queue_reap(q, done, 1, 8, -1);
     }
-    qchain_queue_close(q);
+    qchain_queue_destroy(q);
     return NULL;
 }
 
@@ -430,7 +430,7 @@ static void write_one(struct worker *w)
     OK(qchain_queue_writev(q, &iov, 1, 0, 0, NULL, err));
     assert_int_equal(qchain_queue_reap(q, &done, 1, 1, -1), 1);
     assert_int_equal(done.result, 0);
-    qchain_queue_close(q);
+    qchain_queue_destroy(q);
     note(w->model, 512, 0, 1);
 }
 

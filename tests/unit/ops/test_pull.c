@@ -200,7 +200,7 @@ static void read_by_queue(qchain *c, const unsigned char *want, uint64_t *s)
             same("a queue's read", buf + k * 70000, want + at[k], n[k]);
         }
     }
-    qchain_queue_close(q);
+    qchain_queue_destroy(q);
     free(buf);
 }
 
@@ -312,7 +312,7 @@ static void queues_keep_and_zeros_take_no_room(void **unused)
         assert_int_equal(qchain_queue_reap(q, &done, 1, 1, 20000), 1);
         assert_int_equal(done.result, 0);
     }
-    qchain_queue_close(q);
+    qchain_queue_destroy(q);
     OK(qchain_finish(c, err));
     qchain_close(c);
     c = open_chain("top", QCHAIN_OPEN_NO_BACKING);
