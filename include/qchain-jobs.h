@@ -48,7 +48,7 @@ enum qchain_convert_flags {
 typedef struct qchain_convert_opts {
     size_t      struct_size;  /* set by qchain_convert_opts_init                                               */
     uint32_t    flags;        /* QCHAIN_CONVERT_*                                                              */
-    uint32_t    threads;      /* 0 = one a processor, at most 16                                               */
+    uint32_t    threads;      /* at most 256; more than 64 count as 64; 0 = as the environment's                */
     uint64_t    sparse_bytes; /* stretches of zeros so long become holes or zero clusters; 0 = 4096;
                                  UINT64_MAX = none, everything is written                                      */
     const qchain_create_opts *create; /* of the target; size 0 or UINT64_MAX = the source's; NULL = all defaults.
@@ -103,9 +103,9 @@ QCHAIN_API void qchain_rebase_opts_init(qchain_rebase_opts *o, size_t size);
  * clusters are kept where cluster sizes and kinds agree. Any other: old and new backing are compared. Where
  * the new one is longer than what was below, zeros are written. Afterwards the handle reads on, through the
  * layers it has open. Meanwhile it may be read and written, also by queues: what is written stands; resizing it,
- * its snapshots and a second such call are BUSY. result may be NULL. Blocks. Errors: NOTFOUND,
- * CHAIN (UNSAFE: the named file cannot be right; the message says why), and those of qchain_read and
- * qchain_write. Since 0.1. */
+ * its snapshots and a second such call are BUSY; one that comes afterwards needs the chain opened again (INVAL).
+ * result may be NULL. Blocks. Errors: READONLY, UNSUPPORTED, NOTFOUND, CHAIN (UNSAFE: the named file cannot be
+ * right; the message says why), and those of qchain_read and qchain_write. Since 0.1. */
 QCHAIN_API int qchain_rebase(qchain *c, const qchain_rebase_opts *opts, qchain_job_result *result,
                              qchain_error *err);
 

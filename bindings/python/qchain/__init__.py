@@ -35,8 +35,8 @@ __all__ = ["AccessDenied", "AsyncQueue", "AuthenticationFailed", "Bitmap", "Brok
            "Changed", "CheckResult", "Comparison", "Corrupt", "CreateOptions", "DirtyExtent", "Env", "Exists",
            "Extent", "ImageInfo", "InternalError", "InvalidArgument", "Job", "JobResult", "LimitExceeded", "Locked",
            "Measured", "MediumError", "NetworkError", "NoMemory", "NoSpace", "NotFound", "OutOfRange", "Policy",
-           "PrefetchResult", "QchainError", "ReadOnly", "Snapshot", "SourceInfo", "Throttled", "Timeout", "Unsupported", "check",
-           "commit", "create", "delete_layer", "has", "index_drop", "inspect", "version"]
+           "PrefetchResult", "QchainError", "ReadOnly", "Snapshot", "SourceInfo", "Throttled", "Timeout", "Unsupported",
+           "check", "commit", "create", "delete_layer", "has", "index_drop", "inspect", "version"]
 
 
 def version() -> str:
