@@ -157,8 +157,8 @@ class InternalError(QchainError):
 
 BY_CODE: dict[int, type[QchainError]] = {
     c.code: c for c in (NoMemory, InvalidArgument, OutOfRange, LimitExceeded, MediumError, NetworkError, Timeout,
-                        Throttled, NotFound, AccessDenied, AuthenticationFailed, NoSpace, ReadOnly, Busy, Locked,
-                        Corrupt, Unsupported, BrokenChain, Changed, Cancelled, InternalError)}
+                        Throttled, NotFound, AccessDenied, AuthenticationFailed, NoSpace, ReadOnly, Busy, Exists,
+                        Locked, Corrupt, Unsupported, BrokenChain, Changed, Cancelled, InternalError)}
 
 
 def from_code(code: int, message: str) -> QchainError:
