@@ -48,7 +48,7 @@ enum qchain_convert_flags {
 typedef struct qchain_convert_opts {
     size_t      struct_size;  /* set by qchain_convert_opts_init                                               */
     uint32_t    flags;        /* QCHAIN_CONVERT_*                                                              */
-    uint32_t    threads;      /* at most 256; more than 64 count as 64; 0 = as the environment's                */
+    uint32_t    threads;      /* at most 256; more than 64 count as 64; 0 = chosen                              */
     uint64_t    sparse_bytes; /* stretches of zeros so long become holes or zero clusters; 0 = 4096;
                                  UINT64_MAX = none, everything is written                                      */
     const qchain_create_opts *create; /* of the target; size 0 or UINT64_MAX = the source's; NULL = all defaults.

@@ -566,7 +566,7 @@ enum qchain_copy_flags {
 typedef struct qchain_copy_opts {
     size_t      struct_size;  /* set by qchain_copy_opts_init                   */
     uint32_t    flags;        /* QCHAIN_COPY_*                                  */
-    uint32_t    threads;      /* 0 = as the environment's; more than 64 count as 64 */
+    uint32_t    threads;      /* 0 = chosen; more than 64 count as 64          */
     uint64_t    offset;       /* the range; both 0 = all                        */
     uint64_t    length;       /* 0 = to the end, never "nothing"                */
     uint64_t    chunk_bytes;  /* bytes a read; 0 = chosen                       */
