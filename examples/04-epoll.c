@@ -112,7 +112,7 @@ int main(int argc, char **argv)
         failed = run(ep, timer);
     if (!failed)
         printf("%" PRIu64 " of %" PRIu64 " bytes are not zero\n", nonzero, done);
-    qchain_queue_close(queue); /* before the chain; also ends what is in flight */
+    qchain_queue_destroy(queue); /* before the chain; also ends what is in flight */
     qchain_close(chain);
     qchain_error_destroy(err);
     return failed ? 1 : 0;

@@ -79,7 +79,7 @@ static void *work(void *data)
             take(w, &ended[i]);
     }
     /* The buffers are the library's until this returns, also after a failure. */
-    qchain_queue_close(w->queue);
+    qchain_queue_destroy(w->queue);
     qchain_error_destroy(w->err);
     free(requests);
     return NULL;

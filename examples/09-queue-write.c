@@ -101,7 +101,7 @@ int main(int argc, char **argv)
         fprintf(stderr, "09-queue-write: %s\n", qchain_error_message(err));
     else
         failed = write_all(q, strtoull(argv[2], NULL, 0), err) != 0;
-    qchain_queue_close(q); /* before the chain is finished: what is under way ends here */
+    qchain_queue_destroy(q); /* before the chain is finished: what is under way ends here */
     if (!failed && qchain_finish(c, err) != 0) {
         fprintf(stderr, "09-queue-write: %s\n", qchain_error_message(err));
         failed = 1;

@@ -54,8 +54,10 @@ typedef struct qchain_store_identity {
     char     etag[128];  /* strong ETag or version id */
 } qchain_store_identity;
 
-#define QCHAIN_IDENTITY_HAS_MTIME 0x1u
-#define QCHAIN_IDENTITY_HAS_INODE 0x2u
+enum qchain_identity_flags {
+    QCHAIN_IDENTITY_HAS_MTIME = 0x1, /* mtime_ns is meaningful */
+    QCHAIN_IDENTITY_HAS_INODE = 0x2  /* device and inode are */
+};
 
 /* What a store asks of its callers. */
 typedef struct qchain_store_limits {
@@ -68,13 +70,14 @@ typedef struct qchain_store_limits {
     uint32_t reserved0;
 } qchain_store_limits;
 
-/* Flags of pread, preadv and submit. 0 but for stores whose limits set `parallel`. */
-#define QCHAIN_STORE_META 0x1u  /* metadata: waited for, and not worth widening */
-#define QCHAIN_STORE_FRESH 0x2u /* what caches hold was found to be wrong: from its origin */
-#define QCHAIN_STORE_EXACT 0x4u /* read once, by one who knows what he needs: not worth widening */
-
-/* Flag of zero. */
-#define QCHAIN_STORE_UNMAP 0x1u
+enum qchain_store_flags {
+    /* Of pread, preadv and submit; 0 but for stores whose limits set `parallel`. */
+    QCHAIN_STORE_META  = 0x1, /* metadata: waited for, and not worth widening */
+    QCHAIN_STORE_FRESH = 0x2, /* what caches hold was found to be wrong: from its origin */
+    QCHAIN_STORE_EXACT = 0x4, /* read once, by one who knows what he needs: not worth widening */
+    /* Of zero. */
+    QCHAIN_STORE_UNMAP = 0x8  /* the space is to be given back */
+};
 
 /* One asynchronous read. The library's memory; nothing of it changes until done is called. */
 typedef struct qchain_store_read {

@@ -48,7 +48,7 @@ enum qchain_convert_flags {
 typedef struct qchain_convert_opts {
     size_t      struct_size;  /* set by qchain_convert_opts_init                                               */
     uint32_t    flags;        /* QCHAIN_CONVERT_*                                                              */
-    uint32_t    threads;      /* 0 = one a processor, at most 16                                               */
+    uint32_t    threads;      /* at most 256; more than 64 count as 64; 0 = chosen                              */
     uint64_t    sparse_bytes; /* stretches of zeros so long become holes or zero clusters; 0 = 4096;
                                  UINT64_MAX = none, everything is written                                      */
     const qchain_create_opts *create; /* of the target; size 0 or UINT64_MAX = the source's; NULL = all defaults.
@@ -103,32 +103,39 @@ QCHAIN_API void qchain_rebase_opts_init(qchain_rebase_opts *o, size_t size);
  * clusters are kept where cluster sizes and kinds agree. Any other: old and new backing are compared. Where
  * the new one is longer than what was below, zeros are written. Afterwards the handle reads on, through the
  * layers it has open. Meanwhile it may be read and written, also by queues: what is written stands; resizing it,
- * its snapshots and a second such call are BUSY. result may be NULL. Blocks. Errors: NOTFOUND,
- * CHAIN (UNSAFE: the named file cannot be right; the message says why), and those of qchain_read and
- * qchain_write. Since 0.1. */
+ * its snapshots and a second such call are BUSY; one that comes afterwards needs the chain opened again (INVAL).
+ * result may be NULL. Blocks. Errors: READONLY, UNSUPPORTED, NOTFOUND, CHAIN (UNSAFE: the named file cannot be
+ * right; the message says why), and those of qchain_read and qchain_write. Since 0.1. */
 QCHAIN_API int qchain_rebase(qchain *c, const qchain_rebase_opts *opts, qchain_job_result *result,
                              qchain_error *err);
 
 /* Pull what is below into the top of a chain that is open for writing, down to layer `base` (excluded; the
  * number of layers = everything), and let it stand on that layer; named as the layer above names it. Reads and
- * writes meanwhile: as with qchain_rebase. Since 0.1. */
-QCHAIN_API int qchain_stream(qchain *c, uint32_t base, qchain_job *job, qchain_job_result *result,
+ * writes meanwhile, and errors: as with qchain_rebase; INVAL also for a base that is the top or lies below the
+ * chain. flags must be 0. job and result may be NULL. Blocks. Since 0.1. */
+QCHAIN_API int qchain_stream(qchain *c, uint32_t base, uint32_t flags, qchain_job *job, qchain_job_result *result,
                              qchain_error *err);
 
 /* Before an upload: if the layers right below the top are small, move what they hold into the top, which then
  * stands on what was below them. limit: bytes of data that all of them together may hold by themselves;
- * 0 = 300 MB. A chain of two layers, or whose parent is larger, is left alone (result->layers tells). Since
- * 0.1. */
-QCHAIN_API int qchain_merge(qchain *c, uint64_t limit, qchain_job *job, qchain_job_result *result,
+ * 0 = 300000000. A chain of two layers, or whose parent is larger, is left alone (result->layers tells). The rest
+ * as with qchain_stream. Since 0.1. */
+QCHAIN_API int qchain_merge(qchain *c, uint64_t limit, uint32_t flags, qchain_job *job, qchain_job_result *result,
                             qchain_error *err);
+
+enum qchain_delete_flags {
+    QCHAIN_DELETE_FILE = 0x1 /* remove the layer's file; it must not be named by a child that is left out       */
+};
 
 /* Take a layer out of the chains above it. children: n names of images whose backing file it is; each is
  * rebased onto the layer's own backing file, and must be free to be written. What is a child nobody can know
- * but the caller. remove: then the file is removed; it must not be named by a child that is left out. If it
- * fails midway, some children are rebased and others not; all read the same, the file is there, and the call
- * may be repeated. opts: how the children are opened. Since 0.1. */
+ * but the caller. flags: QCHAIN_DELETE_*. If it fails midway, some children are rebased and others not; all read
+ * the same, the file is there, and the call may be repeated. opts: how the children are opened; names no store,
+ * descriptor, snapshot, data file or index. env, opts, job and result may be NULL; of the result layers is that of
+ * the last child's chain. Blocks. Errors: INVAL (a child stands on something else), LOCKED, and those of
+ * qchain_open and qchain_rebase. Since 0.1. */
 QCHAIN_API int qchain_delete_layer(qchain_env *env, const char *layer, const char *const *children, uint32_t n,
-                                   int remove, const qchain_open_opts *opts, qchain_job *job,
+                                   uint32_t flags, const qchain_open_opts *opts, qchain_job *job,
                                    qchain_job_result *result, qchain_error *err);
 
 /* ---------------------------------------------------------------- commit --- */

@@ -73,13 +73,15 @@ QCHAIN_API void qchain_remote_destroy(qchain_remote *r);
  *                            word for what it is is taken, without asking (0)
  *   region PREFIX URL        what lies beneath PREFIX is also kept beneath URL, which is nearer
  *   replica PREFIX URL       what lies beneath PREFIX lies beneath URL as well, unchanged
- * Errors: INVAL with the line's number (no value of a secret is shown), NOMEM. Since 0.1. */
+ * Errors: INVAL with the line's number (no value of a secret is shown; the lines before it hold), NOMEM.
+ * Since 0.1. */
 QCHAIN_API int qchain_remote_parse(qchain_remote *r, const char *text, qchain_error *err);
 /* The same from a file of less than 1 MiB, which nobody but its owner (the caller or root) may write to.
  * Errors: NOTFOUND, ACCESS, IO, INVAL. Since 0.1. */
 QCHAIN_API int qchain_remote_load(qchain_remote *r, const char *path, qchain_error *err);
 
-/* Credentials that a callback gives. All strings may be NULL; they are copied when it returns. */
+/* Credentials that a callback gives; the library has set struct_size, and all else to zero. All strings may be
+ * NULL; they are copied when it returns. */
 typedef struct qchain_credentials {
     size_t      struct_size;
     uint32_t    flags;         /* 0 */
@@ -96,8 +98,8 @@ typedef struct qchain_credentials {
  * block; must not call the library on the chain. */
 typedef int (*qchain_credentials_fn)(void *data, const char *where, int renew,
                                      qchain_credentials *out);
-/* Ask fn first. free_data: called once, when the last copy of the configuration is freed, or when this
- * call fails. Errors: NOMEM. Since 0.1. */
+/* Ask fn first, instead of one that was set before; NULL: nobody. free_data (may be NULL): called once,
+ * when the last copy of the configuration is freed, or when this call fails. Errors: NOMEM. Since 0.1. */
 QCHAIN_API int qchain_remote_set_credentials(qchain_remote *r, qchain_credentials_fn fn, void *data,
                                              void (*free_data)(void *data), qchain_error *err);
 
@@ -157,7 +159,7 @@ typedef struct qchain_remote_stats {
     uint64_t total_p99_us;
 } qchain_remote_stats;
 
-/* What an environment's remote layers did so far. Since 0.1. */
+/* What an environment's remote layers did so far. Errors: INVAL. Since 0.1. */
 QCHAIN_API int qchain_env_remote_stats(qchain_env *env, qchain_remote_stats *out);
 
 #ifdef __cplusplus

@@ -67,11 +67,12 @@ QCHAIN_API int qchain_discard(qchain *c, uint64_t length, uint64_t offset, uint3
  * Since 0.1. */
 QCHAIN_API int qchain_write_compressed(qchain *c, const void *buf, size_t length, uint64_t offset, uint32_t flags,
                                        qchain_error *err);
-/* Make durable what was written before. Nothing to do, no system call. Since 0.1. */
+/* Make durable what was written before. Nothing to do, no system call. Errors: READONLY (also after
+ * a flush that failed, or qchain_finish), NOSPACE, IO, CORRUPT. Since 0.1. */
 QCHAIN_API int qchain_flush(qchain *c, qchain_error *err);
 /* End writing: flush, store dirty bitmaps, mark the image clean. Nothing else may be under way;
- * afterwards the chain can only be closed. After NOSPACE nothing has ended: make room and call it
- * again. Since 0.1. */
+ * afterwards the chain can be read and closed, and all else is READONLY. After NOSPACE nothing has
+ * ended: make room and call it again. Errors: as qchain_flush. Since 0.1. */
 QCHAIN_API int qchain_finish(qchain *c, qchain_error *err);
 
 enum qchain_resize_flags {
@@ -86,7 +87,9 @@ enum qchain_resize_flags {
 QCHAIN_API int qchain_resize(qchain *c, uint64_t size, uint32_t flags, qchain_error *err);
 
 /* Hold all writing: wait for what is under way, then flush; what comes is held until qchain_resume.
- * Reads go on. Calls nest. qchain_close while drained is fine. Since 0.1. */
+ * Reads go on. Calls nest. qchain_close while drained is fine. Errors: as qchain_flush, and nothing
+ * is held then. qchain_resume may be called by any thread; without a drain it does nothing. Since
+ * 0.1. */
 QCHAIN_API int qchain_drain(qchain *c, qchain_error *err);
 QCHAIN_API void qchain_resume(qchain *c);
 
@@ -110,7 +113,7 @@ enum qchain_create_flags {
     QCHAIN_CREATE_LAZY_REFCOUNTS = 0x02,
     QCHAIN_CREATE_DATA_FILE_RAW  = 0x04, /* the data file is a raw image by itself             */
     QCHAIN_CREATE_UNSAFE_BACKING = 0x08, /* do not open the backing file; size must be given   */
-    QCHAIN_CREATE_KEEP           = 0x10  /* fail if the file exists (BUSY)                     */
+    QCHAIN_CREATE_KEEP           = 0x10  /* fail if the file exists (EXISTS)                    */
 };
 
 enum qchain_preallocation {
@@ -155,7 +158,8 @@ typedef struct qchain_measure_result {
 } qchain_measure_result;
 
 /* How large the file of a new image would be. source: whose data it shall hold; NULL: an empty disk
- * of opts->size. Since 0.1. */
+ * of opts->size. opts may be NULL with a source. Blocks. Errors: INVAL (options that do not fit
+ * together), UNSUPPORTED, and those of qchain_map. Since 0.1. */
 QCHAIN_API int qchain_measure(qchain *source, const qchain_create_opts *opts, qchain_measure_result *out,
                               qchain_error *err);
 
@@ -165,8 +169,9 @@ enum qchain_amend_mask { /* which fields of the options are to be applied */
     QCHAIN_AMEND_DATA_FILE = 0x40, QCHAIN_AMEND_DATA_FILE_RAW = 0x80
 };
 
-/* Change options of the top image of a chain opened for writing. mask: QCHAIN_AMEND_*. UNSUPPORTED
- * for what cannot be changed. The backing file is not looked at: its name is only recorded. Since
+/* Change options of the top image of a chain opened for writing. mask: QCHAIN_AMEND_*. The backing
+ * file is not looked at: its name is only recorded. job may be NULL; so far nothing takes long enough
+ * to look at it. Errors: UNSUPPORTED (what cannot be changed), READONLY, INVAL, NOSPACE, IO. Since
  * 0.1. */
 QCHAIN_API int qchain_amend(qchain *c, const qchain_create_opts *opts, uint32_t mask, qchain_job *job,
                             qchain_error *err);
@@ -175,28 +180,30 @@ QCHAIN_API int qchain_amend(qchain *c, const qchain_create_opts *opts, uint32_t 
 
 typedef struct qchain_snapshot_opts {
     size_t   struct_size;   /* set by qchain_snapshot_opts_init                                */
-    uint32_t flags;         /* must be 0                                                       */
+    uint32_t flags;         /* QCHAIN_SNAPSHOT_HAS_ICOUNT                                      */
     uint32_t reserved0;
     uint64_t vm_state_size; /* bytes of the VM state area that belong to it                    */
     uint64_t vm_clock_nsec;
     uint64_t date_ns;       /* since the epoch; 0 = now                                        */
-    uint64_t icount;        /* UINT64_MAX (the default): none                                  */
+    uint64_t icount;        /* with HAS_ICOUNT: instructions that the guest had run            */
 } qchain_snapshot_opts;
 
 /* Fill o with defaults; size is sizeof(qchain_snapshot_opts). Since 0.1. */
 QCHAIN_API void qchain_snapshot_opts_init(qchain_snapshot_opts *o, size_t size);
 /* Internal snapshots of the top image, of a chain opened for writing; opts may be NULL. Each waits
  * for writes under way and holds others. key: an id, or else a name. Names may be there more than
- * once; ids are not. Errors: NOTFOUND, UNSUPPORTED (raw, external data file), LIMIT (refcounts too
- * narrow), CORRUPT, NOSPACE, IO; to make or apply one: BUSY (a rebase, stream or merge is going on).
- * Since 0.1. */
+ * once; ids are not. qchain_layer_info lists them. Errors: NOTFOUND, UNSUPPORTED (raw, external data
+ * file), LIMIT (refcounts too narrow), CORRUPT, NOSPACE, IO, READONLY; to make or apply one: BUSY (a
+ * rebase, stream or merge is going on). Since 0.1. */
 QCHAIN_API int qchain_snapshot_create(qchain *c, const char *name, const qchain_snapshot_opts *opts,
                                       qchain_error *err);
 QCHAIN_API int qchain_snapshot_apply(qchain *c, const char *key, qchain_error *err);
 QCHAIN_API int qchain_snapshot_delete(qchain *c, const char *key, qchain_error *err);
 
-/* Read and write the VM state area, which begins behind the disk: offset counts from its beginning.
- * What was never written reads as zeros. Since 0.1. */
+/* Read and write the VM state area of the top image of a chain opened for writing, which begins behind
+ * the disk: offset counts from its beginning. What was never written reads as zeros. Errors:
+ * READONLY, UNSUPPORTED (raw, external data file), RANGE (too far), and those of qchain_read and
+ * qchain_write. Since 0.1. */
 QCHAIN_API int qchain_vmstate_read(qchain *c, void *buf, size_t length, uint64_t offset, qchain_error *err);
 QCHAIN_API int qchain_vmstate_write(qchain *c, const void *buf, size_t length, uint64_t offset, qchain_error *err);
 
@@ -208,11 +215,12 @@ QCHAIN_API int qchain_vmstate_write(qchain *c, const void *buf, size_t length, u
  * inconsistent: it can only be removed. If storing fails for NOSPACE, qchain_finish has ended
  * nothing: make room and call it again, or close, and they are lost. Resizing the disk, and going
  * back to a snapshot, store them, too; what is added to the disk, and all of it, is noted then.
+ * qchain_layer_info lists those that are in the file.
  */
 /* Make a bitmap; remove one; forget what one has noted; let one note from now on, or not.
  * granularity: bytes of disk a bit, a power of two from 512 to 2 GiB; 0 = the cluster size, but 4
- * KiB at least and 64 KiB at most, as QEMU. enabled: 1 or 0. Errors: BUSY (there is one of this
- * name), INVAL, UNSUPPORTED (version 2, raw), LIMIT. Since 0.1. */
+ * KiB at least and 64 KiB at most, as QEMU. enabled: 1 or 0. Errors: EXISTS (there is one of this
+ * name), NOTFOUND, READONLY, INVAL, UNSUPPORTED (version 2, raw), LIMIT. Since 0.1. */
 QCHAIN_API int qchain_bitmap_add(qchain *c, const char *name, uint64_t granularity, int enabled, qchain_error *err);
 QCHAIN_API int qchain_bitmap_remove(qchain *c, const char *name, qchain_error *err);
 QCHAIN_API int qchain_bitmap_clear(qchain *c, const char *name, qchain_error *err);
@@ -258,10 +266,11 @@ typedef struct qchain_check_opts {
     uint32_t    flags;           /* QCHAIN_CHECK_*                                               */
     uint32_t    reserved0;
     qchain_job *job;             /* may be NULL                                                  */
-    /* Told of each thing found, in one sentence; may be NULL. */
+    /* Told of each thing found, in one sentence, by the calling thread; may be NULL. level: QCHAIN_LOG_ERROR
+     * (a corruption), WARN (a leak, a mark), INFO (what was mended). It must not call the library. */
     void      (*found)(void *data, int level, const char *message);
     void       *found_data;
-    const qchain_open_opts *open_opts; /* format, fd, store, data_file, FORCE_SHARE; may be NULL */
+    const qchain_open_opts *open; /* how: format, fd, store, data_file, FORCE_SHARE count; may be NULL */
 } qchain_check_opts;
 
 /* Fill o with defaults; size is sizeof(qchain_check_opts). Since 0.1. */

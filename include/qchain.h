@@ -41,14 +41,14 @@
  *   is a qchain_error (NULL is welcome); it is written only on failure.
  *
  * Structs
- *   Option structs begin with their size, set by their _init call. Zero means
- *   the default in every field. Unknown flag bits and non-zero reserved fields
- *   are refused. A program built against an older header works with a newer
- *   library; the other way round it works if the fields it adds are zero.
+ *   Option structs begin with their size, set by their _init call. Zero means the default in every field. Unknown
+ *   flag bits and non-zero reserved fields are refused (INVAL). Structs that a call fills begin with their size, too,
+ *   which the caller sets; without it the call fails INVAL. A program built against an older header works with a
+ *   newer library; the other way round it works if the fields it adds are zero.
  *
  * Units
- *   Offsets and lengths are uint64_t bytes; a name that is not bytes says so.
- *   No call here asks for alignment.
+ *   Offsets and lengths are uint64_t bytes; a name that is not bytes says so. No call here asks for alignment.
+ *   What moves or changes bytes takes length before offset, as pread does; what asks about a range offset first.
  */
 #ifndef QCHAIN_H
 #define QCHAIN_H
@@ -107,11 +107,12 @@ enum qchain_code {
     QCHAIN_E_CHAIN       = -18, /* layers do not fit: a loop, a missing layer   */
     QCHAIN_E_CHANGED     = -19, /* a layer is not what it was; open again       */
     QCHAIN_E_CANCELLED   = -20, /* cancelled, by qchain_job_cancel or callback  */
-    QCHAIN_E_INTERNAL    = -21  /* a bug in the library; please report          */
+    QCHAIN_E_INTERNAL    = -21, /* a bug in the library; please report          */
+    QCHAIN_E_EXISTS      = -22  /* there is one of that name already            */
 };
 
-/* Make an error object; NULL when there is no memory, which every call accepts
- * as "not interested". Reuse it from call to call. Since 0.1. */
+/* Make an error object; NULL when there is no memory, which every call accepts as "not interested". Reuse it from
+ * call to call. Since 0.1. */
 QCHAIN_API qchain_error *qchain_error_create(void);
 /* Free an error object; NULL is fine. Since 0.1. */
 QCHAIN_API void qchain_error_destroy(qchain_error *err);
@@ -119,9 +120,8 @@ QCHAIN_API void qchain_error_destroy(qchain_error *err);
 QCHAIN_API void qchain_error_clear(qchain_error *err);
 /* The code of the last failure, or 0. Since 0.1. */
 QCHAIN_API int qchain_error_code(const qchain_error *err);
-/* One sentence, outside-in: what was tried, on which layer, the cause. UTF-8
- * without control characters (bytes of the image are escaped). Borrowed until
- * err is used again. Never NULL. Since 0.1. */
+/* One sentence, outside-in: what was tried, on which layer, the cause; "" if nothing failed. UTF-8 without control
+ * characters (bytes of the image are escaped). Borrowed until err is used again. Never NULL. Since 0.1. */
 QCHAIN_API const char *qchain_error_message(const qchain_error *err);
 /* The errno behind it, or 0. Since 0.1. */
 QCHAIN_API int qchain_error_errno(const qchain_error *err);
@@ -180,13 +180,12 @@ QCHAIN_API int qchain_policy_backing_format(qchain_policy *p, const char *format
 /* Add flags, QCHAIN_POLICY_*. Errors: INVAL (unknown bits). Since 0.1. */
 QCHAIN_API int qchain_policy_allow(qchain_policy *p, uint32_t flags,
                                    qchain_error *err);
-/* Read rules from text, a rule a line: "allow-path DIR", "allow-url URL", "backing-format FMT",
- * "allow data-file", "allow block-device", "trust", "max-layers N"; '#' starts a
- * comment. Errors: INVAL with the line's number. Since 0.1. */
+/* Read rules from text, a rule a line: "allow-path DIR", "allow-url URL", "backing-format FMT", "allow data-file",
+ * "allow block-device", "trust", "max-layers N"; '#' starts a comment. Errors: INVAL with the line's number, and
+ * those of the rule's own call (NOTFOUND: no such DIR); the lines before it hold. Since 0.1. */
 QCHAIN_API int qchain_policy_parse(qchain_policy *p, const char *text,
                                    qchain_error *err);
-/* The same from a file, of at most 1 MiB. Errors: NOTFOUND, ACCESS, IO, INVAL.
- * Since 0.1. */
+/* The same from a regular file of less than 1 MiB. Errors: also ACCESS, IO. Since 0.1. */
 QCHAIN_API int qchain_policy_load(qchain_policy *p, const char *path,
                                   qchain_error *err);
 
@@ -217,8 +216,8 @@ typedef struct qchain_resolution {
                              borrowed until the library returns from the call
                              that asked                                        */
     const char *format;   /* take this format instead of the recorded one      */
-    int         fd;       /* with QCHAIN_RESOLVE_FD: an open descriptor, treated
-                             as that of qchain_open_opts                       */
+    int         fd;       /* with QCHAIN_RESOLVE_FD: an open descriptor, treated as that of qchain_open_opts:
+                             it stays the program's, which may close it when the open has returned */
     uint32_t    reserved0;
     const struct qchain_store *store; /* with QCHAIN_RESOLVE_STORE: an open
                              store; becomes the library's                      */
@@ -254,9 +253,8 @@ typedef void (*qchain_log_fn)(void *data, int level, const char *tag,
 typedef struct qchain_env_opts {
     size_t   struct_size;    /* set by qchain_env_opts_init                     */
     uint32_t flags;          /* must be 0                                       */
-    uint32_t threads;        /* leaf threads; 0 = one a processor, at most 16.
-                                Threads that hang in a store are made up for, up
-                                to 64 more                                      */
+    uint32_t threads;        /* leaf threads, at most 1024; 0 = one a processor, but no more than 16. Threads that
+                                hang in a store are made up for, up to 64 more  */
     uint64_t index_bytes;    /* memory for maps; 0 = 32 MiB, at least 1 MiB     */
     uint64_t block_bytes;    /* memory for decoded clusters; 0 = 32 MiB         */
     uint32_t max_open_files; /* descriptors kept open; 0 = what the process may
@@ -292,7 +290,7 @@ enum qchain_open_flags {
     QCHAIN_OPEN_NO_BACKING  = 0x4,  /* the top layer alone, elsewhere zeros     */
     QCHAIN_OPEN_SALVAGE     = 0x8,  /* metadata past a file's end reads as zeros */
     QCHAIN_OPEN_WRITE       = 0x10, /* the top for writing: <qchain-write.h>    */
-    QCHAIN_OPEN_FD          = 0x20, /* the top is open_opts.fd                  */
+    QCHAIN_OPEN_FD          = 0x20, /* the top is qchain_open_opts.fd           */
     QCHAIN_OPEN_NO_INDEX    = 0x40, /* use no sidecar index                     */
     QCHAIN_OPEN_WRITETHROUGH = 0x80, /* writes are durable when they return     */
     QCHAIN_OPEN_UNSAFE      = 0x100, /* flushes sync nothing (cache=unsafe)     */
@@ -370,7 +368,7 @@ typedef struct qchain_snapshot_info {
     uint64_t    reserved[4];
 } qchain_snapshot_info;
 
-enum { QCHAIN_SNAPSHOT_HAS_ICOUNT = 0x1 };
+enum qchain_snapshot_flags { QCHAIN_SNAPSHOT_HAS_ICOUNT = 0x1 /* icount is meaningful */ };
 
 typedef struct qchain_bitmap_info {
     const char *name;
@@ -467,7 +465,7 @@ typedef struct qchain_extent {
     uint32_t flags;       /* QCHAIN_EXTENT_*                                   */
     uint32_t layer;       /* 0 is the top; for what no layer holds the layer
                              below which the search ended, as QEMU's depth     */
-    uint32_t source;      /* number of the file, see qchain_source_name        */
+    uint32_t source;      /* number of the layer's file, see qchain_source_name */
     uint32_t host_length; /* bytes of a compressed extent's stream, at most,
                              with QCHAIN_MAP_CLUSTERS; else 0                  */
     uint64_t reserved[3];
@@ -533,22 +531,21 @@ QCHAIN_API int qchain_readv(qchain *c, const struct qchain_iov *iov,
 QCHAIN_API qchain_job *qchain_job_create(void);
 /* Free a job that no call uses; NULL is fine. Since 0.1. */
 QCHAIN_API void qchain_job_destroy(qchain_job *job);
-/* Ask the call to end; it returns CANCELLED soon. Any thread, and signal
- * handlers. Since 0.1. */
+/* Ask the call to end; it returns CANCELLED soon. Any thread, and signal handlers. Since 0.1. */
 QCHAIN_API void qchain_job_cancel(qchain_job *job);
 /* Hold the call (1) or let it go on (0). Any thread. Since 0.1. */
 QCHAIN_API void qchain_job_pause(qchain_job *job, int paused);
 /* Limit the rate in bytes a second; 0 = none. Any thread. Since 0.1. */
 QCHAIN_API void qchain_job_rate(qchain_job *job, uint64_t bytes_per_second);
-/* How far it is, in bytes of the range worked on. Any thread. Since 0.1. */
+/* How far it is, in bytes of the range worked on; done and total may be NULL. Any thread. Since 0.1. */
 QCHAIN_API void qchain_job_progress(const qchain_job *job, uint64_t *done,
                                     uint64_t *total);
 
 /* ------------------------------------------------------ copy, compare --- */
 
-/* Where copied bytes go. write and zero return 0 or a negative QCHAIN_E_*; a
- * positive value ends the operation, which returns it unchanged. zero may be
- * NULL (write is then called with zeros). */
+/* Where copied bytes go. write and zero return 0 or a negative QCHAIN_E_*; a positive value ends the operation,
+ * which returns it unchanged. zero may be NULL (write is then called with zeros). Called by threads of the call,
+ * never under a lock of the chain; may block. */
 typedef struct qchain_sink {
     size_t struct_size;
     int  (*write)(void *data, const void *buf, size_t length, uint64_t offset,
@@ -569,7 +566,7 @@ enum qchain_copy_flags {
 typedef struct qchain_copy_opts {
     size_t      struct_size;  /* set by qchain_copy_opts_init                   */
     uint32_t    flags;        /* QCHAIN_COPY_*                                  */
-    uint32_t    threads;      /* 0 = one a processor, at most 16                */
+    uint32_t    threads;      /* 0 = chosen; more than 64 count as 64          */
     uint64_t    offset;       /* the range; both 0 = all                        */
     uint64_t    length;       /* 0 = to the end, never "nothing"                */
     uint64_t    chunk_bytes;  /* bytes a read; 0 = chosen                       */
@@ -581,8 +578,8 @@ typedef struct qchain_copy_opts {
 QCHAIN_API void qchain_copy_opts_init(qchain_copy_opts *o, size_t size);
 /* Copy the disk, or a range of it, into a sink. Maps and reads ahead with
  * several threads. The sink's offsets are the disk's. opts may be NULL; its
- * salvaged_bytes is written. Errors: those of qchain_map and qchain_read, what
- * the sink returns, CANCELLED. Since 0.1. */
+ * salvaged_bytes is written. Errors: those of qchain_map and qchain_read, RANGE (also a length beyond the end),
+ * what the sink returns, CANCELLED. Since 0.1. */
 QCHAIN_API int qchain_copy_out(qchain *c, const qchain_sink *sink,
                                qchain_copy_opts *opts, qchain_error *err);
 
@@ -596,14 +593,14 @@ enum qchain_compare_result {
 typedef struct qchain_compare_opts {
     size_t      struct_size; /* set by qchain_compare_opts_init                 */
     uint32_t    flags;       /* QCHAIN_COMPARE_STRICT                           */
-    uint32_t    threads;     /* 0 = one a processor, at most 16                 */
+    uint32_t    threads;     /* as of a copy                                    */
     qchain_job *job;         /* may be NULL                                     */
     uint32_t    result;      /* out: qchain_compare_result                      */
     uint32_t    failed;      /* out, on an error: 1 or 2, the disk that failed  */
     uint64_t    offset;      /* out: where they differ                          */
 } qchain_compare_opts;
 
-enum { QCHAIN_COMPARE_STRICT = 0x1 /* sizes and allocation must be equal too */ };
+enum qchain_compare_flags { QCHAIN_COMPARE_STRICT = 0x1 /* sizes and allocation must be equal too */ };
 
 /* Fill o with defaults; size is sizeof(qchain_compare_opts). Since 0.1. */
 QCHAIN_API void qchain_compare_opts_init(qchain_compare_opts *o, size_t size);
@@ -621,8 +618,7 @@ QCHAIN_API int qchain_compare(qchain *a, qchain *b, qchain_compare_opts *opts,
  *     filled up with what level n has for zeros only; up to the level that has
  *     one digest (a disk of no bytes counts as one block of zeros);
  *   the result: SHA-256 of that digest and the disk's size, 8 bytes little-endian.
- * digest: 32 bytes. job: may be NULL. threads: 0 = one a processor. Errors: as
- * qchain_read. Since 0.1. */
+ * digest: 32 bytes. job: may be NULL. threads: as of a copy. Errors: as qchain_read, CANCELLED. Since 0.1. */
 QCHAIN_API int qchain_checksum(qchain *c, uint8_t digest[32], uint32_t threads,
                                qchain_job *job, qchain_error *err);
 
@@ -654,7 +650,7 @@ typedef struct qchain_stats {
     uint64_t flushes;         /* calls that make a store durable                */
 } qchain_stats;
 
-/* What an environment's chains did so far; of many threads one of millions may be lost. Since 0.1. */
+/* What an environment's chains did so far; of many threads one of millions may be lost. Errors: INVAL. Since 0.1. */
 QCHAIN_API int qchain_env_stats(qchain_env *env, qchain_stats *out);
 /* The environment a chain lives in; borrowed. Since 0.1. */
 QCHAIN_API qchain_env *qchain_get_env(qchain *c);
@@ -734,7 +730,7 @@ QCHAIN_API int qchain_queue_readv(qchain_queue *q, const struct qchain_iov *iov,
 QCHAIN_API int qchain_queue_write(qchain_queue *q, const void *buf, size_t length,
                                   uint64_t offset, uint32_t flags, void *user,
                                   qchain_error *err);
-/* Make durable what completed before. Since 0.1. */
+/* Submit a flush: durable becomes what had completed before. Errors: as qchain_queue_write. Since 0.1. */
 QCHAIN_API int qchain_queue_flush(qchain_queue *q, void *user, qchain_error *err);
 /* Take finished requests.
  * out, max: where to put them, and how many fit.
@@ -755,13 +751,12 @@ QCHAIN_API int qchain_queue_reap(qchain_queue *q, qchain_completion *out,
 QCHAIN_API int qchain_queue_fd(qchain_queue *q);
 /* Ask that requests with this `user` end early. Advisory: each still completes
  * exactly once, with CANCELLED or as if nothing had been asked; its buffer is the
- * library's until then. Returns how many were asked. Since 0.1. */
+ * library's until then. Returns how many were asked, or INVAL. Since 0.1. */
 QCHAIN_API int qchain_queue_cancel(qchain_queue *q, void *user);
 /* Requests that were accepted and not yet reaped. Since 0.1. */
 QCHAIN_API uint32_t qchain_queue_pending(const qchain_queue *q);
-/* Cancel all, wait until all have ended, free. Buffers are the caller's again.
- * NULL is fine. Since 0.1. */
-QCHAIN_API void qchain_queue_close(qchain_queue *q);
+/* Cancel all, wait until all have ended, free. Buffers are the caller's again. NULL is fine. Since 0.1. */
+QCHAIN_API void qchain_queue_destroy(qchain_queue *q);
 
 /* -------------------------------------------------------- sidecar index --- */
 /*
@@ -806,7 +801,7 @@ enum qchain_index_flags {
 typedef struct qchain_index_opts {
     size_t      struct_size; /* set by qchain_index_opts_init                    */
     uint32_t    flags;       /* QCHAIN_INDEX_*                                   */
-    uint32_t    threads;     /* 0 = one a processor, at most 16                  */
+    uint32_t    threads;     /* at most 64; 0 = as the environment's             */
     const char *name;        /* the sidecar's path or URL; NULL = beside the image */
     qchain_job *job;         /* may be NULL                                      */
 } qchain_index_opts;

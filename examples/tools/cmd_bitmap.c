@@ -165,7 +165,7 @@ static void complain(struct tool *t, const struct bitmap_args *a, const struct a
                       "Operation %s on bitmap %s failed: Granularity must be power of 2 and at least "
                       "512",
                       name, a->bitmap);
-    else if (action->what == OPT_ADD && r == QCHAIN_E_BUSY)
+    else if (action->what == OPT_ADD && r == QCHAIN_E_EXISTS)
         tool_complain(t, "Operation %s on bitmap %s failed: Bitmap already exists: %s", name, a->bitmap,
                       a->bitmap);
     else

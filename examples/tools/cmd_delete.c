@@ -69,7 +69,7 @@ static int run_delete(struct tool *t, int argc, char **argv)
     if (tool_job_start(t, &job, STDOUT_FILENO, false) != 0)
         return 1;
     qchain_job_rate(job.job, a.rate);
-    r = qchain_delete_layer(t->env, a.layer, a.children, a.n, !a.keep, &o, job.job, NULL, t->err);
+    r = qchain_delete_layer(t->env, a.layer, a.children, a.n, a.keep ? 0 : QCHAIN_DELETE_FILE, &o, job.job, NULL, t->err);
     tool_job_finish(&job, r == 0);
     free(owned);
     return tool_job_status(t, r, 1);

@@ -53,7 +53,7 @@ static int merge(struct tool *t, qchain *c, const struct merge_args *a)
     if (tool_job_start(t, &job, STDOUT_FILENO, false) != 0)
         return 1;
     qchain_job_rate(job.job, a->rate);
-    r = qchain_merge(c, a->limit, job.job, &result, t->err);
+    r = qchain_merge(c, a->limit, 0, job.job, &result, t->err);
     tool_job_finish(&job, r == 0);
     if (r == 0 && !t->quiet)
         printf("Layers merged: %u.\n", (unsigned)(layers - result.layers));

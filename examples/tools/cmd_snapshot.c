@@ -80,7 +80,7 @@ static int create(struct tool *t, const struct snapshot_args *a, qchain *c)
     int r, number;
 
     qchain_snapshot_opts_init(&o, sizeof(o));
-    o.icount = 0; /* as qemu-img, not "none" */
+    o.flags = QCHAIN_SNAPSHOT_HAS_ICOUNT; /* of 0, as qemu-img records it */
     r = qchain_snapshot_create(c, a->name, &o, t->err);
     if (r == 0)
         return 0;

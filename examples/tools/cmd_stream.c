@@ -60,7 +60,7 @@ static int stream(struct tool *t, qchain *c, const struct stream_args *a)
     if (tool_job_start(t, &job, STDOUT_FILENO, false) != 0)
         return 1;
     qchain_job_rate(job.job, a->rate);
-    r = qchain_stream(c, base, job.job, NULL, t->err);
+    r = qchain_stream(c, base, 0, job.job, NULL, t->err);
     tool_job_finish(&job, r == 0);
     return tool_job_status(t, r, 1);
 }

@@ -111,7 +111,7 @@ static void check_uring(struct doctor *d)
                    "all works, more slowly; allow it by sysctl kernel.io_uring_disabled or the container's seccomp "
                    "profile",
                    "not to be had here: threads carry the requests of queues");
-    qchain_queue_close(q);
+    qchain_queue_destroy(q);
     qchain_close(c);
     if (fd >= 0)
         close(fd);

@@ -15,7 +15,7 @@ struct fuse_hydrate {
 static void *hydrate(void *data)
 {
     struct fuse_hydrate *h = data;
-    int r = qchain_stream(h->v->c, qchain_layers(h->v->c), h->job, NULL, h->err);
+    int r = qchain_stream(h->v->c, qchain_layers(h->v->c), 0, h->job, NULL, h->err);
 
     if (r == 0)
         fuse_tell(h->v, "all of the disk is in the image: the layers below are not needed any more");

@@ -220,7 +220,7 @@ int io_close_image(struct io_shell *sh)
     if (!sh->c)
         return 0;
     io_aio_drain(sh);
-    qchain_queue_close(sh->queue);
+    qchain_queue_destroy(sh->queue);
     r = tool_record_stop(sh->t, sh->c);
     if (sh->writable && qchain_finish(sh->c, sh->t->err) != 0) {
         fprintf(stderr, "%s: %s\n", sh->t->prog, qchain_error_message(sh->t->err));

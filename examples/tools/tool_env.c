@@ -203,9 +203,9 @@ int tool_check(struct tool *t, const char *name, qchain_check_opts *o, qchain_ch
 
     if (r == 0) {
         open.flags &= QCHAIN_OPEN_FORCE_SHARE | QCHAIN_OPEN_DIRECT;
-        o->open_opts = &open;
+        o->open = &open;
         r = qchain_check(t->env, name, o, out, t->err);
-        o->open_opts = NULL;
+        o->open = NULL;
     }
     free(owned);
     return r;

@@ -317,7 +317,7 @@ static void *work(void *data)
 
 static void worker_free(struct worker *w)
 {
-    qchain_queue_close(w->queue);
+    qchain_queue_destroy(w->queue);
     free(w->memory);
     free(w->slots);
     free(w->unused);

@@ -20,6 +20,9 @@ void qc_opts_init(void *o, size_t size);
  * newer caller has beyond is zeroed. */
 void qc_stats_out(void *out, const void *from, size_t size);
 
+/* INVAL if a struct that is to be filled has no size: what is found out would be told to nobody. NULL is fine. */
+int qc_result_check(const void *out, const char *what, qchain_error *err);
+
 /* Options of opening name, copied already: INVAL if they cannot be right. */
 int qc_open_opts_check(const char *name, const qchain_open_opts *o, qchain_error *err);
 /* Copy and check options of a new image. what: the call's name. */

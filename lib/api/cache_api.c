@@ -11,9 +11,7 @@ static int check(const char *call, const char *dir, const qchain_cache_info *out
         return qc_fail(err, QCHAIN_E_INVAL, "%s: an argument is NULL", call);
     if (!dir[0])
         return qc_fail(err, QCHAIN_E_INVAL, "%s: the directory's name is empty", call);
-    if (out->struct_size < sizeof(size_t))
-        return qc_fail(err, QCHAIN_E_INVAL, "%s: struct_size is not set", call);
-    return 0;
+    return qc_result_check(out, call, err);
 }
 
 /* Give the caller as much as he knows of; what we lack is zero. Also after a failure: what was found

@@ -46,7 +46,9 @@ int qchain_check(qchain_env *env, const char *name, const qchain_check_opts *opt
     QC_ERR(err);
     ret = qc_opts_copy(&o, sizeof(o), opts, err);
     if (ret == 0)
-        ret = qc_opts_copy(&open, sizeof(open), o.open_opts, err);
+        ret = qc_opts_copy(&open, sizeof(open), o.open, err);
+    if (ret == 0)
+        ret = qc_result_check(out, "check", err);
     if (ret == 0)
         ret = check_args(name, &o, &open, out, err);
     if (ret == 0 && !env)

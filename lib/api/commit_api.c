@@ -48,6 +48,8 @@ int qchain_commit(qchain_env *env, const char *name, const qchain_commit_opts *o
         ret = qc_opts_copy(&open, sizeof(open), o.open, err);
     if (ret == 0)
         ret = check_args(name, &o, &open, err);
+    if (ret == 0)
+        ret = qc_result_check(result, "commit", err);
     if (ret == 0 && !env)
         ret = qchain_env_create(&own, NULL, err);
     if (ret == 0) {

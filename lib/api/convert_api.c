@@ -73,6 +73,8 @@ int qchain_convert(qchain *source, const char *name, const qchain_convert_opts *
         ret = qc_opts_copy(&open, sizeof(open), o.open, err);
     if (ret == 0)
         ret = qc_open_opts_check(name, &open, err);
+    if (ret == 0)
+        ret = qc_result_check(result, "convert", err);
     if (ret != 0)
         return ret;
     o.create = &create;

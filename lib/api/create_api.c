@@ -60,8 +60,10 @@ int qchain_measure(qchain *source, const qchain_create_opts *opts, qchain_measur
 
     QC_ERR(err);
     ret = qc_create_opts_take(&o, opts, "measure", err);
-    if (ret == 0 && (!out || out->struct_size < 2 * sizeof(uint64_t)))
-        ret = qc_fail(err, QCHAIN_E_INVAL, "measure: out is NULL, or its struct_size is not set");
+    if (ret == 0 && !out)
+        ret = qc_fail(err, QCHAIN_E_INVAL, "measure: out is NULL");
+    if (ret == 0)
+        ret = qc_result_check(out, "measure", err);
     if (ret == 0 && source && qc_env_forked(source->env))
         ret = qc_fail_forked(err);
     if (ret == 0)

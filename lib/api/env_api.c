@@ -64,7 +64,7 @@ int qchain_env_stats(qchain_env *env, qchain_stats *out)
     const struct qc_slots *s;
     qchain_stats stats = {0};
 
-    if (!env || !out || out->struct_size < sizeof(size_t))
+    if (!env || !out || qc_result_check(out, "statistics", NULL) != 0)
         return QCHAIN_E_INVAL;
     s = env->slots;
     stats.reads = qc_counter_sum(s, QC_CNT_READS);

@@ -65,7 +65,7 @@ const char *qchain_code_name(int code)
         "OK",       "NOMEM",  "INVAL",    "RANGE",    "LIMIT",   "IO",      "NET",
         "TIMEOUT",  "THROTTLED", "NOTFOUND", "ACCESS", "AUTH",    "NOSPACE", "READONLY",
         "BUSY",     "LOCKED", "CORRUPT",  "UNSUPPORTED", "CHAIN", "CHANGED", "CANCELLED",
-        "INTERNAL",
+        "INTERNAL", "EXISTS",
     };
 
     return code <= 0 && code > -(int)(sizeof(name) / sizeof(name[0])) ? name[-code] : "?";
@@ -119,7 +119,7 @@ void qchain_free(void *p)
     qc_free(p);
 }
 
-/* No option struct will ever be larger: a size beyond it was never set. */
+/* No struct will ever be larger: a size beyond it was never set. */
 #define OPTS_MAX 65536
 
 void qc_opts_init(void *o, size_t size)
@@ -149,10 +149,22 @@ int qc_opts_copy(void *to, size_t to_size, const void *from, qchain_error *err)
     return 0;
 }
 
+int qc_result_check(const void *out, const char *what, qchain_error *err)
+{
+    size_t size = sizeof(size);
+
+    if (out)
+        memcpy(&size, out, sizeof(size));
+    return size >= sizeof(size) && size <= OPTS_MAX
+               ? 0 : qc_fail(err, QCHAIN_E_INVAL, "%s: struct_size of the result is not set", what);
+}
+
 void qc_stats_out(void *out, const void *from, size_t size)
 {
     size_t theirs;
 
+    if (qc_result_check(out, "", NULL) != 0)
+        return;
     memcpy(&theirs, out, sizeof(theirs));
     if (theirs > size)
         memset((char *)out + size, 0, theirs - size);

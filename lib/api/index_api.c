@@ -131,6 +131,8 @@ int qchain_index_inspect(qchain_index_info **out, qchain_env *env, const char *n
     if (ret == 0 && (o.store || o.flags & QCHAIN_OPEN_FD))
         ret = qc_fail(err, QCHAIN_E_INVAL, "index: an image in a store or behind a descriptor has "
                       "none");
+    if (ret == 0)
+        ret = qc_open_opts_check(name, &o, err);
     if (ret == 0 && !env)
         ret = qchain_env_create(&own, NULL, err);
     if (ret != 0)

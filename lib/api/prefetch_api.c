@@ -57,6 +57,8 @@ int qchain_prefetch(qchain *const *chains, uint32_t n, const qchain_prefetch_opt
     if (ret == 0)
         ret = check_opts(&o, n, err);
     if (ret == 0)
+        ret = qc_result_check(result, "prefetch", err);
+    if (ret == 0)
         ret = qc_prefetch(chains, n, &o, &r, err);
     if (result)
         qc_stats_out(result, &r, sizeof(r));

@@ -223,7 +223,7 @@ uint32_t qchain_queue_pending(const qchain_queue *q)
     return q ? qc_queue_pending(q) : 0;
 }
 
-void qchain_queue_close(qchain_queue *q)
+void qchain_queue_destroy(qchain_queue *q)
 {
     /* In a forked child the threads that work for it do not exist. */
     if (!q || is_forked(q))

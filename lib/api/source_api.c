@@ -26,8 +26,10 @@ int qchain_source_stat(qchain *c, uint32_t source, qchain_source_info *out, qcha
     struct qc_store *store;
 
     QC_ERR(err);
-    if (!c || !out || out->struct_size < sizeof(size_t))
-        return qc_fail(err, QCHAIN_E_INVAL, "qchain_source_stat: an argument is NULL, or the struct has no size");
+    if (!c || !out)
+        return qc_fail(err, QCHAIN_E_INVAL, "qchain_source_stat: an argument is NULL");
+    if (qc_result_check(out, "qchain_source_stat", err) != 0)
+        return err->code;
     store = find_store(c, source, err);
     if (!store)
         return err->code;

@@ -157,8 +157,6 @@ void qchain_resume(qchain *c)
 void qchain_snapshot_opts_init(qchain_snapshot_opts *o, size_t size)
 {
     qc_opts_init(o, size);
-    if (size >= offsetof(qchain_snapshot_opts, icount) + sizeof(o->icount))
-        o->icount = UINT64_MAX;
 }
 
 static uint64_t now_ns(void)
@@ -174,6 +172,7 @@ int qchain_snapshot_create(qchain *c, const char *name, const qchain_snapshot_op
 {
     qchain_snapshot_opts o;
     struct qc_snapshot_new s;
+    bool counted;
     int ret;
 
     QC_ERR(err);
@@ -182,12 +181,13 @@ int qchain_snapshot_create(qchain *c, const char *name, const qchain_snapshot_op
         ret = qc_opts_copy(&o, sizeof(o), opts, err);
     if (ret != 0)
         return ret;
-    if (!opts)
-        o.icount = UINT64_MAX;
-    if (!name || o.flags || o.reserved0)
+    counted = o.flags & QCHAIN_SNAPSHOT_HAS_ICOUNT;
+    if (!name || o.flags & ~(uint32_t)QCHAIN_SNAPSHOT_HAS_ICOUNT || o.reserved0)
         return qc_fail(err, QCHAIN_E_INVAL, "snapshot: no name, unknown flags or reserved fields set");
+    if (!counted && o.icount)
+        return qc_fail(err, QCHAIN_E_INVAL, "snapshot: icount counts with QCHAIN_SNAPSHOT_HAS_ICOUNT");
     s = (struct qc_snapshot_new){.name = name, .vm_state_size = o.vm_state_size,
-                                 .vm_clock_nsec = o.vm_clock_nsec, .icount = o.icount,
+                                 .vm_clock_nsec = o.vm_clock_nsec, .icount = counted ? o.icount : UINT64_MAX,
                                  .date_ns = o.date_ns ? o.date_ns : now_ns()};
     return qc_chain_snapshot_create(c, &s, err);
 }

@@ -450,7 +450,7 @@ static int add(qchain *c, struct qc_bitmaps *m, const char *name, uint32_t granu
     int ret;
 
     if (find(m, name, &at))
-        return qc_fail(err, QCHAIN_E_BUSY, "there is a dirty bitmap '%s' already", qc_escape_str(&shown, name));
+        return qc_fail(err, QCHAIN_E_EXISTS, "there is a dirty bitmap '%s' already", qc_escape_str(&shown, name));
     ret = ops_of(c)->bitmap_fits(c->tip->img, &m->list, granularity_bits, c->size, strlen(name), err);
     if (ret != 0) {
         qc_layer_prefix(c, 0, err);

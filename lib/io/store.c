@@ -60,7 +60,7 @@ static int copy_ops(struct qc_store *s, const qchain_store_ops *from, qchain_err
 
 int qc_store_slot_failed(const struct qc_store *s, int rc, const char *slot, qchain_error *err)
 {
-    if (rc > 0 || rc < QCHAIN_E_INTERNAL)
+    if (rc > 0 || rc < QCHAIN_E_EXISTS)
         return qc_fail(err, QCHAIN_E_INTERNAL, "%s: the store's %s returned %d: not a known code",
                        s->name, slot, rc);
     if (err && err->code != rc)

@@ -38,7 +38,7 @@ void qc_store_submit(struct qc_store *s, qchain_store_read *r)
 
 int qc_store_submitted(int result, qchain_error *why)
 {
-    if (result > 0 || result < QCHAIN_E_INTERNAL)
+    if (result > 0 || result < QCHAIN_E_EXISTS)
         return qc_fail(why, QCHAIN_E_INTERNAL, "the store's submit gave %d: not a known code", result);
     if (result != 0 && why->code != result)
         return qc_fail(why, result, "the store's submit failed without saying why");

@@ -219,6 +219,8 @@ static void network_failed(struct http_attempt *a, CURLcode code)
         qc_attempt_fatal(a);
     } else if (code == CURLE_COULDNT_RESOLVE_HOST || code == CURLE_COULDNT_RESOLVE_PROXY) {
         name_not_found(a, text);
+    } else if (code == CURLE_UNSUPPORTED_PROTOCOL && strstr(a->error, "HTTP/0.9")) {
+        broken_rules(a, QCHAIN_E_CORRUPT, "the answer is not HTTP: another service may listen there");
     } else if (code == CURLE_URL_MALFORMAT || code == CURLE_UNSUPPORTED_PROTOCOL) {
         qc_op_fail(op, QCHAIN_E_UNSUPPORTED, "%s", text);
         qc_attempt_fatal(a);

@@ -288,7 +288,7 @@ static int create_at(struct qc_creating *c, const char *path)
     int ret = target_find(&c->image, path, c->err);
 
     if (ret == 0 && c->image.exists && c->opts->flags & QCHAIN_CREATE_KEEP)
-        ret = qc_fail(c->err, QCHAIN_E_BUSY, "create: the file exists");
+        ret = qc_fail(c->err, QCHAIN_E_EXISTS, "create: the file exists");
     if (ret == 0)
         ret = find_data_file(c);
     if (ret == 0)

@@ -17,7 +17,9 @@
  * Bytes that the asker was told of are in its hands, so nothing is written over them: another place goes
  * on behind them. Places hold the same bytes, that is what the configuration says; all that is checked
  * is that each has the pin's size and does not change under us. What a replica first answers is not
- * told before its end, since only then is it compared with what another fetch may have pinned.
+ * told before its end, since only then is it compared with what another fetch may have pinned. Once the
+ * object was replaced at one place, another of which nothing was seen before may hold the new one as well,
+ * and is not asked.
  */
 #include "remote/origin.h"
 
@@ -41,7 +43,7 @@ struct server {
 };
 
 struct qc_health {
-    pthread_mutex_t  lock; /* guards all until_ms, and pins of replicas */
+    pthread_mutex_t  lock; /* guards all until_ms, pins of replicas, and `replaced` */
     struct qc_slots *slots;
     uint32_t         deadline_ms, pause_ms;
     struct server   *servers;
@@ -61,6 +63,7 @@ struct origin {
     struct qc_http      *http;
     struct qc_health    *health;
     const struct qc_log *log;
+    bool                 replaced; /* somewhere where it was seen before; under the health's lock */
     uint32_t             n_spots;
     struct spot          spot[]; /* [0]: the origin */
 };
@@ -198,6 +201,7 @@ static void note_fault(const struct walk *w, const qchain_error *why)
     if (o->n_spots == 1)
         return;
     pthread_mutex_lock(&o->health->lock);
+    o->replaced |= s->pinned && why->code == QCHAIN_E_CHANGED;
     news = *until == 0;
     *until = now_ms() + o->health->pause_ms;
     pthread_mutex_unlock(&o->health->lock);
@@ -278,7 +282,7 @@ static int check_replica(struct walk *w)
     int ret = 0;
 
     pthread_mutex_lock(&w->o->health->lock);
-    if (!s->pinned && r->got.size == s->pin.size) {
+    if (!s->pinned && !w->o->replaced && r->got.size == s->pin.size) {
         s->pin = r->got;
         s->pinned = true;
     } else if (r->got.size != s->pin.size || !qc_pin_same(&s->pin, &r->got)) {
@@ -347,6 +351,8 @@ static bool choose(struct walk *w)
             break;
         w->now = (uint32_t)__builtin_ctz(w->todo);
         w->todo &= w->todo - 1;
+        if (o->replaced && !o->spot[w->now].pinned)
+            continue;
         found = w->second || o->n_spots == 1 || may_ask(o->health, &o->spot[w->now]);
         if (!found)
             w->later |= UINT32_C(1) << w->now;

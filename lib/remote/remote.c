@@ -375,6 +375,7 @@ static bool may_be_elsewhere(const struct qc_opening *o, int ret)
 {
     return ret == QCHAIN_E_NET || ret == QCHAIN_E_TIMEOUT || ret == QCHAIN_E_THROTTLED ||
            ret == QCHAIN_E_AUTH || ret == QCHAIN_E_ACCESS || ret == QCHAIN_E_CORRUPT ||
+           ret == QCHAIN_E_UNSUPPORTED ||
            (ret == QCHAIN_E_NOTFOUND && !(o->flags & QC_REMOTE_MISSING_OK));
 }
 

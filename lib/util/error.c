@@ -143,6 +143,8 @@ int qc_code_of_errno(int errnum)
         return QCHAIN_E_LIMIT;
     case EBUSY:
         return QCHAIN_E_BUSY;
+    case EEXIST:
+        return QCHAIN_E_EXISTS;
     case EOPNOTSUPP:
     case ENOSYS:
         return QCHAIN_E_UNSUPPORTED;

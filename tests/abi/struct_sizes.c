@@ -454,7 +454,7 @@ AT(qchain_check_opts, reserved0, 12);
 AT(qchain_check_opts, job, 16);
 AT(qchain_check_opts, found, 24);
 AT(qchain_check_opts, found_data, 32);
-AT(qchain_check_opts, open_opts, 40);
+AT(qchain_check_opts, open, 40);
 
 /* qchain_commit_opts */
 SIZE(qchain_commit_opts, 72);

@@ -177,7 +177,7 @@ static void random_reads(const char *list, qchain_error *err)
     seconds = now() - begin;
     for (unsigned t = 0; t < threads; t++) {
         pthread_join(workers[t].thread, NULL);
-        qchain_queue_close(workers[t].queue);
+        qchain_queue_destroy(workers[t].queue);
         free(workers[t].buffers);
         sum += workers[t].sum;
         failed |= workers[t].failed;

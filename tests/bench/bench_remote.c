@@ -133,7 +133,7 @@ static void read_many(qchain *c, unsigned depth)
             idle[n_idle++] = s;
         }
     }
-    qchain_queue_close(q);
+    qchain_queue_destroy(q);
     for (unsigned i = 0; i < depth; i++)
         free(slots[i].buf);
 }

@@ -90,7 +90,7 @@ static void queue_writes(qchain_error *err)
         }
         n_idle = reap(q, idle, n_idle);
     }
-    qchain_queue_close(q);
+    qchain_queue_destroy(q);
     for (unsigned k = 0; k < depth; k++)
         free(idle[k]);
 }

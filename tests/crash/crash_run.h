@@ -114,7 +114,7 @@ static inline int check_image(struct run *r, struct rec_store *m, qchain_check_r
     oo.store = &store;
     oo.format = "qcow2";
     qchain_check_opts_init(&o, sizeof(o));
-    o.open_opts = &oo;
+    o.open = &oo;
     memset(res, 0, sizeof(*res));
     res->struct_size = sizeof(*res);
     return qchain_check(r->env, "top.qcow2", &o, res, err);

@@ -132,7 +132,7 @@ static inline int64_t check_file(const struct names *names, unsigned k, qchain_e
         return 0;
     open_opts(names, k, 0, &store, &oo);
     qchain_check_opts_init(&o, sizeof(o));
-    o.open_opts = &oo;
+    o.open = &oo;
     if (qchain_check(env, names->chain->layer[k].name, &o, &res, err) != 0)
         return -1;
     *leaks = res.leaks;

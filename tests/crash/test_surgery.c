@@ -139,9 +139,9 @@ static int do_stream(struct run *r, const struct names *names, unsigned k, qchai
     if (ret == 0)
         ret = find_in(c, names->chain, 1, &parent, err);
     if (ret == 0 && r->kind == MERGE)
-        ret = qchain_merge(c, r->limit, NULL, NULL, err);
+        ret = qchain_merge(c, r->limit, 0, NULL, NULL, err);
     else if (ret == 0 && (r->kind == STREAM || parent == 1)) /* else that child was done before */
-        ret = qchain_stream(c, r->kind == DELETE ? 2 : base, NULL, NULL, err);
+        ret = qchain_stream(c, r->kind == DELETE ? 2 : base, 0, NULL, NULL, err);
     r->unsettled += unsettled(names->files->file[0]->log, k, names->chain->layer[k].cluster);
     if (ret == 0)
         ret = qchain_finish(c, err);

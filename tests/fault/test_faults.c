@@ -254,7 +254,7 @@ static int use_queue(qchain *c, const unsigned char *want, uint32_t flags, qchai
         }
         ret = ret != 0 ? ret : failed;
     }
-    qchain_queue_close(q);
+    qchain_queue_destroy(q);
     return ret;
 }
 

@@ -107,7 +107,7 @@ static void stores(struct mem_chain *m, uint32_t engine)
     atomic_store(&no_threads, false);
     check(qchain_queue_read(q, buf, 512, 0, 0, buf, err) == 0, "with threads again");
     check(reap_one(q).result == 0, "with threads again");
-    qchain_queue_close(q);
+    qchain_queue_destroy(q);
     qchain_close(c);
 }
 
@@ -140,7 +140,7 @@ static void files(struct mem_chain *m)
         }
         atomic_store(&no_threads, false);
     }
-    qchain_queue_close(q);
+    qchain_queue_destroy(q);
     qchain_close(c);
     close(fd);
     unlink(file);

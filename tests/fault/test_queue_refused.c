@@ -85,7 +85,7 @@ static void read_once(struct mem_chain *m, const char *dir, int errnum, enum ord
     MUST(n == 1 && done.user == buf && done.result == 0 && qchain_queue_pending(q) == 0);
     mem_chain_read(m, want, LENGTH, 0);
     MUST(memcmp(buf, want, LENGTH) == 0);
-    qchain_queue_close(q);
+    qchain_queue_destroy(q);
     qchain_close(c);
     qchain_env_destroy(env);
 }

@@ -87,7 +87,7 @@ static void read_by_queue(const struct mem_chain *m, qchain *c, const char *engi
         }
     }
     MUST(qchain_queue_read(q, buf[0], 512, 0, 0, NULL, NULL) == 0);
-    qchain_queue_close(q); /* with a request in flight */
+    qchain_queue_destroy(q); /* with a request in flight */
 }
 
 static void use(const struct rule *r, struct mem_chain *files, const char *dir,

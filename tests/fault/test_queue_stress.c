@@ -335,7 +335,7 @@ static void close_queue(struct worker *w, struct queue *q)
 {
     if (w->polls)
         epoll_ctl(w->epoll, EPOLL_CTL_DEL, qchain_queue_fd(q->q), NULL);
-    qchain_queue_close(q->q);
+    qchain_queue_destroy(q->q);
     q->q = NULL;
     for (unsigned i = 0; i < MAX_DEPTH + 4; i++) {
         if (q->request[i].state != FLYING)
@@ -623,7 +623,7 @@ static void read_all_spots(void)
             if (memcmp(buf, want, len) != 0)
                 die("chain %u (%s): wrong bytes at last", c->number, kind_name[c->kind]);
         }
-        qchain_queue_close(q);
+        qchain_queue_destroy(q);
     }
 }
 
@@ -666,7 +666,7 @@ static void read_shrunk_files(struct chain *c)
     }
     if (failed < 5)
         die("shrunk files hardly fail");
-    qchain_queue_close(q);
+    qchain_queue_destroy(q);
 }
 
 static void end_all(unsigned threads, unsigned descriptors)

@@ -31,7 +31,7 @@ static int look(struct disk *d, qchain_check_result *r)
     oo.store = &store;
     oo.format = "qcow2";
     qchain_check_opts_init(&o, sizeof(o));
-    o.open_opts = &oo;
+    o.open = &oo;
     memset(r, 0, sizeof(*r));
     r->struct_size = sizeof(*r);
     return qchain_check(env, "input", &o, r, NULL);

@@ -637,7 +637,7 @@ def exceptions(case):
     qchain.Chain(case.path("sub/out.qcow2"), policy=qchain.Policy(paths=[case.dir])).close()
     raises(qchain.InvalidArgument, qchain.Policy, "allow everything", text="line 1")
     raises(qchain.InvalidArgument, qchain.Env, remote="colour blue", text="line 1")
-    raises(qchain.Busy, qchain.create, path, MIB, keep=True)
+    raises(qchain.Exists, qchain.create, path, MIB, keep=True)
     with qchain.Chain(path) as c:
         for at in (MIB, -1, 1 << 64, (1 << 64) + 5):
             raises(qchain.OutOfRange, c.read, 1, at)

@@ -167,12 +167,14 @@ def swapped(place, made):
     """Replaced under a reader: CHANGED, or all of the old one."""
     path, out = os.path.join(made.www, "swap.raw"), place.path("swap.out")
     changed = 0
-    for i, base in enumerate(("", "/noetag", "/weak")):
+    for i, base in enumerate(("", "/noetag", "/weak", "")):
         old, new = os.urandom(6 << 20), os.urandom(6 << 20)
         replace(path, old, 1_000_000_000 + 2 * i)
         slow = place.proxy(made.port, bandwidth=4)
+        # In the end with a replica, on which it is replaced as well.
+        more = [f"replica {slow.url}/ http://127.0.0.1:{made.nginx['HTTP_OTHER']}/"] if i == 3 else []
         argv = made.tools.argv("read", "-q", "-f", "raw", f"{slow.url}{base}/swap.raw", out,
-                               rules=QUICK + ["connections 2", "hedge off"] + SMALL)
+                               rules=QUICK + ["connections 2", "hedge off"] + SMALL + more)
         with subprocess.Popen(argv, env=made.tools.env, stderr=subprocess.PIPE) as p:
             while slow.stats()["bytes_down"] < 1 << 20 and p.poll() is None:
                 time.sleep(0.01)

@@ -155,7 +155,7 @@ static void read_queue(struct reader *r)
     /* Half of them leave with requests under way: close waits. */
     while (q && r->seed % 2 && qchain_queue_pending(q))
         reap(q, 1);
-    qchain_queue_close(q);
+    qchain_queue_destroy(q);
     for (int i = 0; i < DEPTH; i++)
         free(slots[i].buf);
     qchain_error_destroy(err);

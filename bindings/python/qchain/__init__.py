@@ -19,9 +19,9 @@ from . import _abi
 from ._call import Job
 from .chain import Chain
 from .env import Env, Policy
-from .errors import (AccessDenied, AuthenticationFailed, BrokenChain, Busy, Cancelled, Changed, Corrupt, InternalError,
-                     InvalidArgument, LimitExceeded, Locked, MediumError, NetworkError, NoMemory, NoSpace, NotFound,
-                     OutOfRange, QchainError, ReadOnly, Throttled, Timeout, Unsupported)
+from .errors import (AccessDenied, AuthenticationFailed, BrokenChain, Busy, Cancelled, Changed, Corrupt, Exists,
+                     InternalError, InvalidArgument, LimitExceeded, Locked, MediumError, NetworkError, NoMemory,
+                     NoSpace, NotFound, OutOfRange, QchainError, ReadOnly, Throttled, Timeout, Unsupported)
 from .image import CreateOptions, check, commit, create, delete_layer, index_drop, inspect
 from .types import (Bitmap, CheckResult, Comparison, DirtyExtent, Extent, ImageInfo, JobResult, Measured,
                     PrefetchResult, Snapshot, SourceInfo)
@@ -32,11 +32,11 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = ["AccessDenied", "AsyncQueue", "AuthenticationFailed", "Bitmap", "BrokenChain", "Busy", "Cancelled", "Chain",
-           "Changed", "CheckResult", "Comparison", "Corrupt", "CreateOptions", "DirtyExtent", "Env", "Extent",
-           "ImageInfo", "InternalError", "InvalidArgument", "Job", "JobResult", "LimitExceeded", "Locked", "Measured",
-           "MediumError", "NetworkError", "NoMemory", "NoSpace", "NotFound", "OutOfRange", "Policy", "PrefetchResult",
-           "QchainError", "ReadOnly", "Snapshot", "SourceInfo", "Throttled", "Timeout", "Unsupported", "check",
-           "commit", "create", "delete_layer", "has", "index_drop", "inspect", "version"]
+           "Changed", "CheckResult", "Comparison", "Corrupt", "CreateOptions", "DirtyExtent", "Env", "Exists",
+           "Extent", "ImageInfo", "InternalError", "InvalidArgument", "Job", "JobResult", "LimitExceeded", "Locked",
+           "Measured", "MediumError", "NetworkError", "NoMemory", "NoSpace", "NotFound", "OutOfRange", "Policy",
+           "PrefetchResult", "QchainError", "ReadOnly", "Snapshot", "SourceInfo", "Throttled", "Timeout", "Unsupported",
+           "check", "commit", "create", "delete_layer", "has", "index_drop", "inspect", "version"]
 
 
 def version() -> str:

@@ -34,6 +34,7 @@ QCHAIN_E_CHAIN = -18
 QCHAIN_E_CHANGED = -19
 QCHAIN_E_CANCELLED = -20
 QCHAIN_E_INTERNAL = -21
+QCHAIN_E_EXISTS = -22
 QCHAIN_POLICY_TRUST = 1
 QCHAIN_POLICY_DATA_FILE = 2
 QCHAIN_POLICY_BLOCK_DEVICE = 4
@@ -135,6 +136,7 @@ QCHAIN_REBASE_UNSAFE = 1
 QCHAIN_REBASE_FORCE = 2
 QCHAIN_REBASE_COMPARE = 4
 QCHAIN_REBASE_COMPRESS = 8
+QCHAIN_DELETE_FILE = 1
 QCHAIN_COMMIT_KEEP = 1
 QCHAIN_PREFETCH_METADATA = 1
 QCHAIN_PREFETCH_IDLE = 2
@@ -144,13 +146,13 @@ QCHAIN_PREFETCH_DEADLINE = 2
 QCHAIN_TRACE_KEEP_FIRST = 1
 QCHAIN_TRACE_LOAD_BESIDE = 1
 QCHAIN_TRACE_LOAD_DISTINCT = 2
-QCHAIN_BACKEND_VERSION = 1
 QCHAIN_IDENTITY_HAS_MTIME = 1
 QCHAIN_IDENTITY_HAS_INODE = 2
 QCHAIN_STORE_META = 1
 QCHAIN_STORE_FRESH = 2
 QCHAIN_STORE_EXACT = 4
-QCHAIN_STORE_UNMAP = 1
+QCHAIN_STORE_UNMAP = 8
+QCHAIN_BACKEND_VERSION = 1
 QCHAIN_VERSION_MAJOR = 0
 QCHAIN_VERSION_MINOR = 1
 QCHAIN_VERSION_PATCH = 0
@@ -500,7 +502,7 @@ class qchain_check_opts(Structure):
     job: int | None
     found: Any
     found_data: int | None
-    open_opts: ctypes._Pointer[qchain_open_opts]
+    open: ctypes._Pointer[qchain_open_opts]
 
 
 class qchain_job_result(Structure):
@@ -1015,7 +1017,7 @@ qchain_check_opts._fields_ = [
     ("job", c_void_p),
     ("found", CFUNCTYPE(None, c_void_p, c_int, c_char_p)),
     ("found_data", c_void_p),
-    ("open_opts", POINTER(qchain_open_opts)),
+    ("open", POINTER(qchain_open_opts)),
 ]
 qchain_job_result._fields_ = [
     ("struct_size", c_size_t),
@@ -1251,7 +1253,7 @@ qchain_queue_reap = bind("qchain_queue_reap", c_int, c_void_p, POINTER(qchain_co
 qchain_queue_fd = bind("qchain_queue_fd", c_int, c_void_p)
 qchain_queue_cancel = bind("qchain_queue_cancel", c_int, c_void_p, c_void_p)
 qchain_queue_pending = bind("qchain_queue_pending", c_uint32, c_void_p)
-qchain_queue_close = bind("qchain_queue_close", None, c_void_p)
+qchain_queue_destroy = bind("qchain_queue_destroy", None, c_void_p)
 qchain_index_opts_init = bind("qchain_index_opts_init", None, POINTER(qchain_index_opts), c_size_t)
 qchain_index_build = bind("qchain_index_build", c_int, c_void_p, POINTER(qchain_index_opts), c_void_p)
 qchain_index_verify = bind("qchain_index_verify", c_int, c_void_p, POINTER(qchain_index_opts), c_void_p)
@@ -1307,9 +1309,9 @@ qchain_convert_opts_init = bind("qchain_convert_opts_init", None, POINTER(qchain
 qchain_convert = bind("qchain_convert", c_int, c_void_p, c_char_p, POINTER(qchain_convert_opts), POINTER(qchain_job_result), c_void_p)
 qchain_rebase_opts_init = bind("qchain_rebase_opts_init", None, POINTER(qchain_rebase_opts), c_size_t)
 qchain_rebase = bind("qchain_rebase", c_int, c_void_p, POINTER(qchain_rebase_opts), POINTER(qchain_job_result), c_void_p)
-qchain_stream = bind("qchain_stream", c_int, c_void_p, c_uint32, c_void_p, POINTER(qchain_job_result), c_void_p)
-qchain_merge = bind("qchain_merge", c_int, c_void_p, c_uint64, c_void_p, POINTER(qchain_job_result), c_void_p)
-qchain_delete_layer = bind("qchain_delete_layer", c_int, c_void_p, c_char_p, POINTER(c_char_p), c_uint32, c_int, POINTER(qchain_open_opts), c_void_p, POINTER(qchain_job_result), c_void_p)
+qchain_stream = bind("qchain_stream", c_int, c_void_p, c_uint32, c_uint32, c_void_p, POINTER(qchain_job_result), c_void_p)
+qchain_merge = bind("qchain_merge", c_int, c_void_p, c_uint64, c_uint32, c_void_p, POINTER(qchain_job_result), c_void_p)
+qchain_delete_layer = bind("qchain_delete_layer", c_int, c_void_p, c_char_p, POINTER(c_char_p), c_uint32, c_uint32, POINTER(qchain_open_opts), c_void_p, POINTER(qchain_job_result), c_void_p)
 qchain_commit_opts_init = bind("qchain_commit_opts_init", None, POINTER(qchain_commit_opts), c_size_t)
 qchain_commit = bind("qchain_commit", c_int, c_void_p, c_char_p, POINTER(qchain_commit_opts), POINTER(qchain_job_result), c_void_p)
 qchain_prefetch_opts_init = bind("qchain_prefetch_opts_init", None, POINTER(qchain_prefetch_opts), c_size_t)

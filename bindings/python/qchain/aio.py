@@ -40,7 +40,7 @@ class AsyncQueue:
             check(_abi.qchain_queue_create(ctypes.byref(made), chain, ctypes.byref(o), local.err))
         self._fd: int = _abi.qchain_queue_fd(made)
         if self._fd < 0:
-            _abi.qchain_queue_close(made)
+            _abi.qchain_queue_destroy(made)
             raise from_code(self._fd, "the queue has no descriptor")
         loop.add_reader(self._fd, self._reap)
         self._ptr = made.value
@@ -167,7 +167,7 @@ class AsyncQueue:
             return
         if not self._loop.is_closed():
             self._loop.remove_reader(self._fd)
-        _abi.qchain_queue_close(ptr)
+        _abi.qchain_queue_destroy(ptr)
         pending, self._pending = self._pending, {}
         if self._loop.is_closed():
             return

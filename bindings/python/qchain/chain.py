@@ -522,14 +522,14 @@ class Chain:
         """Pull what is below into the top, down to layer `base`, on which it then stands; None: everything."""
         result = new_result()
         layer = self.layers if base is None else u32(base, "layer")
-        self._long(lambda ptr, j, err: _abi.qchain_stream(ptr, layer, j._ptr, _byref(result), err), job, progress)
+        self._long(lambda ptr, j, err: _abi.qchain_stream(ptr, layer, 0, j._ptr, _byref(result), err), job, progress)
         return job_result(result)
 
     def merge(self, limit: int = 0, *, job: Optional[Job] = None, progress: Optional[Progress] = None) -> JobResult:
         """Move layers right below the top into it, if they are small: at most `limit` bytes; 0 is 300 MB."""
         result = new_result()
         u64(limit, "limit")
-        self._long(lambda ptr, j, err: _abi.qchain_merge(ptr, limit, j._ptr, _byref(result), err), job, progress)
+        self._long(lambda ptr, j, err: _abi.qchain_merge(ptr, limit, 0, j._ptr, _byref(result), err), job, progress)
         return job_result(result)
 
     def convert(self, target: Name, *, create: Optional[CreateOptions] = None, compress: bool = False,

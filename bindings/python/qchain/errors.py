@@ -115,6 +115,11 @@ class Busy(QchainError):
     code = _abi.QCHAIN_E_BUSY
 
 
+class Exists(QchainError, FileExistsError):
+    """There is a file or bitmap of that name already."""
+    code = _abi.QCHAIN_E_EXISTS
+
+
 class Locked(QchainError, OSError):
     """Another process holds the image."""
     code = _abi.QCHAIN_E_LOCKED
@@ -152,8 +157,8 @@ class InternalError(QchainError):
 
 BY_CODE: dict[int, type[QchainError]] = {
     c.code: c for c in (NoMemory, InvalidArgument, OutOfRange, LimitExceeded, MediumError, NetworkError, Timeout,
-                        Throttled, NotFound, AccessDenied, AuthenticationFailed, NoSpace, ReadOnly, Busy, Locked,
-                        Corrupt, Unsupported, BrokenChain, Changed, Cancelled, InternalError)}
+                        Throttled, NotFound, AccessDenied, AuthenticationFailed, NoSpace, ReadOnly, Busy, Exists,
+                        Locked, Corrupt, Unsupported, BrokenChain, Changed, Cancelled, InternalError)}
 
 
 def from_code(code: int, message: str) -> QchainError:

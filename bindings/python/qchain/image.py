@@ -38,7 +38,7 @@ class CreateOptions:
     lazy_refcounts: bool = False
     data_file_raw: bool = False
     unsafe_backing: bool = False  #: do not open the backing file
-    keep: bool = False  #: fail with Busy if the file exists
+    keep: bool = False  #: fail with Exists if the file exists
 
     def struct(self) -> Any:
         """As qchain_create_opts."""
@@ -87,7 +87,7 @@ def check(name: Optional[Name], *, repair: Optional[str] = None, env: Optional[E
     used, out = job or Job(), _abi.qchain_check_result()
     out.struct_size = ctypes.sizeof(out)
     o.flags, o.job, o.found = flags[repair], used._ptr, found
-    o.open_opts = ctypes.pointer(open_options(**how))
+    o.open = ctypes.pointer(open_options(**how))
     raw, ptr = opt_name(name), env_ptr(env)
     run(lambda err: _abi.qchain_check(ptr, raw, _byref(o), _byref(out), err), used, progress)
     return CheckResult(out.corruptions, out.leaks, out.corruptions_fixed, out.leaks_fixed, out.check_errors,
@@ -115,8 +115,8 @@ def delete_layer(layer: Name, children: Iterable[Name], *, remove: bool = False,
     names = [name_bytes(c) for c in children]
     array = (ctypes.c_char_p * len(names))(*names)
     used, result, o = job or Job(), new_result(), open_options(**how)
-    raw, ptr = name_bytes(layer), env_ptr(env)
-    run(lambda err: _abi.qchain_delete_layer(ptr, raw, array, len(names), int(remove), _byref(o), used._ptr,
+    raw, ptr, flags = name_bytes(layer), env_ptr(env), _abi.QCHAIN_DELETE_FILE if remove else 0
+    run(lambda err: _abi.qchain_delete_layer(ptr, raw, array, len(names), flags, _byref(o), used._ptr,
                                              _byref(result), err), used, progress)
     return job_result(result)
 

@@ -62,7 +62,7 @@ PAGES = {
     "qchain-remote-stats": ("what remote layers did so far", [(REMOTE, "statistics")], ""),
     "qchain-backend": ("keep layers elsewhere: stores of one's own", [(BACKEND, "")], ""),
 }
-CODES = ("NOMEM INVAL RANGE LIMIT IO NET TIMEOUT THROTTLED NOTFOUND ACCESS AUTH NOSPACE READONLY BUSY LOCKED CORRUPT"
+CODES = ("NOMEM INVAL RANGE LIMIT IO NET TIMEOUT THROTTLED NOTFOUND ACCESS AUTH NOSPACE READONLY BUSY EXISTS LOCKED CORRUPT"
          " UNSUPPORTED CHAIN CHANGED CANCELLED INTERNAL").split()
 TROFF = {"\\": "\\e", "^": "\\(ha", "~": "\\(ti", "`": "\\(ga", "\"": "\\(dq"}
 # What is bold in running text: names of ours, codes, headers. What is italic: fields, written `so`.

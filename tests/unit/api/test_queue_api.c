@@ -34,7 +34,7 @@ static int teardown(void **state)
 {
     struct fixture *x = *state;
 
-    qchain_queue_close(x->q);
+    qchain_queue_destroy(x->q);
     qchain_close(x->c);
     mem_chain_destroy(x->m);
     qchain_error_destroy(x->err);
@@ -67,18 +67,18 @@ static void options_are_checked(void **state)
     o.depth = 32768;
     assert_int_equal(qchain_queue_create(&q, x->c, &o, x->err), 0);
     assert_string_equal(qchain_queue_engine(q), "threads");
-    qchain_queue_close(q);
+    qchain_queue_destroy(q);
     o.flags = 0;
     assert_int_equal(qchain_queue_create(&q, x->c, &o, NULL), 0);
-    qchain_queue_close(q);
+    qchain_queue_destroy(q);
     memset(&o, 0, sizeof(o));
     assert_int_equal(qchain_queue_create(&q, x->c, &o, x->err), QCHAIN_E_INVAL);
     qchain_queue_opts_init(&larger.o, sizeof(larger));
     assert_int_equal(qchain_queue_create(&q, x->c, &larger.o, NULL), 0);
-    qchain_queue_close(q);
+    qchain_queue_destroy(q);
     larger.newer = 1;
     assert_int_equal(qchain_queue_create(&q, x->c, &larger.o, NULL), QCHAIN_E_UNSUPPORTED);
-    qchain_queue_close(NULL);
+    qchain_queue_destroy(NULL);
     assert_string_equal(qchain_queue_engine(NULL), "threads");
 }
 

@@ -155,8 +155,10 @@ static void wrong_arguments_are_refused(void **unused)
     assert_int_equal(qchain_resize(c, UINT64_C(1) << 63, 0, err), QCHAIN_E_LIMIT);
     assert_int_equal(qchain_resize(c, 1024, 2, err), QCHAIN_E_INVAL);
     qchain_snapshot_opts_init(&so, sizeof(so));
-    assert_true(so.icount == UINT64_MAX);
-    so.flags = 1;
+    so.flags = 2;
+    assert_int_equal(qchain_snapshot_create(c, "s", &so, err), QCHAIN_E_INVAL);
+    so.flags = 0;
+    so.icount = 1;
     assert_int_equal(qchain_snapshot_create(c, "s", &so, err), QCHAIN_E_INVAL);
     assert_int_equal(qchain_snapshot_create(c, NULL, NULL, err), QCHAIN_E_INVAL);
     assert_int_equal(qchain_snapshot_apply(c, NULL, err), QCHAIN_E_INVAL);
@@ -323,6 +325,40 @@ static void a_snapshot_that_does_not_begin_leaves_no_mark(void **unused)
     rec_destroy(r);
 }
 
+/* Zeros mean no count, whoever wrote them; a count of zero is said by the flag. */
+static void snapshots_count_instructions_if_told(void **unused)
+{
+    qchain_snapshot_opts so = {.struct_size = sizeof(so)};
+    struct rec_store *r = rec_create(0);
+    qchain_open_opts open;
+    qchain_image_info *info;
+    qchain_store store;
+    qchain *c;
+
+    (void)unused;
+    image_make(r, 3, 16, 4, 1 << 20);
+    rec_store_of(r, &store);
+    qchain_open_opts_init(&open, sizeof(open));
+    open.flags = QCHAIN_OPEN_WRITE;
+    open.store = &store;
+    open.format = "qcow2";
+    GOOD(qchain_open(&c, NULL, "disk", &open, err));
+    GOOD(qchain_snapshot_create(c, "none", &so, err));
+    so.flags = QCHAIN_SNAPSHOT_HAS_ICOUNT;
+    GOOD(qchain_snapshot_create(c, "zero", &so, err));
+    so.icount = 7;
+    GOOD(qchain_snapshot_create(c, "seven", &so, err));
+    GOOD(qchain_layer_info(&info, c, 0, err));
+    assert_int_equal(info->n_snapshots, 3);
+    assert_int_equal(info->snapshots[0].flags, 0);
+    assert_int_equal(info->snapshots[1].flags, QCHAIN_SNAPSHOT_HAS_ICOUNT);
+    assert_int_equal(info->snapshots[1].icount, 0);
+    assert_int_equal(info->snapshots[2].icount, 7);
+    qchain_image_info_free(info);
+    qchain_close(c);
+    rec_destroy(r);
+}
+
 struct looker {
     qchain    *c;
     atomic_bool over;
@@ -384,6 +420,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(finishing_goes_on_when_there_is_room, setup, teardown),
         cmocka_unit_test_setup_teardown(a_data_file_holds_no_vm_state, setup, teardown),
         cmocka_unit_test_setup_teardown(a_snapshot_that_does_not_begin_leaves_no_mark, setup, teardown),
+        cmocka_unit_test_setup_teardown(snapshots_count_instructions_if_told, setup, teardown),
         cmocka_unit_test_setup_teardown(the_top_is_described_while_it_changes, setup, teardown),
     };
 

@@ -148,7 +148,7 @@ static void run_model(qchain *c, uint64_t cluster, bool sectors, int rounds)
     got = malloc(SIZE);
     GOOD(qchain_read(s.c, got, SIZE, 0, 0, err));
     assert_memory_equal(got, s.model, SIZE);
-    qchain_queue_close(s.q);
+    qchain_queue_destroy(s.q);
     for (uint64_t i = 0; i < SLOTS; i++)
         free(s.slot[i].buf);
     free(s.model);

@@ -164,7 +164,7 @@ static void test_calls(void **state)
     name[1023] = 0;
     OK(qchain_bitmap_add(c, name, 0, 0, err));
     OK(qchain_bitmap_add(c, "a", 0, 1, err));
-    assert_int_equal(qchain_bitmap_add(c, "a", 0, 1, NULL), QCHAIN_E_BUSY);
+    assert_int_equal(qchain_bitmap_add(c, "a", 0, 1, NULL), QCHAIN_E_EXISTS);
     assert_int_equal(qchain_bitmap_add(c, "", 0, 1, NULL), QCHAIN_E_INVAL);
     assert_int_equal(qchain_bitmap_add(c, "b", 768, 1, NULL), QCHAIN_E_INVAL);
     assert_int_equal(qchain_bitmap_add(c, "b", 256, 1, NULL), QCHAIN_E_INVAL);
@@ -363,7 +363,7 @@ static void *write_by_queue(void *arg)
         while (qchain_queue_pending(q) > (i < 99 ? 4u : 0u))
             qchain_queue_reap(q, done, 1, 8, -1);
     }
-    qchain_queue_close(q);
+    qchain_queue_destroy(q);
     return NULL;
 }
 
@@ -430,7 +430,7 @@ static void write_one(struct worker *w)
     OK(qchain_queue_writev(q, &iov, 1, 0, 0, NULL, err));
     assert_int_equal(qchain_queue_reap(q, &done, 1, 1, -1), 1);
     assert_int_equal(done.result, 0);
-    qchain_queue_close(q);
+    qchain_queue_destroy(q);
     note(w->model, 512, 0, 1);
 }
 

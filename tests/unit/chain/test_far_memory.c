@@ -83,7 +83,7 @@ static int queue_it(const struct mem_chain *m, qchain *c)
             ret = done[i].result ? done[i].result : ret;
         }
     }
-    qchain_queue_close(q);
+    qchain_queue_destroy(q);
     free(buf);
     return ret;
 }

@@ -36,7 +36,7 @@ static void begin(struct bench *b)
 
 static void end(struct bench *b)
 {
-    qchain_queue_close(b->q);
+    qchain_queue_destroy(b->q);
     qchain_close(b->c);
     far_destroy(b->f);
     mem_chain_destroy(b->m);
@@ -230,7 +230,7 @@ static void cancel_and_close(void **unused)
 
         for (unsigned i = 0; i < 32; i++)
             submit(q, own + i * 4096, 4096, i * 9000, NULL);
-        qchain_queue_close(q);
+        qchain_queue_destroy(q);
         free(own);
     }
     end(&b);
@@ -301,7 +301,7 @@ static void random_requests(void **unused)
                 left--;
             }
         }
-        qchain_queue_close(q);
+        qchain_queue_destroy(q);
         qchain_close(c);
         far_destroy(f);
         mem_chain_destroy(m);

@@ -82,7 +82,7 @@ static void hammer(const struct mem_chain *m, qchain *c, uint64_t *seed, int rou
             check_slot(m, &done[i]);
         left -= n;
     }
-    qchain_queue_close(q);
+    qchain_queue_destroy(q);
     for (int i = 0; i < DEPTH; i++)
         free(slot[i].buf);
 }
@@ -159,7 +159,7 @@ static void a_budget_too_small(void **unused)
         }
     }
     assert_true(stats_of(c).index_evictions > 0);
-    qchain_queue_close(q);
+    qchain_queue_destroy(q);
     qchain_close(c);
     qchain_env_destroy(env);
     mem_chain_destroy(m);
@@ -197,7 +197,7 @@ static void warm_reads_go_to_the_ring(void **unused)
     assert_int_equal(t.queue_leaf - s.queue_leaf, has_ring(q) ? 0 : 500);
     assert_int_equal(t.queue_walks - s.queue_walks, 0);
     assert_int_equal(t.meta_reads, s.meta_reads);
-    qchain_queue_close(q);
+    qchain_queue_destroy(q);
     qchain_close(c);
     mem_chain_destroy(m);
 }
@@ -223,8 +223,8 @@ static void one_walk_for_all_who_wait(void **unused)
         }
     }
     assert_int_equal(stats_of(c).index_fills, 1);
-    qchain_queue_close(q[0]);
-    qchain_queue_close(q[1]);
+    qchain_queue_destroy(q[0]);
+    qchain_queue_destroy(q[1]);
     qchain_close(c);
     mem_chain_destroy(m);
 }
@@ -252,7 +252,7 @@ static void parked_requests_share_a_walk(void **unused)
     assert_int_equal(s.queue_leaf, 32);
     for (int i = 0; i < 32; i++)
         assert_true(equals_model(m, buf[i], 4096, (uint64_t)i * 5000));
-    qchain_queue_close(q);
+    qchain_queue_destroy(q);
     qchain_close(c);
     qchain_env_destroy(env);
     mem_chain_destroy(m);
@@ -293,7 +293,7 @@ static void zeros_are_done_at_once(void **unused)
     assert_int_equal(qchain_queue_reap(q, &done, 0, 1, 0), 1);
     assert_int_equal(done.result, 0);
     free(buf);
-    qchain_queue_close(q);
+    qchain_queue_destroy(q);
     qchain_close(c);
     mem_chain_destroy(m);
 }
@@ -347,7 +347,7 @@ static void pieces_go_where_they_belong(void **unused)
     assert_int_equal(t.queue_walks - s.queue_walks, 1);
 
     free(buf);
-    qchain_queue_close(q);
+    qchain_queue_destroy(q);
     qchain_close(c);
     mem_chain_destroy(m);
 }
@@ -374,7 +374,7 @@ static void a_request_spans_windows(void **unused)
     assert_int_equal(stats_of(c).index_fills, 2);
     if (has_ring(q))
         assert_int_equal(stats_of(c).queue_uring, 4);
-    qchain_queue_close(q);
+    qchain_queue_destroy(q);
     qchain_close(c);
     mem_chain_destroy(m);
 }
@@ -417,7 +417,7 @@ static void files_not_open_yet_are_opened_by_walkers(void **unused)
         }
         assert_non_null(qc_source_opened(c, k));
     }
-    qchain_queue_close(q);
+    qchain_queue_destroy(q);
     qchain_close(c);
     mem_chain_destroy(m);
 }
@@ -447,7 +447,7 @@ static void direct_reads(void **unused)
     if (qc_source_opened(c, 0)->limits.align_offset > 1)
         assert_int_equal(stats_of(c).queue_leaf - s.queue_leaf, 1);
     free(buf);
-    qchain_queue_close(q);
+    qchain_queue_destroy(q);
     qchain_close(c);
     mem_chain_destroy(m);
 }
@@ -478,7 +478,7 @@ static void depth_and_busy(void **unused)
         assert_int_equal(qchain_queue_pending(q), 0);
     }
     assert_int_equal(qchain_queue_reap(q, NULL, 0, 0, 0), 0);
-    qchain_queue_close(q);
+    qchain_queue_destroy(q);
     qchain_close(c);
     mem_chain_destroy(m);
 }
@@ -522,7 +522,7 @@ static void more_holds_back(void **unused)
     assert_true(readable_within(fd, 5000));
     assert_int_equal(qchain_queue_reap(q, done, 1, 16, 0), 1);
 out:
-    qchain_queue_close(q);
+    qchain_queue_destroy(q);
     qchain_close(c);
     mem_chain_destroy(m);
 }
@@ -547,7 +547,7 @@ static void waits_have_an_end(void **unused)
     assert_int_equal(qchain_queue_reap(q, &done, 1, 1, 40), 0);
     assert_in_range(now_ms() - start, 40, 650);
     assert_int_equal(qchain_queue_reap(q, &done, 1, 1, -1), 1);
-    qchain_queue_close(q);
+    qchain_queue_destroy(q);
     qchain_close(c);
     mem_chain_destroy(m);
 }
@@ -585,7 +585,7 @@ static void signals_do_not_end_a_wait(void **unused)
     setitimer(ITIMER_REAL, &never, NULL);
     sigaction(SIGALRM, &old, NULL);
     assert_true(atomic_load(&n_signals) > 3);
-    qchain_queue_close(q);
+    qchain_queue_destroy(q);
     qchain_close(c);
     mem_chain_destroy(m);
 }
@@ -656,7 +656,7 @@ static void the_descriptor_tells_of_all_kinds(void **unused)
         assert_int_equal(qchain_queue_reap(q, done, 0, 4, 0), 0);
     assert_false(readable_within(qchain_queue_fd(q), 20)); /* and then it is not */
     close(ep);
-    qchain_queue_close(q);
+    qchain_queue_destroy(q);
     qchain_close(c);
     mem_chain_destroy(m);
 }
@@ -680,7 +680,7 @@ static void a_descriptor_asked_for_late(void **unused)
         usleep(5000);
         assert_true(readable_within(qchain_queue_fd(q), 5000));
         assert_int_equal(qchain_queue_reap(q, &done, 1, 1, -1), 1);
-        qchain_queue_close(q);
+        qchain_queue_destroy(q);
     }
     qchain_close(c);
     mem_chain_destroy(m);

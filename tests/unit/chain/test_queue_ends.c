@@ -32,7 +32,7 @@ static void failures_say_what_blocking_reads_say(void **unused)
     }
     assert_int_equal(qchain_queue_reap(q, &next, 0, 1, 0), 0);
     submit(q, buf[0], 512, 0, buf[0]); /* and one that is never reaped */
-    qchain_queue_close(q);
+    qchain_queue_destroy(q);
     qchain_close(c);
     mem_chain_destroy(m);
 }
@@ -75,7 +75,7 @@ static void damage_hurts_who_touches_it(void **unused)
         reap_good(q);
         assert_true(equals_model(m, buf, 512, 128 * MIB));
     }
-    qchain_queue_close(q);
+    qchain_queue_destroy(q);
     qchain_close(c);
     mem_chain_destroy(m);
 }
@@ -102,7 +102,7 @@ static void a_file_that_shrank(void **unused)
     submit(q, buf, 4096, 4 * MIB - 8192, buf);
     reap_good(q);
     assert_true(equals_model(m, buf, 4096, 4 * MIB - 8192));
-    qchain_queue_close(q);
+    qchain_queue_destroy(q);
     qchain_close(c);
     mem_chain_destroy(m);
 }
@@ -127,7 +127,7 @@ static void past_the_end_there_are_zeros(void **unused)
         memset(want + 4096, 0, 4096);
         assert_memory_equal(buf, want, 8192);
     }
-    qchain_queue_close(q);
+    qchain_queue_destroy(q);
     qchain_close(c);
     mem_chain_destroy(m);
 }
@@ -146,7 +146,7 @@ static void a_changed_chain_fails_all(void **unused)
     assert_int_equal(qchain_read(c, buf, 512, 0, 0, err), QCHAIN_E_CHANGED);
     submit(q, buf, 512, 0, buf);
     assert_string_equal(reap_bad(q, QCHAIN_E_CHANGED).error, qchain_error_message(err));
-    qchain_queue_close(q);
+    qchain_queue_destroy(q);
     qchain_close(c);
     mem_chain_destroy(m);
 }
@@ -189,7 +189,7 @@ static void cancelled_requests_complete_once(void **unused)
     assert_int_equal(n_other, 10);
     assert_in_range(n_cancelled, 9, 10); /* on a busy machine one has begun */
     assert_int_equal(qchain_queue_cancel(q, &other), 0);
-    qchain_queue_close(q);
+    qchain_queue_destroy(q);
     qchain_close(c);
     qchain_env_destroy(env);
     mem_chain_destroy(m);
@@ -213,7 +213,7 @@ static void parked_requests_can_be_cancelled(void **unused)
     assert_int_equal(qchain_queue_reap(q, done, 8, 8, -1), 8);
     for (int i = 0; i < 8; i++)
         assert_int_equal(done[i].result, done[i].user ? QCHAIN_E_CANCELLED : 0);
-    qchain_queue_close(q);
+    qchain_queue_destroy(q);
     qchain_close(c);
     qchain_env_destroy(env);
     mem_chain_destroy(m);
@@ -238,7 +238,7 @@ static void ring_reads_can_be_cancelled(void **unused)
         for (int i = 0; i < 128; i++)
             assert_true(done[i].result == 0 || done[i].result == QCHAIN_E_CANCELLED);
     }
-    qchain_queue_close(q);
+    qchain_queue_destroy(q);
     qchain_close(c);
     free(buf);
     mem_chain_destroy(m);
@@ -267,7 +267,7 @@ static void close_with_requests_in_flight(void **unused)
                                                i % 2 ? QCHAIN_REQUEST_MORE : 0, buf, err), 0);
         if (round % 5 == 4)
             usleep(2000);
-        qchain_queue_close(q);
+        qchain_queue_destroy(q);
         free(buf);
         qchain_close(c);
     }
@@ -292,7 +292,7 @@ static void locks_end_with_the_queue(void **unused)
         if (round % 3)
             reap_good(q);
         assert_int_equal(fcntl(fd, F_OFD_SETLK, &all), -1);
-        qchain_queue_close(q);
+        qchain_queue_destroy(q);
         qchain_close(c);
         assert_int_equal(fcntl(fd, F_OFD_SETLK, &all), 0);
         close(fd);
@@ -338,7 +338,7 @@ static void a_queue_passes_from_thread_to_thread(void **unused)
         }
     }
     free(h.buf);
-    qchain_queue_close(h.q);
+    qchain_queue_destroy(h.q);
     qchain_close(c);
     mem_chain_destroy(m);
 }
@@ -370,7 +370,7 @@ static void *use(void *arg)
             if (done[i].result != 0 || !equals_model(u->m, buf + i * 9000, 9000, offset[i]))
                 abort();
     }
-    qchain_queue_close(q);
+    qchain_queue_destroy(q);
     free(buf);
     return NULL;
 }
@@ -414,7 +414,7 @@ static void forked_children_are_refused(void **unused)
         bad |= qchain_queue_cancel(q, buf) != QCHAIN_E_INVAL;
         bad |= qchain_queue_flush(q, NULL, NULL) != QCHAIN_E_INVAL;
         bad |= qchain_queue_create(&other, c, NULL, NULL) != QCHAIN_E_INVAL;
-        qchain_queue_close(q);
+        qchain_queue_destroy(q);
         if (!bad) /* not by _exit: checkers would find fault with what a child must leave */
             execlp("true", "true", (char *)NULL);
         _exit(1);
@@ -423,7 +423,7 @@ static void forked_children_are_refused(void **unused)
     assert_int_equal(status, 0);
     assert_ptr_equal(reap_good(q), buf);
     assert_true(equals_model(m, buf, 512, 0));
-    qchain_queue_close(q);
+    qchain_queue_destroy(q);
     qchain_close(c);
     mem_chain_destroy(m);
 }

@@ -83,7 +83,7 @@ static void check_carriers(uint32_t flags)
     assert_true(s.queue_uring + s.queue_leaf == 3 && s.queue_walks == 0);
     /* buffered ones not everywhere */
     assert_true(s.queue_uring == (has_ring(q) && ((flags && dir_is_direct()) || s.queue_uring) ? 3 : 0));
-    qchain_queue_close(q);
+    qchain_queue_destroy(q);
     qchain_close(c);
 }
 
@@ -107,7 +107,7 @@ static void held_requests_go_with_the_eighth(void **unused)
         GOOD(qchain_queue_write(q, buf[i], 512, (uint64_t)i * 65536, QCHAIN_REQUEST_MORE, &buf, err));
     while (n < 8)
         n += qchain_queue_reap(q, done, 1, 16, 20000);
-    qchain_queue_close(q);
+    qchain_queue_destroy(q);
     qchain_close(c);
 }
 
@@ -139,7 +139,7 @@ static void while_drained_writes_wait_and_reads_go_on(void **unused)
     reap_bad(q, QCHAIN_E_CANCELLED);
     GOOD(qchain_queue_write(q, buf, 4096, 0, 0, buf, err));
     GOOD(qchain_queue_discard(q, 4096, 0, 0, buf, err));
-    qchain_queue_close(q);
+    qchain_queue_destroy(q);
     qchain_close(c);
 }
 
@@ -162,10 +162,10 @@ static void who_waits_for_clusters_can_be_cancelled(void **unused)
         reap_bad(other, QCHAIN_E_CANCELLED);
         GOOD(qchain_queue_write(other, buf, 4096, 132 * KIB, 0, buf, err));
     }
-    qchain_queue_close(other);
+    qchain_queue_destroy(other);
     reap_good(q);
     GOOD(qchain_write(c, buf, 4096, 132 * KIB, 0, err));
-    qchain_queue_close(q);
+    qchain_queue_destroy(q);
     qchain_close(c);
 }
 
@@ -190,7 +190,7 @@ static bool sees_a_stranger(bool no_limbo)
     }
     reap_good(q);
     double_no_limbo = false;
-    qchain_queue_close(q);
+    qchain_queue_destroy(q);
     qchain_close(c);
     return got[0] == 2;
 }
@@ -202,7 +202,7 @@ static void places_that_requests_use_are_not_used_anew(void **unused)
     bool ring = has_ring(q);
 
     (void)unused;
-    qchain_queue_close(q);
+    qchain_queue_destroy(q);
     qchain_close(c);
     assert_false(sees_a_stranger(false));
     if (ring)
@@ -236,7 +236,7 @@ static void failures_are_told_and_leave_nothing_behind(void **unused)
         }
         GOOD(qchain_drain(t.c, t.err));
         qchain_resume(t.c);
-        qchain_queue_close(q);
+        qchain_queue_destroy(q);
         tip_close(&t);
     }
     assert_true(failed > 20);
@@ -256,11 +256,11 @@ static void wrong_calls_are_refused(void **unused)
     assert_int_equal(qchain_queue_pending(q), 0);
     GOOD(qchain_queue_write(q, NULL, 0, 0, 0, buf, err));
     reap_good(q);
-    qchain_queue_close(q);
+    qchain_queue_destroy(q);
     GOOD(qchain_finish(c, err));
     q = make_queue(c, 8);
     assert_int_equal(qchain_queue_write(q, buf, 512, 0, 0, buf, err), QCHAIN_E_READONLY);
-    qchain_queue_close(q);
+    qchain_queue_destroy(q);
     qchain_close(c);
 }
 

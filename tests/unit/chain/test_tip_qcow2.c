@@ -443,7 +443,7 @@ static uint64_t look_for_strangers(void)
     atomic_store(&w->stop, true);
     for (uint64_t i = 0; i < 2; i++)
         pthread_join(m[i].thread, NULL);
-    qchain_queue_close(q);
+    qchain_queue_destroy(q);
     end_disk(&d);
     free(w);
     free(s);
@@ -485,7 +485,7 @@ static bool sees_a_stranger(int broken, bool *held)
     atomic_store(&qc2_test_break, 0);
     memset(d.model, 0, 4096);
     memset(d.model + 4096, 2, 7 * 4096);
-    qchain_queue_close(q);
+    qchain_queue_destroy(q);
     check_disk(&d, "after all");
     end_disk(&d);
     return got[0] == 2;

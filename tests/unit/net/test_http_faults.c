@@ -736,6 +736,8 @@ static void not_even_http(void **unused)
         get_run(&g);
         assert_true(g.ret == QCHAIN_E_CORRUPT || g.ret == QCHAIN_E_NET || g.ret == QCHAIN_E_TIMEOUT ||
                     g.ret == QCHAIN_E_UNSUPPORTED);
+        if (strncmp(raw[i], "SSH", 3) == 0)
+            assert_true(g.ret == QCHAIN_E_CORRUPT && strstr(g.r.err.text, "is not HTTP"));
         get_finish(&g);
     }
 }

@@ -67,7 +67,7 @@ static void test_replaces(void **state)
     assert_int_equal(symlink("a.qcow2", "link"), 0);
 
     o.flags = QCHAIN_CREATE_KEEP;
-    assert_int_equal(qchain_create(NULL, "link", &o, err), QCHAIN_E_BUSY);
+    assert_int_equal(qchain_create(NULL, "link", &o, err), QCHAIN_E_EXISTS);
     o.flags = 0;
     o.size = 1 << 20;
     assert_int_equal(qchain_create(NULL, "link", &o, err), 0);

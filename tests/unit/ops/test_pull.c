@@ -120,10 +120,10 @@ static void restack(qchain *c, struct chain *k, uint64_t *s)
     o.flags = some(s, 3) ? 0 : QCHAIN_REBASE_COMPRESS;
     switch (k->n > 1 ? some(s, 5) : 2) {
     case 0:
-        OK(qchain_stream(c, 1 + (uint32_t)some(s, k->n), NULL, &r, err));
+        OK(qchain_stream(c, 1 + (uint32_t)some(s, k->n), 0, NULL, &r, err));
         break;
     case 1:
-        OK(qchain_merge(c, 0, NULL, &r, err));
+        OK(qchain_merge(c, 0, 0, NULL, &r, err));
         break;
     case 2: /* a stranger: what differs is found by comparing */
         make_layer("x", shared ? k->name[i] : NULL, shared ? k->format[i] : NULL,
@@ -200,7 +200,7 @@ static void read_by_queue(qchain *c, const unsigned char *want, uint64_t *s)
             same("a queue's read", buf + k * 70000, want + at[k], n[k]);
         }
     }
-    qchain_queue_close(q);
+    qchain_queue_destroy(q);
     free(buf);
 }
 
@@ -312,7 +312,7 @@ static void queues_keep_and_zeros_take_no_room(void **unused)
         assert_int_equal(qchain_queue_reap(q, &done, 1, 1, 20000), 1);
         assert_int_equal(done.result, 0);
     }
-    qchain_queue_close(q);
+    qchain_queue_destroy(q);
     OK(qchain_finish(c, err));
     qchain_close(c);
     c = open_chain("top", QCHAIN_OPEN_NO_BACKING);
@@ -386,7 +386,7 @@ static void *stream(void *arg)
 {
     struct streaming *t = arg;
 
-    t->ret = qchain_stream(t->c, 2, t->job, NULL, t->e);
+    t->ret = qchain_stream(t->c, 2, 0, t->job, NULL, t->e);
     return NULL;
 }
 
@@ -418,7 +418,7 @@ static void what_would_undo_it_waits_for_its_end(void **unused)
             OK(qchain_snapshot_delete(c, "s", err));
     }
     assert_int_equal(qchain_resize(c, 2 << 20, 0, err), QCHAIN_E_BUSY);
-    assert_int_equal(qchain_merge(c, 0, NULL, NULL, err), QCHAIN_E_BUSY);
+    assert_int_equal(qchain_merge(c, 0, 0, NULL, NULL, err), QCHAIN_E_BUSY);
     OK(qchain_write(c, buf, sizeof(buf), 4096, 0, err));
     qchain_job_pause(t.job, 0);
     pthread_join(t.thread, NULL);

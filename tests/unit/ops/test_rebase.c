@@ -111,10 +111,10 @@ static void one_stream(struct chain *k, uint64_t *s)
     if (some(s, 3)) {
         uint32_t base = 1 + (uint32_t)some(s, k->n);
 
-        OK(qchain_stream(c, base, NULL, &r, err));
+        OK(qchain_stream(c, base, 0, NULL, &r, err));
         assert_int_equal(r.layers, base < k->n ? k->n - base + 1 : 1);
     } else {
-        OK(qchain_merge(c, some(s, 2) ? 0 : 1 + some(s, 1 << 20), NULL, &r, err));
+        OK(qchain_merge(c, some(s, 2) ? 0 : 1 + some(s, 1 << 20), 0, NULL, &r, err));
         assert_true(r.layers >= (k->n < 2 ? 1 : 2) && r.layers <= k->n);
     }
     use_on(c, k->want, k->size, s);
@@ -140,7 +140,7 @@ static void one_delete(struct chain *k, uint64_t *s)
     other = contents("y");
     if (twice) /* as if it had ended after the first child */
         OK(qchain_delete_layer(env, layer, children, 1, 0, NULL, NULL, &r, err));
-    OK(qchain_delete_layer(env, layer, children, 2, 1, NULL, NULL, &r, err));
+    OK(qchain_delete_layer(env, layer, children, 2, QCHAIN_DELETE_FILE, NULL, NULL, &r, err));
     assert_int_equal(access(layer, F_OK), -1);
     look(children[0], k->want, k->size);
     look("y", other, size);
@@ -254,28 +254,30 @@ static void calls_are_checked(void **state)
     assert_int_equal(rebase_to(c, "nofile", "qcow2", 0, 0, NULL), QCHAIN_E_NOTFOUND);
     assert_int_equal(rebase_to(c, "base", NULL, QCHAIN_REBASE_FORCE, 0, NULL), QCHAIN_E_INVAL);
     assert_int_equal(rebase_to(c, "base", NULL, 0x100, 0, NULL), QCHAIN_E_INVAL);
-    assert_int_equal(qchain_stream(c, 0, NULL, &r, err), QCHAIN_E_INVAL);
-    assert_int_equal(qchain_stream(c, 4, NULL, &r, err), QCHAIN_E_INVAL);
-    OK(qchain_stream(c, 1, NULL, &r, err));
+    assert_int_equal(qchain_stream(c, 0, 0, NULL, &r, err), QCHAIN_E_INVAL);
+    assert_int_equal(qchain_stream(c, 4, 0, NULL, &r, err), QCHAIN_E_INVAL);
+    OK(qchain_stream(c, 1, 0, NULL, &r, err));
     assert_int_equal(r.layers, 3);
-    OK(qchain_stream(c, 2, NULL, &r, err));
+    OK(qchain_stream(c, 2, 0, NULL, &r, err));
     assert_int_equal(r.copied, 64 * 512); /* whole clusters, from sector 56 on */
-    assert_int_equal(qchain_stream(c, 2, NULL, &r, err), QCHAIN_E_INVAL);
+    assert_int_equal(qchain_stream(c, 2, 0, NULL, &r, err), QCHAIN_E_INVAL);
     assert_int_equal(rebase_to(c, "base", NULL, 0, 0, NULL), QCHAIN_E_INVAL);
     OK(qchain_finish(c, err));
     qchain_close(c);
     c = open_chain("tip", 0);
-    assert_int_equal(qchain_stream(c, 1, NULL, &r, err), QCHAIN_E_READONLY);
+    assert_int_equal(qchain_stream(c, 1, 0, NULL, &r, err), QCHAIN_E_READONLY);
     qchain_close(c);
     c = open_chain("tip", QCHAIN_OPEN_WRITE | QCHAIN_OPEN_NO_BACKING);
     assert_int_equal(rebase_to(c, "base", "qcow2", 0, 0, NULL), QCHAIN_E_INVAL);
-    assert_int_equal(qchain_stream(c, 1, NULL, &r, err), 0);
+    assert_int_equal(qchain_stream(c, 1, 0, NULL, &r, err), 0);
     qchain_close(c);
-    assert_int_equal(qchain_delete_layer(env, "mid", &child, 1, 1, NULL, NULL, &r, err), 0); /* as if done before */
+    /* As if done before. */
+    assert_int_equal(qchain_delete_layer(env, "mid", &child, 1, QCHAIN_DELETE_FILE, NULL, NULL, &r, err), 0);
     assert_int_equal(access("mid", F_OK), -1);
     make_plain("alone", NULL, 128, 0, 1);
     child = "alone";
-    assert_int_equal(qchain_delete_layer(env, "tip", &child, 1, 1, NULL, NULL, &r, err), QCHAIN_E_INVAL);
+    assert_int_equal(qchain_delete_layer(env, "tip", &child, 1, QCHAIN_DELETE_FILE, NULL, NULL, &r, err),
+                     QCHAIN_E_INVAL);
     assert_int_equal(access("tip", F_OK), 0);
 }
 

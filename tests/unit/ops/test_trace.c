@@ -108,7 +108,7 @@ static void all_ways_are_recorded(void **unused)
     assert_int_equal(qchain_queue_create(&q, c, NULL, err), 0);
     assert_int_equal(qchain_queue_read(q, buf, 512, 1 * MIB, 0, NULL, err), 0);
     assert_int_equal(qchain_queue_reap(q, &done, 1, 1, -1), 1);
-    qchain_queue_close(q);
+    qchain_queue_destroy(q);
     read_at(3 * MIB, 0);
     assert_int_equal(qchain_read(c, buf, 512, DISK, 0, err), QCHAIN_E_RANGE);
     qchain_copy_opts_init(&copy, sizeof(copy));

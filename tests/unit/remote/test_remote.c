@@ -450,6 +450,10 @@ static void replicas(void **unused)
         }
         qc_store_destroy(s);
     }
+    /* A server that cannot do it is no reason to fail either. */
+    set_rules("replica http://127.0.0.1:%u/a/b/ http://127.0.0.1:%u/copy/\n");
+    srv_only(srv, (struct srv_step){.status = 501, .times = 1000});
+    qc_store_destroy(open_store("/a/b/c/disk"));
 }
 
 static void regions(void **unused)

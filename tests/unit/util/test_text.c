@@ -51,8 +51,8 @@ static void errno_gives_code_and_text(void **unused)
         {EPERM, QCHAIN_E_ACCESS},    {ELOOP, QCHAIN_E_ACCESS},     {ENOMEM, QCHAIN_E_NOMEM},
         {ENOSPC, QCHAIN_E_NOSPACE},  {EDQUOT, QCHAIN_E_NOSPACE},   {EROFS, QCHAIN_E_READONLY},
         {EINVAL, QCHAIN_E_INVAL},    {EBADF, QCHAIN_E_INVAL},      {EMFILE, QCHAIN_E_LIMIT},
-        {ENFILE, QCHAIN_E_LIMIT},    {EBUSY, QCHAIN_E_BUSY},       {ENOSYS, QCHAIN_E_UNSUPPORTED},
-        {EIO, QCHAIN_E_IO},          {ETIMEDOUT, QCHAIN_E_TIMEOUT}, {9999, QCHAIN_E_IO},
+        {ENFILE, QCHAIN_E_LIMIT},    {EBUSY, QCHAIN_E_BUSY},       {EEXIST, QCHAIN_E_EXISTS},
+        {ENOSYS, QCHAIN_E_UNSUPPORTED}, {EIO, QCHAIN_E_IO},          {ETIMEDOUT, QCHAIN_E_TIMEOUT}, {9999, QCHAIN_E_IO},
     };
     qchain_error err;
     char text[200];
