@@ -12,6 +12,7 @@ import time
 
 import remote_lib as r
 from remote_lib import Mismatch, lib
+from remote_places import rules_file
 
 CLUSTER = 65536
 BLOCK = 65536
@@ -292,4 +293,77 @@ def traced(place, made):
 
 
 
-CHECKS = [only_what_shows, killed, limits, several, traced]
+def held(made, image, *args):
+    """Guest bytes that the image itself holds, and those that show of layers below it."""
+    own = below = 0
+    for e in made.tools.run("map", "--no-index", "--output=json", *args, image, rules=[]).json():
+        own += e["length"] if e["data"] and e["depth"] == 0 else 0
+        below += e["length"] if e["data"] and e["depth"] > 0 else 0
+    return own, below
+
+
+def alone(place, made, image):
+    """Without what it stands on, the image has all bytes of the disk."""
+    copy = place.path("alone.qcow2")
+    shutil.copyfile(image, copy)
+    subprocess.run(["qemu-img", "rebase", "-u", "-b", "", copy], check=True)
+    subprocess.run(["qemu-img", "check", "-q", copy], check=True)
+    subprocess.run(["qemu-img", "compare", "-q", "-f", "qcow2", "-F", "raw", copy, made.raw], check=True)
+
+
+def into_a_file(place, made):
+    """A new image over the chain gets what shows; killed again and again it is valid, and the next run fetches what it
+    lacks and nothing else."""
+    slow = made.server.proxy(place, delay_ms=2, bandwidth=20)
+    rules = made.server.rules(slow)
+    url, image = made.server.url(slow, made.top), place.path("to.qcow2")
+    reached = ["--remote-config", rules_file(place.path("to.rules"), rules), "--allow-url", made.server.url(slow, "")]
+    rng = random.Random(place.seed)
+
+    def prefetch(*args):
+        return made.tools.run("prefetch", "--no-index", "--output=json", *args, rules=rules).json()
+
+    some = prefetch("--max-bytes", "2M", "--to", image, url)
+    if some["end"] != "max-bytes" or not 1 << 20 <= some["fetched"] <= 2 << 20:
+        raise Mismatch(f"--max-bytes: {some}")
+    for _ in range(2):
+        # By its rate it runs for more than a second until so much has come: it stores for good more often.
+        enough = slow.stats()["bytes_down"] + (5 << 20) + rng.randrange(1 << 20)
+        p = subprocess.Popen(made.tools.argv("prefetch", "-q", "--no-index", "-r", "4M", "--to", image, url,
+                                             rules=rules), env=made.tools.env)
+        while p.poll() is None and slow.stats()["bytes_down"] < enough:
+            time.sleep(0.02)
+        p.kill()
+        p.wait()
+        checked = made.tools.run("check", "-q", *reached, image, rules=[], ok=(0, 3)) # 3: leaks, at most
+    own, below = held(made, image, *reached)
+    out, before = place.path("to.raw"), len(slow.log())
+    result = prefetch("--to", image, url)
+    if own <= some["fetched"]:
+        raise Mismatch(f"killed prefetches left nothing: {own} bytes")
+    if result["end"] != "all" or result["local"] != own or not below <= result["fetched"] <= 1.1 * below:
+        raise Mismatch(f"it held {own} bytes, and lacked {below}: {result}")
+    for name, start, end in ranges_of(slow.log()[before:]):
+        for block in range(start // BLOCK, -(-end // BLOCK)):
+            if block in made.hidden[name]:
+                raise Mismatch(f"{name} {start}..{end}: block {block} is hidden, and was fetched")
+    again = prefetch("--to", image, url)
+    if again["fetched"] or again["requests"] or again["visible"] or again["local"] != own + below:
+        raise Mismatch(f"again: {again}")
+    made.tools.run("check", "-q", *(["-r", "leaks"] if checked.status else []), *reached, image, rules=[])
+    made.tools.run("read", "-q", "--no-index", *reached, image, out, rules=[])
+    lib.same_file("the disk", out, made.raw)
+    alone(place, made, image)
+    # Two disks under one budget; ranges, and no others.
+    two = [place.path(name) for name in ("a.qcow2", "b.qcow2")]
+    both = prefetch("--range", "0+8M", "--max-bytes", "10M", "--to", two[0], "--to", two[1], url,
+                    made.server.url(slow, made.layers[-2]))
+    parts = [held(made, name, *reached)[0] for name in two]
+    if both["end"] != "max-bytes" or both["fetched"] > 10 << 20 or min(parts) == 0 or max(parts) > 8 << 20:
+        raise Mismatch(f"two disks hold {parts}: {both}")
+    made.tools.fails("backing file is not", "prefetch", "--to", two[0], made.server.url(slow, made.layers[-3]),
+                     rules=rules)
+    return f"{own} bytes survived 2 kills, {result['fetched']} came by {result['requests']} requests"
+
+
+CHECKS = [only_what_shows, killed, limits, several, traced, into_a_file]
