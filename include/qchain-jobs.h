@@ -164,7 +164,8 @@ enum qchain_prefetch_flags {
     QCHAIN_PREFETCH_METADATA = 0x1, /* only what finding the data takes: tables, or the sidecar index           */
     QCHAIN_PREFETCH_IDLE     = 0x2, /* reads through the same environment go first: while one waits for its
                                        server, hardly anything is fetched; one request at a time for 0.3 s
-                                       after it; then as much as the link carries                               */
+                                       after it; then as much as the link carries. Where they wait longer for their
+                                       first bytes than they did of late, requests are smaller and fewer       */
     QCHAIN_PREFETCH_TOP      = 0x4  /* into the tops of the chains, which are open for writing, instead of the cache */
 };
 

@@ -80,11 +80,12 @@ static int fetch_piece(struct prefetch *p, qchain *c, uint32_t source, struct qc
 static int fetch_for_cache(struct prefetch *p, qchain *c, const struct qc_want *w, struct qc_store *s,
                            qchain_error *err)
 {
-    uint64_t to;
+    uint64_t to, most;
     int ret = 0;
 
     for (uint64_t at = w->start; ret == 0 && at < w->end; at = to) {
-        to = qc_min64(qc_align_down(at, QC_PREFETCH_REQUEST) + QC_PREFETCH_REQUEST, w->end);
+        most = qc_prefetch_request(p->window, c->env->remote);
+        to = qc_min64(qc_align_down(at, most) + most, w->end);
         ret = fetch_piece(p, c, w->source, s, at, to, err);
     }
     return ret;
@@ -124,7 +125,7 @@ static int fetch_for_top(struct prefetch *p, qchain *c, const struct qc_want *w,
     int ret = 0;
 
     for (uint32_t i = 0, n; ret == 0 && i < w->n_pieces; i += n) {
-        n = fit(piece + i, w->n_pieces - i, QC_PREFETCH_REQUEST, &end);
+        n = fit(piece + i, w->n_pieces - i, qc_prefetch_request(p->window, c->env->remote), &end);
         length = (size_t)(end - piece[i].start);
         ret = qc_prefetch_hold(p->window, c->env->remote, &length, err);
         if (ret == 0 && length < end - piece[i].start) {

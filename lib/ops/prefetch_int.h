@@ -77,6 +77,8 @@ void qc_prefetch_window_drop(struct qc_prefetch_window *w);
 
 /* Is it cancelled, at its deadline, or has something under way failed? */
 int  qc_prefetch_check(struct qc_prefetch_window *w, qchain_error *err);
+/* How long the next request may be: 2 MiB, or with IDLE less where readers feel so much. */
+uint64_t qc_prefetch_request(const struct qc_prefetch_window *w, struct qc_remote *remote);
 /* Wait until another request may begin: for room, rates, a pause, and with IDLE for readers. *length, which is
  * what is wanted, becomes what max_bytes lets. */
 int  qc_prefetch_hold(struct qc_prefetch_window *w, struct qc_remote *remote, size_t *length,

@@ -232,13 +232,24 @@ static bool may_begin(const struct qc_prefetch_window *w, struct qc_remote *remo
 {
     const qchain_job *job = w->o->job;
     unsigned most = w->o->parallel ? w->o->parallel : (unsigned)qc_min64(FIRST + w->requests, PARALLEL);
-    uint64_t now = qc_now_ns();
+    uint64_t now = qc_now_ns(), room = ROOM;
 
     if ((job && atomic_load(&job->paused)) || now < w->next_ns)
         return false;
-    if (w->o->flags & QCHAIN_PREFETCH_IDLE)
+    if (w->o->flags & QCHAIN_PREFETCH_IDLE) {
         most = qc_prefetch_beside(qc_bring_quiet_ns(remote), now - w->last_ns, most);
-    return w->n < most && (w->n == 0 || w->bytes + length <= ROOM);
+        room = qc_min64(qc_bring_room(remote), ROOM);
+    }
+    return w->n < most && (w->n == 0 || w->bytes + length <= room);
+}
+
+uint64_t qc_prefetch_request(const struct qc_prefetch_window *w, struct qc_remote *remote)
+{
+    uint64_t n = QC_PREFETCH_REQUEST, room = w->o->flags & QCHAIN_PREFETCH_IDLE ? qc_bring_room(remote) : n;
+
+    while (n > room && n > QC_DELAY_LEAST)
+        n /= 2;
+    return n;
 }
 
 int qc_prefetch_hold(struct qc_prefetch_window *w, struct qc_remote *remote, size_t *length,

@@ -93,3 +93,8 @@ uint64_t qc_bring_quiet_ns(struct qc_remote *r)
     now = qc_now_ns();
     return last == 0 ? UINT64_MAX : now > last ? now - last : 1;
 }
+
+uint64_t qc_bring_room(struct qc_remote *r)
+{
+    return qc_delay_window(&r->flights.delay, qc_now_ns());
+}

@@ -48,5 +48,7 @@ void qc_bring_changed(const struct qc_store *s);
 /* For how long no reader of the environment has had data to fetch; 0: one has now; UINT64_MAX: there was
  * none at all. Nanoseconds. */
 uint64_t qc_bring_quiet_ns(struct qc_remote *r);
+/* Bytes that may be under way beside readers, by what they wait: see delay.h. */
+uint64_t qc_bring_room(struct qc_remote *r);
 
 #endif
