@@ -166,7 +166,7 @@ enum qchain_prefetch_flags {
                                        server, hardly anything is fetched; one request at a time for 0.3 s
                                        after it; then as much as the link carries. Where they wait longer for their
                                        first bytes than they did of late, requests are smaller and fewer       */
-    QCHAIN_PREFETCH_TOP      = 0x4  /* into the tops of the chains, which are open for writing, instead of the cache */
+    QCHAIN_PREFETCH_TOP      = 0x4  /* into the tops of the chains, which are open for writing                  */
 };
 
 /* A part of one of the disks. */
@@ -226,11 +226,12 @@ QCHAIN_API void qchain_prefetch_opts_init(qchain_prefetch_opts *o, size_t size);
  * a batch of some MiB. opts and result may be NULL. Blocks; any thread; the chains may be read, written and
  * mapped meanwhile, not closed. Local layers are left alone, and chains of nothing else need no cache. The rate
  * holds for data alone, not for tables.
- * With TOP no cache is needed, or looked at: what is fetched is stored in the top of each chain where that holds nothing
- * yet, zeros of layers excepted, with the streams of compressed clusters as they are where the top's clusters are of
- * the same kind and size. The top goes on standing on the same layers, is a valid image at any time, also after a kill,
- * and durable when the call returns; what it holds counts as local, and is not fetched again. Meanwhile as with
- * qchain_rebase; METADATA is INVAL. qchain_stream makes the top independent.
+ * With TOP no cache is needed; one that is there is used as by reads, and counts as if it were the server. What is
+ * fetched is stored in the top of each chain where that holds nothing yet, zeros of layers excepted, with the streams
+ * of compressed clusters as they are where the top's clusters are of the same kind and size. The top goes on standing
+ * on the same layers, is a valid image at any time, also after a kill, and durable when the call returns; what it holds
+ * counts as local, and is not fetched again. Meanwhile as with qchain_rebase; METADATA is INVAL. qchain_stream makes
+ * the top independent.
  * Errors: UNSUPPORTED (a layer lies behind a URL, and there is no disk cache), IO (the cache cannot be used, or
  * not be written), CANCELLED by the job (at once: what is under way still lands in the cache, not in a top), RANGE (a
  * range begins past the end), READONLY (TOP, and the chain is not open for writing), and those of qchain_map,

@@ -1,10 +1,14 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: MIT
-"""Prefetching over nginx; check_remote_s3 runs the same over Ceph. And how it is refused and interrupted."""
+"""Prefetching over nginx; check_remote_s3 runs the same over Ceph. And how it is refused, interrupted, and what it takes
+beside a reader."""
+import glob
 import json
 import os
 import signal
 import subprocess
+import sys
+import threading
 import time
 
 import prefetch_checks as pf
@@ -46,4 +50,49 @@ def interrupted(place, made):
         raise Mismatch("no progress is told")
 
 
-r.main("check_prefetch", pf.CHECKS + [refused, interrupted], lambda place: pf.Made(place, Nginx(place)))
+def beside_a_reader(place, made):
+    """One process reads ten times a second, and prefetches when idle, over a slow link whose queue is deep: its requests
+    become so small that the reader does not wait for them."""
+    libraries = glob.glob(os.path.join(r.build_dir(), "lib", "libqchain.so.?"))
+    if not libraries or os.environ.get("QC_SAN"):
+        raise r.Missing("no library that Python can load")
+    os.environ["QCHAIN_LIBRARY"] = libraries[0]
+    sys.path.insert(0, os.path.join(r.HERE, "../../bindings/python"))
+    import qchain  # pylint: disable=import-outside-toplevel,import-error
+    for name, size in (("read.raw", 64), ("wanted.raw", 512)):
+        with open(os.path.join(made.home, name), "wb") as f:
+            f.truncate(size << 20)
+    slow = made.server.proxy(place, delay_ms=20, bandwidth=10, deep=True)
+    rules = "\n".join(made.cache(place, "beside") + ["block-size 64K"])
+    with qchain.Env(remote=rules) as env, \
+            qchain.Chain(made.server.url(slow, "read.raw"), format="raw", env=env) as c, \
+            qchain.Chain(made.server.url(slow, "wanted.raw"), format="raw", env=env) as wanted:
+        def read(first, n):
+            for i in range(first, first + n):
+                c.read(4096, i << 20)
+                time.sleep(0.08)
+
+        def prefetch():
+            try:
+                wanted.prefetch(idle=True, job=job)
+            except qchain.Cancelled:
+                pass
+        read(0, 5)
+        job = qchain.Job()
+        beside = threading.Thread(target=prefetch)
+        beside.start()
+        read(5, 30)
+        before = len(slow.log())
+        read(35, 20)
+        log = [x["bytes"] for x in slow.log()[before:] if x["path"].endswith("wanted.raw")]
+        job.cancel()
+        beside.join()
+    if not log:
+        raise Mismatch("beside the reader nothing was prefetched")
+    # 2 MiB take 0.2 s. Half of 20 ms is 100 KB; a busy machine makes it more.
+    if sorted(log)[len(log) // 2] > 512 << 10:
+        raise Mismatch(f"requests beside the reader: {log}")
+    return f"{len(log)} requests beside 20 reads, of {min(log) >> 10} to {max(log) >> 10} KiB"
+
+
+r.main("check_prefetch", pf.CHECKS + [refused, interrupted, beside_a_reader], lambda place: pf.Made(place, Nginx(place)))
