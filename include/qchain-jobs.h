@@ -169,9 +169,11 @@ QCHAIN_API int qchain_commit(qchain_env *env, const char *name, const qchain_com
 
 enum qchain_prefetch_flags {
     QCHAIN_PREFETCH_METADATA = 0x1, /* only what finding the data takes: tables, or the sidecar index           */
-    QCHAIN_PREFETCH_IDLE     = 0x2  /* reads through the same environment go first: while one waits for its
+    QCHAIN_PREFETCH_IDLE     = 0x2, /* reads through the same environment go first: while one waits for its
                                        server, hardly anything is fetched; one request at a time for 0.3 s
-                                       after it; then as much as the link carries                               */
+                                       after it; then as much as the link carries. Where they wait longer for their
+                                       first bytes than they did of late, requests are smaller and fewer       */
+    QCHAIN_PREFETCH_TOP      = 0x4  /* into the tops of the chains, which are open for writing                  */
 };
 
 /* A part of one of the disks. */
@@ -231,9 +233,16 @@ QCHAIN_API void qchain_prefetch_opts_init(qchain_prefetch_opts *o, size_t size);
  * a batch of some MiB. opts and result may be NULL. Blocks; any thread; the chains may be read, written and
  * mapped meanwhile, not closed. Local layers are left alone, and chains of nothing else need no cache. The rate
  * holds for data alone, not for tables.
+ * With TOP no cache is needed; one that is there is used as by reads, and counts as if it were the server. What is
+ * fetched is stored in the top of each chain where that holds nothing yet, zeros of layers excepted, with the streams
+ * of compressed clusters as they are where the top's clusters are of the same kind and size. The top goes on standing
+ * on the same layers, is a valid image at any time, also after a kill, and durable when the call returns; what it holds
+ * counts as local, and is not fetched again. Meanwhile as with qchain_rebase; METADATA is INVAL. qchain_stream makes
+ * the top independent.
  * Errors: UNSUPPORTED (a layer lies behind a URL, and there is no disk cache), IO (the cache cannot be used, or
- * not be written), CANCELLED by the job (at once: what is under way still lands in the cache), RANGE (a range
- * begins past the end), and those of qchain_map and qchain_read. Since 0.1. */
+ * not be written), CANCELLED by the job (at once: what is under way still lands in the cache, not in a top), RANGE (a
+ * range begins past the end), READONLY (TOP, and the chain is not open for writing), and those of qchain_map,
+ * qchain_read and, with TOP, qchain_write. Since 0.1. */
 QCHAIN_API int qchain_prefetch(qchain *const *chains, uint32_t n, const qchain_prefetch_opts *opts,
                                qchain_prefetch_result *result, qchain_error *err);
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* cmd_prefetch.c - bring what layers behind URLs show into the disk cache. */
+/* cmd_prefetch.c - bring what layers behind URLs show into the disk cache, or a local image. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -12,7 +12,7 @@
 #define BLOCK_BYTES (8u << 20)
 
 enum { OPT_OUTPUT = TOOL_OPT_BASE, OPT_RANGE, OPT_METADATA, OPT_IDLE, OPT_REQUESTS, OPT_PARALLEL, OPT_MAX_BYTES,
-       OPT_DEADLINE, OPT_TRACE };
+       OPT_DEADLINE, OPT_TRACE, OPT_TO };
 
 static const struct option prefetch_options[] = {
     {"format", required_argument, NULL, 'f'},
@@ -21,6 +21,7 @@ static const struct option prefetch_options[] = {
     {"max-length", required_argument, NULL, 'l'},
     {"range", required_argument, NULL, OPT_RANGE},
     {"trace", required_argument, NULL, OPT_TRACE},
+    {"to", required_argument, NULL, OPT_TO},
     {"metadata", no_argument, NULL, OPT_METADATA},
     {"idle", no_argument, NULL, OPT_IDLE},
     {"requests", required_argument, NULL, OPT_REQUESTS},
@@ -37,6 +38,8 @@ struct prefetch_args {
     uint32_t n_ranges;
     const char **trace;            /* --trace */
     uint32_t n_traces;
+    const char **to;               /* --to */
+    uint32_t n_to;
     char **name;
     uint32_t n;
 };
@@ -66,16 +69,16 @@ static bool add_range(struct tool *t, struct prefetch_args *a, uint64_t offset, 
     return add_ranges(t, a, &range, 1);
 }
 
-static bool add_trace(struct tool *t, struct prefetch_args *a, const char *name)
+static bool add_name(struct tool *t, const char ***list, uint32_t *n, const char *name)
 {
-    const char **more = realloc(a->trace, (a->n_traces + 1) * sizeof(*more));
+    const char **more = realloc(*list, (*n + 1) * sizeof(*more));
 
     if (!more) {
         tool_complain(t, "out of memory");
         return false;
     }
-    a->trace = more;
-    more[a->n_traces++] = name;
+    *list = more;
+    more[(*n)++] = name;
     return true;
 }
 
@@ -135,7 +138,9 @@ static bool parse_option(struct tool *t, struct prefetch_args *a, int c)
     case OPT_RANGE:
         return parse_range(t, a, optarg);
     case OPT_TRACE:
-        return add_trace(t, a, optarg);
+        return add_name(t, &a->trace, &a->n_traces, optarg);
+    case OPT_TO:
+        return add_name(t, &a->to, &a->n_to, optarg);
     case OPT_OUTPUT:
         return tool_parse_output(t, optarg, false);
     case OPT_METADATA:
@@ -174,6 +179,28 @@ static int check_traces(struct tool *t, struct prefetch_args *a)
     return TOOL_STOP;
 }
 
+/* One for each disk, which lies behind a URL; the layers beside it are allowed, as if it were opened by itself. */
+static int check_to(struct tool *t, struct prefetch_args *a)
+{
+    uint32_t i;
+
+    if (t->image_opts || a->o.flags & QCHAIN_PREFETCH_METADATA)
+        t->status = tool_usage_error(t, "--to and %s are mutually exclusive", t->image_opts ? "--image-opts" : "--metadata");
+    else if (a->n_to != a->n)
+        t->status = tool_usage_error(t, "Expecting a --to for each image: there are %u for %u", a->n_to, a->n);
+    else
+        t->status = 0;
+    for (i = 0; t->status == 0 && i < a->n; i++) {
+        if (!tool_is_url(a->name[i]))
+            t->status = tool_usage_error(t, "--to is for images behind URLs; '%s' is here: see qchain-stream(1)",
+                                         a->name[i]);
+        else if (!tool_allow_beside(t, a->name[i]))
+            t->status = 1;
+    }
+    a->o.flags |= QCHAIN_PREFETCH_TOP;
+    return t->status == 0 ? 0 : TOOL_STOP;
+}
+
 /* 0, or TOOL_STOP with t->status. */
 static int parse_args(struct tool *t, int argc, char **argv, struct prefetch_args *a)
 {
@@ -190,6 +217,8 @@ static int parse_args(struct tool *t, int argc, char **argv, struct prefetch_arg
     }
     a->name = argv + optind;
     a->n = (uint32_t)(argc - optind);
+    if (a->n_to && check_to(t, a) != 0)
+        return TOOL_STOP;
     if (a->n_traces)
         return check_traces(t, a);
     if (a->n_ranges && (a->start || a->length != UINT64_MAX)) {
@@ -219,7 +248,8 @@ static void put_human(const struct prefetch_args *a, const qchain_prefetch_resul
     if (r->unkept)
         put_size("cannot be cached (no validators)", r->unkept);
     if (!(a->o.flags & QCHAIN_PREFETCH_METADATA)) {
-        put_size("in the cache already", r->cached);
+        if (!a->n_to)
+            put_size("in the cache already", r->cached);
         put_size("fetched", r->fetched);
         printf("requests: %llu\n", (unsigned long long)r->requests);
     }
@@ -332,44 +362,61 @@ static int prefetch(struct tool *t, struct prefetch_args *a, qchain **chains)
     return tool_job_status(t, r, 1);
 }
 
-static int run_prefetch(struct tool *t, int argc, char **argv)
+static bool open_all(struct tool *t, const struct prefetch_args *a, qchain **chains)
 {
-    struct prefetch_args a = {.length = UINT64_MAX};
-    qchain **chains = NULL;
+    uint32_t i;
+
+    for (i = 0; i < a->n; i++)
+        if (a->n_to ? tool_open_overlay(t, a->to[i], a->name[i], &chains[i]) != 0
+                    : tool_open(t, a->name[i], 0, NULL, &chains[i]) != 0)
+            return false;
+    return true;
+}
+
+static int run(struct tool *t, struct prefetch_args *a)
+{
+    qchain **chains = calloc(a->n, sizeof(*chains));
     int status = 1;
     uint32_t i;
 
-    if (parse_args(t, argc, argv, &a) != 0) {
-        free(a.range);
-        free(a.trace);
-        return t->status;
-    }
-    t->index_bytes = INDEX_BYTES;
-    t->block_bytes = BLOCK_BYTES;
-    chains = calloc(a.n, sizeof(*chains));
     if (!chains)
         tool_complain(t, "out of memory");
-    for (i = 0; chains && i < a.n; i++)
-        if (tool_open(t, a.name[i], 0, NULL, &chains[i]) != 0)
-            break;
-    if (chains && i == a.n && spread_ranges(t, &a, chains))
-        status = prefetch(t, &a, chains);
-    for (i = 0; chains && i < a.n; i++)
-        qchain_close(chains[i]);
+    else if (open_all(t, a, chains) && spread_ranges(t, a, chains))
+        status = prefetch(t, a, chains);
+    for (i = 0; chains && i < a->n; i++) {
+        if (!a->n_to || status != 0)
+            qchain_close(chains[i]);
+        else if (tool_close_writable(t, chains[i]) != 0)
+            status = 1;
+    }
     free(chains);
+    return status;
+}
+
+static int run_prefetch(struct tool *t, int argc, char **argv)
+{
+    struct prefetch_args a = {.length = UINT64_MAX};
+    int status;
+
+    t->index_bytes = INDEX_BYTES;
+    t->block_bytes = BLOCK_BYTES;
+    status = parse_args(t, argc, argv, &a) == 0 ? run(t, &a) : t->status;
     free(a.range);
     free(a.trace);
+    free(a.to);
     return status;
 }
 
 const struct tool_verb tool_verb_prefetch = {
     .name = "prefetch",
     .run = run_prefetch,
-    .synopsis = "[options] --cache-dir DIR IMG...",
+    .synopsis = "[options] {--cache-dir DIR | --to FILE...} IMG...",
     .help = "  -f, --format FMT        the format of each IMG\n"
             "  -s, --start-offset OFFSET, -l, --max-length LENGTH  only this range\n"
             "  --range OFFSET+LENGTH   the same; several, in the order they are wanted\n"
             "  --trace FILE            what qchain-trace(1) says was read; auto: IMG.qctrace\n"
+            "  --to FILE               into this image over IMG, which is made if it is not there;\n"
+            "                          one for each IMG, and no cache is needed\n"
             "  --metadata              only what finding the data takes\n"
             "  -r RATE, --requests N   bytes and requests a second at most\n"
             "  --parallel N            requests under way (default: chosen)\n"

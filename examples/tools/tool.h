@@ -152,6 +152,14 @@ int tool_inspect(struct tool *t, const char *name, qchain_image_info **out);
 int tool_check(struct tool *t, const char *name, qchain_check_opts *o, qchain_check_result *out);
 /* What the image's sidecar index says; 0, or a QCHAIN_E_* after a complaint. */
 int tool_index_info(struct tool *t, const char *name, qchain_index_info **out);
+
+/* ---- tool_overlay.c ---- */
+
+/* Allow layers beside the image behind a URL. False after a complaint. */
+bool tool_allow_beside(struct tool *t, const char *url);
+/* Open the image called name, whose backing file is that URL, for writing; make it if it is not there. 0, or -1 after a
+ * complaint. */
+int tool_open_overlay(struct tool *t, const char *name, const char *url, qchain **out);
 /* "driver=raw,file.filename=x" as a json: name; flags receives QCHAIN_OPEN_* that the
  * options ask for. NULL after a complaint. */
 char *tool_image_opts(struct tool *t, const char *text, uint32_t *flags);

@@ -6,7 +6,7 @@
 #include "chain/chain.h"
 #include "ops/prefetch.h"
 
-#define KNOWN_FLAGS ((uint32_t)(QCHAIN_PREFETCH_METADATA | QCHAIN_PREFETCH_IDLE))
+#define KNOWN_FLAGS ((uint32_t)(QCHAIN_PREFETCH_METADATA | QCHAIN_PREFETCH_IDLE | QCHAIN_PREFETCH_TOP))
 #define MOST_PARALLEL 256u
 
 void qchain_prefetch_opts_init(qchain_prefetch_opts *o, size_t size)
@@ -19,6 +19,9 @@ static int check_opts(const qchain_prefetch_opts *o, uint32_t n, qchain_error *e
     if (o->flags & ~KNOWN_FLAGS || o->reserved0 || o->reserved[0] || o->reserved[1] || o->reserved[2] ||
         o->reserved[3])
         return qc_fail(err, QCHAIN_E_INVAL, "prefetch: unknown flags 0x%x or reserved fields set", o->flags);
+    if (o->flags & QCHAIN_PREFETCH_METADATA && o->flags & QCHAIN_PREFETCH_TOP)
+        return qc_fail(err, QCHAIN_E_INVAL, "prefetch: METADATA is for the cache: a top has no room for other layers' "
+                       "tables");
     if (o->parallel > MOST_PARALLEL)
         return qc_fail(err, QCHAIN_E_INVAL, "prefetch: %u requests under way: at most %u", o->parallel, MOST_PARALLEL);
     if (!o->ranges && o->n_ranges)

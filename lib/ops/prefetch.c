@@ -7,17 +7,22 @@
 #include "ops/prefetch.h"
 
 #include "ops/prefetch_int.h"
+#include "chain/tip.h"
+#include "ops/rebase.h"
 #include "remote/bring.h"
 #include "util/alloc.h"
 #include "util/bytes.h"
+
+#define FLUSH_NS (UINT64_C(500) * 1000000) /* so often tops are made durable: a kill takes back what came later */
 
 struct prefetch {
     const qchain_prefetch_opts *o;
     qchain_prefetch_result     *result;
     struct qc_prefetch_disk    *disk;
-    uint32_t                    n;
+    uint32_t                    n, n_held; /* disks; of them those whose tops stay what they are */
     struct qc_prefetch_batch    batch;
     struct qc_prefetch_window  *window;
+    uint64_t                    flushed_ns;
 };
 
 /* The next stretch of [at, end) that the cache lacks and nobody brings, with what lies between parts of it that
@@ -62,7 +67,7 @@ static int fetch_piece(struct prefetch *p, qchain *c, uint32_t source, struct qc
         if (ret == 0 && !still_missing(p, s, at, at + length))
             continue;
         if (ret == 0)
-            ret = qc_prefetch_begin(p->window, c, source, s, at, length, err);
+            ret = qc_prefetch_begin(p->window, c, source, s, at, length, NULL, 0, err);
         if (ret == 0) {
             fetched += length;
             at += length;
@@ -72,16 +77,78 @@ static int fetch_piece(struct prefetch *p, qchain *c, uint32_t source, struct qc
     return ret;
 }
 
+static int fetch_for_cache(struct prefetch *p, qchain *c, const struct qc_want *w, struct qc_store *s,
+                           qchain_error *err)
+{
+    uint64_t to, most;
+    int ret = 0;
+
+    for (uint64_t at = w->start; ret == 0 && at < w->end; at = to) {
+        most = qc_prefetch_request(p->window, c->env->remote);
+        to = qc_min64(qc_align_down(at, most) + most, w->end);
+        ret = fetch_piece(p, c, w->source, s, at, to, err);
+    }
+    return ret;
+}
+
+/* So many of the pieces are one request of at most that length, but one at least; *end: its end. */
+static uint32_t fit(const struct qc_want *piece, uint32_t n, uint64_t most, uint64_t *end)
+{
+    uint32_t k;
+
+    *end = piece[0].end;
+    for (k = 1; k < n && qc_max64(*end, piece[k].end) - piece[0].start <= most; k++)
+        *end = qc_max64(*end, piece[k].end);
+    return k;
+}
+
+/* Make durable what tops have got. */
+static int flush_tops(struct prefetch *p, qchain_error *err)
+{
+    int ret = 0;
+
+    for (uint32_t i = 0; ret == 0 && i < p->n_held; i++) {
+        ret = qc_chain_flush(p->disk[i].c, err);
+        if (ret != 0)
+            qc_layer_prefix(p->disk[i].c, 0, err);
+    }
+    p->flushed_ns = qc_now_ns();
+    return ret;
+}
+
+/* Whole pieces: what the top lacks of them is stored there. */
+static int fetch_for_top(struct prefetch *p, qchain *c, const struct qc_want *w, struct qc_store *s, qchain_error *err)
+{
+    const struct qc_want *piece = p->batch.piece + w->first;
+    uint64_t end;
+    size_t length;
+    int ret = 0;
+
+    for (uint32_t i = 0, n; ret == 0 && i < w->n_pieces; i += n) {
+        n = fit(piece + i, w->n_pieces - i, qc_prefetch_request(p->window, c->env->remote), &end);
+        length = (size_t)(end - piece[i].start);
+        ret = qc_prefetch_hold(p->window, c->env->remote, &length, err);
+        if (ret == 0 && length < end - piece[i].start) {
+            n = fit(piece + i, n, length, &end);
+            if (end - piece[i].start > length)
+                return QC_PREFETCH_ENDED(QCHAIN_PREFETCH_BYTES);
+        }
+        if (ret == 0)
+            ret = qc_prefetch_begin(p->window, c, w->source, s, piece[i].start, (size_t)(end - piece[i].start),
+                                    piece + i, n, err);
+        if (ret == 0 && qc_now_ns() - p->flushed_ns > FLUSH_NS)
+            ret = flush_tops(p, err);
+    }
+    return ret;
+}
+
 static int fetch_want(struct prefetch *p, qchain *c, const struct qc_want *w, qchain_error *err)
 {
     struct qc_store *s = qc_source_store(c, w->source, err);
-    uint64_t to;
     int ret = s ? qc_chain_check(c, err) : err->code;
 
-    for (uint64_t at = w->start; ret == 0 && at < w->end; at = to) {
-        to = qc_min64(qc_align_down(at, QC_PREFETCH_REQUEST) + QC_PREFETCH_REQUEST, w->end);
-        ret = fetch_piece(p, c, w->source, s, at, to, err);
-    }
+    if (ret == 0)
+        ret = (p->batch.piece ? fetch_for_top : fetch_for_cache)(p, c, w, s, err);
     if (ret == 0)
         qc_job_pass(p->o->job, w->shows);
     return ret;
@@ -124,11 +191,18 @@ static int take_turns(struct prefetch *p, qchain_error *err)
     return ret;
 }
 
-/* A chain that has a layer behind a URL needs a cache. */
-static int check_cache(qchain *c, qchain_error *err)
+/* Can it take anything? Tops stay what they are meanwhile; for the cache there must be one if a layer of the chain lies
+ * behind a URL. */
+static int begin_disk(struct prefetch *p, qchain *c, qchain_error *err)
 {
     bool far = false;
+    int ret;
 
+    if (p->batch.piece) {
+        ret = qc_restack_begin(c, "prefetch", err);
+        p->n_held += ret == 0;
+        return ret;
+    }
     for (uint32_t i = 0; !far && i < c->n_sources; i++)
         far = qc_source_opened(c, i) ? qc_remote_is(qc_source_opened(c, i)) : qc_remote_name(c->source[i].name);
     return far ? qc_bring_check(c->env->remote, err) : 0;
@@ -137,7 +211,7 @@ static int check_cache(qchain *c, qchain_error *err)
 static int begin(struct prefetch *p, qchain *const *chains, qchain_error *err)
 {
     uint64_t length, total = 0;
-    int ret = qc_prefetch_batch_init(&p->batch, p->o->flags & QCHAIN_PREFETCH_METADATA, err);
+    int ret = qc_prefetch_batch_init(&p->batch, p->o->flags, err);
 
     p->disk = qc_calloc(p->n, sizeof(*p->disk));
     p->window = qc_prefetch_window_create(p->o, qc_now_ns());
@@ -146,7 +220,7 @@ static int begin(struct prefetch *p, qchain *const *chains, qchain_error *err)
     for (uint32_t i = 0; ret == 0 && i < p->n; i++) {
         ret = qc_prefetch_disk_init(&p->disk[i], chains[i], p->o, i, &length, err);
         if (ret == 0)
-            ret = check_cache(chains[i], err);
+            ret = begin_disk(p, chains[i], err);
         if (ret != 0 && p->n > 1)
             qc_error_prefix(err, -1, "disk %u: ", i);
         total += ret == 0 ? length : 0;
@@ -158,11 +232,18 @@ static int begin(struct prefetch *p, qchain *const *chains, qchain_error *err)
 int qc_prefetch(qchain *const *chains, uint32_t n, const qchain_prefetch_opts *o,
                 qchain_prefetch_result *result, qchain_error *err)
 {
-    struct prefetch p = {.o = o, .result = result, .n = n};
+    struct prefetch p = {.o = o, .result = result, .n = n, .flushed_ns = qc_now_ns()};
     int ret = begin(&p, chains, err);
 
     if (ret == 0)
         ret = take_turns(&p, err);
+    if (ret >= 0) {
+        int flushed = flush_tops(&p, err);
+
+        ret = flushed != 0 ? flushed : ret;
+    }
+    for (uint32_t i = 0; i < p.n_held; i++)
+        qc_restack_end(chains[i]);
     if (ret > 0) {
         result->end = (uint32_t)(ret - QC_PREFETCH_ENDED(0));
         ret = 0;

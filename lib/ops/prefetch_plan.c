@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "chain/tip.h"
 #include "remote/bring.h"
 #include "util/alloc.h"
 #include "util/bytes.h"
@@ -18,14 +19,17 @@
 #define FULL_STEP (UINT64_C(1) << 30) /* where there is data; where there is none, steps grow on */
 #define MOST_BYTES (UINT64_C(32) << 20)
 
-int qc_prefetch_batch_init(struct qc_prefetch_batch *b, bool metadata, qchain_error *err)
+int qc_prefetch_batch_init(struct qc_prefetch_batch *b, uint32_t flags, qchain_error *err)
 {
+    bool top = flags & QCHAIN_PREFETCH_TOP;
+
     memset(b, 0, sizeof(*b));
-    b->metadata = metadata;
+    b->metadata = flags & QCHAIN_PREFETCH_METADATA;
     b->most = 1; /* the first is fetched as soon as anything is known */
     b->want = qc_calloc(WANTS, sizeof(*b->want));
     b->extent = qc_calloc(EXTENTS, sizeof(*b->extent));
-    if (b->want && b->extent)
+    b->piece = top ? qc_calloc(WANTS, sizeof(*b->piece)) : NULL;
+    if (b->want && b->extent && (b->piece || !top))
         return 0;
     qc_prefetch_batch_finish(b);
     return qc_fail_nomem(err);
@@ -34,6 +38,7 @@ int qc_prefetch_batch_init(struct qc_prefetch_batch *b, bool metadata, qchain_er
 void qc_prefetch_batch_finish(struct qc_prefetch_batch *b)
 {
     qc_free(b->want);
+    qc_free(b->piece);
     qc_free(b->extent);
 }
 
@@ -93,16 +98,39 @@ static void add_want(struct qc_prefetch_batch *b, const qchain_extent *x, uint64
 
     end = start + qc_min64(packed ? x->host_length : x->length, end);
     *w = (struct qc_want){.start = qc_align_down(start, QC_GRAIN), .end = qc_min64(qc_align_up(end, QC_GRAIN), size),
-                          .shows = x->length, .source = x->source, .order = b->n};
+                          .shows = x->length, .source = x->source, .order = b->n, .guest = x->offset,
+                          .host = x->host_offset, .packed = packed ? x->host_length : 0};
     if (start < end)
         b->n++;
     else
         b->passed += x->length; /* past the object's end: zeros */
 }
 
-static int add_extent(struct qc_prefetch_disk *d, struct qc_prefetch_batch *b, const qchain_extent *x,
+/* The same by pieces, which end where units of the top do; x becomes what there was room for. */
+static void add_pieces(struct qc_prefetch_batch *b, qchain_extent *x, uint64_t unit, uint64_t size)
+{
+    uint64_t most = qc_max64(QC_PREFETCH_PIECE, unit), at = x->offset, end = x->offset + x->length, stop;
+    qchain_extent part = *x;
+
+    if (x->flags & QCHAIN_EXTENT_COMPRESSED) {
+        add_want(b, x, size);
+        return;
+    }
+    for (; at < end && b->n < WANTS; at = stop) {
+        stop = qc_min64(qc_align_down(at, most) + most, end);
+        part.offset = at;
+        part.length = stop - at;
+        part.host_offset = x->host_offset + (at - x->offset);
+        add_want(b, &part, size);
+    }
+    x->length = at - x->offset;
+}
+
+/* x becomes shorter if there is no room for all of it. */
+static int add_extent(struct qc_prefetch_disk *d, struct qc_prefetch_batch *b, qchain_extent *x,
                       qchain_prefetch_result *result, qchain_error *err)
 {
+    bool far, kept;
     struct qc_store *s;
 
     if (!(x->flags & QCHAIN_EXTENT_DATA)) {
@@ -112,16 +140,15 @@ static int add_extent(struct qc_prefetch_disk *d, struct qc_prefetch_batch *b, c
     s = qc_source_store(d->c, x->source, err);
     if (!s)
         return err->code;
-    if (!qc_remote_is(s))
-        result->local += x->length;
-    else if (!b->metadata && !qc_bring_keeps(s))
-        result->unkept += x->length;
-    else
-        result->visible += x->length;
-    if (!qc_remote_is(s) || b->metadata || !qc_bring_keeps(s))
-        b->passed += x->length;
-    else
+    far = qc_remote_is(s);
+    kept = b->piece || (far && qc_bring_keeps(s));
+    if (far && b->piece)
+        add_pieces(b, x, d->c->tip->unit, qc_store_size(s));
+    else if (far && kept && !b->metadata)
         add_want(b, x, qc_store_size(s));
+    else
+        b->passed += x->length;
+    *(!far ? &result->local : kept || b->metadata ? &result->visible : &result->unkept) += x->length;
     return 0;
 }
 
@@ -136,9 +163,11 @@ static int map_step(struct qc_prefetch_disk *d, struct qc_prefetch_batch *b, qch
     stop = stop < start ? d->end : qc_min64(stop, d->end);
     ret = qc_chain_map(d->c, start, stop, b->extent, EXTENTS, &n, &next,
                        QCHAIN_MAP_NO_HOLES | QCHAIN_MAP_CLUSTERS, err);
-    for (uint32_t i = 0; ret == 0 && i < n; i++) {
+    for (uint32_t i = 0; ret == 0 && i < n && b->n < WANTS; i++) {
         ret = add_extent(d, b, &b->extent[i], result, err);
         told += b->extent[i].length;
+        if (b->n == WANTS)
+            next = told; /* the rest is mapped again */
     }
     if (ret != 0)
         return ret;
@@ -177,6 +206,12 @@ static void merge(struct qc_prefetch_batch *b)
     if (b->n == 0)
         return;
     qsort(b->want, b->n, sizeof(*b->want), by_place);
+    if (b->piece)
+        memcpy(b->piece, b->want, b->n * sizeof(*b->piece));
+    for (uint32_t i = 0; i < b->n; i++) {
+        b->want[i].first = i;
+        b->want[i].n_pieces = 1;
+    }
     for (uint32_t i = 1; i < b->n; i++) {
         struct qc_want *last = &b->want[n];
         const struct qc_want *w = &b->want[i];
@@ -184,6 +219,7 @@ static void merge(struct qc_prefetch_batch *b)
         if (w->source == last->source && w->start <= last->end + QC_PREFETCH_GAP) {
             last->end = qc_max64(last->end, w->end);
             last->shows += w->shows;
+            last->n_pieces++;
             last->order = last->order < w->order ? last->order : w->order;
         } else {
             b->want[++n] = *w;

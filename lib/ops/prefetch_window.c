@@ -33,8 +33,8 @@ struct bringing {
     struct bringing           *next, **link;
     const struct qc_store     *store;
     qchain                    *c;
-    uint32_t                   source;
-    char                       buf[];
+    uint32_t                   source, n_pieces;
+    struct qc_want             piece[]; /* then the bytes */
 };
 
 struct qc_prefetch_window {
@@ -44,7 +44,8 @@ struct qc_prefetch_window {
     pthread_mutex_t  lock;        /* guards what follows */
     pthread_cond_t   landed;
     struct bringing *under_way;
-    unsigned         n;           /* of these, */
+    struct bringing *arrived;     /* to be stored in tops; by next */
+    unsigned         n;           /* of both, */
     uint64_t         bytes;       /* and in these */
     bool             dropped;
     uint64_t         fetched, requests;
@@ -80,30 +81,22 @@ static void destroy(struct qc_prefetch_window *w)
     qc_free(w);
 }
 
-void qc_prefetch_window_drop(struct qc_prefetch_window *w)
+/* What has arrived, one at a time; NULL: nothing has. */
+static struct bringing *take_arrived(struct qc_prefetch_window *w)
 {
-    bool last;
+    struct bringing *b;
 
-    if (!w)
-        return;
     pthread_mutex_lock(&w->lock);
-    w->dropped = true;
-    last = w->n == 0;
+    b = w->arrived;
+    if (b)
+        w->arrived = b->next;
     pthread_mutex_unlock(&w->lock);
-    if (last)
-        destroy(w);
+    return b;
 }
 
-static void landed(struct qc_bring *bring, int ret)
+/* It has ended, in whatever way. Under the lock. */
+static void count_out(struct qc_prefetch_window *w, const struct bringing *b, int ret)
 {
-    struct bringing *b = (struct bringing *)(void *)bring;
-    struct qc_prefetch_window *w = b->w;
-    bool last;
-
-    pthread_mutex_lock(&w->lock);
-    *b->link = b->next;
-    if (b->next)
-        b->next->link = b->link;
     w->n--;
     w->bytes -= b->b.length;
     if (ret == 0) {
@@ -116,12 +109,70 @@ static void landed(struct qc_bring *bring, int ret)
         w->store = b->store;
         qc_error_copy(&w->err, &b->b.err);
     }
+}
+
+void qc_prefetch_window_drop(struct qc_prefetch_window *w)
+{
+    struct bringing *b;
+    bool last;
+
+    if (!w)
+        return;
+    pthread_mutex_lock(&w->lock);
+    w->dropped = true;
+    for (b = w->arrived; b; b = w->arrived) {
+        w->arrived = b->next;
+        w->n--;
+        qc_free(b);
+    }
+    last = w->n == 0;
+    pthread_mutex_unlock(&w->lock);
+    if (last)
+        destroy(w);
+}
+
+static void landed(struct qc_bring *bring, int ret)
+{
+    struct bringing *b = (struct bringing *)(void *)bring;
+    struct qc_prefetch_window *w = b->w;
+    bool last, to_store;
+
+    pthread_mutex_lock(&w->lock);
+    *b->link = b->next;
+    if (b->next)
+        b->next->link = b->link;
+    to_store = ret == 0 && b->n_pieces > 0 && !w->dropped;
+    if (to_store) {
+        b->next = w->arrived;
+        w->arrived = b;
+    } else {
+        count_out(w, b, ret);
+    }
     last = w->dropped && w->n == 0;
     pthread_cond_signal(&w->landed);
     pthread_mutex_unlock(&w->lock);
-    qc_free(b);
+    if (!to_store)
+        qc_free(b);
     if (last)
         destroy(w);
+}
+
+/* On the caller's thread: storing may block. */
+static int store_arrived(struct qc_prefetch_window *w, qchain_error *err)
+{
+    struct bringing *b;
+    int ret = 0;
+
+    while (ret == 0 && (b = take_arrived(w))) {
+        ret = qc_prefetch_store(b->c, b->piece, b->n_pieces, b->b.buf, b->b.offset, err);
+        if (ret != 0)
+            qc_layer_prefix(b->c, 0, err);
+        pthread_mutex_lock(&w->lock);
+        count_out(w, b, 0);
+        pthread_mutex_unlock(&w->lock);
+        qc_free(b);
+    }
+    return ret;
 }
 
 /* ------------------------------------------------------------------- rules --- */
@@ -181,13 +232,24 @@ static bool may_begin(const struct qc_prefetch_window *w, struct qc_remote *remo
 {
     const qchain_job *job = w->o->job;
     unsigned most = w->o->parallel ? w->o->parallel : (unsigned)qc_min64(FIRST + w->requests, PARALLEL);
-    uint64_t now = qc_now_ns();
+    uint64_t now = qc_now_ns(), room = ROOM;
 
     if ((job && atomic_load(&job->paused)) || now < w->next_ns)
         return false;
-    if (w->o->flags & QCHAIN_PREFETCH_IDLE)
+    if (w->o->flags & QCHAIN_PREFETCH_IDLE) {
         most = qc_prefetch_beside(qc_bring_quiet_ns(remote), now - w->last_ns, most);
-    return w->n < most && (w->n == 0 || w->bytes + length <= ROOM);
+        room = qc_min64(qc_bring_room(remote), ROOM);
+    }
+    return w->n < most && (w->n == 0 || w->bytes + length <= room);
+}
+
+uint64_t qc_prefetch_request(const struct qc_prefetch_window *w, struct qc_remote *remote)
+{
+    uint64_t n = QC_PREFETCH_REQUEST, room = w->o->flags & QCHAIN_PREFETCH_IDLE ? qc_bring_room(remote) : n;
+
+    while (n > room && n > QC_DELAY_LEAST)
+        n /= 2;
+    return n;
 }
 
 int qc_prefetch_hold(struct qc_prefetch_window *w, struct qc_remote *remote, size_t *length,
@@ -203,6 +265,8 @@ int qc_prefetch_hold(struct qc_prefetch_window *w, struct qc_remote *remote, siz
         return QC_PREFETCH_ENDED(QCHAIN_PREFETCH_BYTES);
     while (ret == 0 && !go) {
         ret = qc_prefetch_check(w, err);
+        if (ret == 0)
+            ret = store_arrived(w, err);
         pthread_mutex_lock(&w->lock);
         go = ret == 0 && w->result == 0 && may_begin(w, remote, *length);
         if (ret == 0 && !go)
@@ -250,18 +314,25 @@ bool qc_prefetch_trim(struct qc_prefetch_window *w, const struct qc_store *s, ui
 }
 
 int qc_prefetch_begin(struct qc_prefetch_window *w, qchain *c, uint32_t source, struct qc_store *s,
-                      uint64_t start, size_t length, qchain_error *err)
+                      uint64_t start, size_t length, const struct qc_want *piece, uint32_t n_pieces,
+                      qchain_error *err)
 {
-    struct bringing *b = qc_malloc(sizeof(*b) + length);
+    size_t head = sizeof(struct bringing) + n_pieces * sizeof(*piece);
+    struct bringing *b = qc_malloc(head + length + QC_PREFETCH_SLACK);
 
     if (!b)
         return qc_fail_nomem(err);
     memset(b, 0, sizeof(*b));
+    if (n_pieces > 0)
+        memcpy(b->piece, piece, n_pieces * sizeof(*piece));
+    b->n_pieces = n_pieces;
     b->w = w;
     b->c = c;
     b->source = source;
     b->store = s;
-    b->b.buf = b->buf;
+    b->b.buf = (char *)b + head;
+    memset((char *)b->b.buf + length, 0, QC_PREFETCH_SLACK);
+    b->b.unkept = n_pieces > 0;
     b->b.offset = start;
     b->b.length = length;
     b->b.done = landed;
@@ -287,9 +358,11 @@ int qc_prefetch_settle(struct qc_prefetch_window *w, qchain_error *err)
 
     for (;;) {
         ret = qc_prefetch_check(w, err);
+        if (ret == 0)
+            ret = store_arrived(w, err);
         pthread_mutex_lock(&w->lock);
         n = w->n;
-        if (ret == 0 && n > 0)
+        if (ret == 0 && n > 0 && !w->arrived)
             nap(w);
         else if (ret == 0 && w->result != 0)
             n = 1; /* the last has just failed */

@@ -58,7 +58,7 @@ static void brought(struct qc_reading *rd, int ret)
     struct qc_bring *b = of_reading(rd);
     struct qc_tier *t = b->o->tier;
 
-    if (ret == 0 && !t->ops->keeps(t))
+    if (ret == 0 && !b->unkept && !t->ops->keeps(t))
         ret = qc_fail(&b->err, QCHAIN_E_IO, "what was fetched could not be stored in the disk cache (the log says "
                       "why): is its file system full?");
     qc_reading_finish(rd);
@@ -92,4 +92,9 @@ uint64_t qc_bring_quiet_ns(struct qc_remote *r)
         return 0;
     now = qc_now_ns();
     return last == 0 ? UINT64_MAX : now > last ? now - last : 1;
+}
+
+uint64_t qc_bring_room(struct qc_remote *r)
+{
+    return qc_delay_window(&r->flights.delay, qc_now_ns());
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Bringing ranges of objects into the disk cache, though nobody reads them yet: without blocks in memory
- * and without widening. Who reads meanwhile what is on its way waits for that.
+ * Bringing ranges of objects into the disk cache, or only here, though nobody reads them yet: without blocks in
+ * memory and without widening. Who reads meanwhile what is on its way waits for that.
  */
 #ifndef QC_REMOTE_BRING_H
 #define QC_REMOTE_BRING_H
@@ -30,6 +30,7 @@ struct qc_bring {
     void     *buf;
     uint64_t  offset;  /* a multiple of QC_GRAIN */
     size_t    length;  /* the same, or up to the object's end; at least 1 */
+    bool      unkept;  /* for buf alone: the disk cache, if there is one, need not have it */
     /* Once, when it is stored, or has failed: then b is the asker's again. Any thread, or within
      * qc_bring_begin; the store may be closed by then. Must not block. */
     void    (*done)(struct qc_bring *b, int ret);
@@ -47,5 +48,7 @@ void qc_bring_changed(const struct qc_store *s);
 /* For how long no reader of the environment has had data to fetch; 0: one has now; UINT64_MAX: there was
  * none at all. Nanoseconds. */
 uint64_t qc_bring_quiet_ns(struct qc_remote *r);
+/* Bytes that may be under way beside readers, by what they wait: see delay.h. */
+uint64_t qc_bring_room(struct qc_remote *r);
 
 #endif

@@ -104,6 +104,7 @@ static void run_fetch(struct qc_task *t)
         qc_tier_fetch(df->tier->base.below, &df->below);
         return;
     }
+    f->local = true;
     tell(df, f->length);
     finish(df, 0);
 }

@@ -24,6 +24,7 @@ struct qc_flight {
     bool               counts; /* takes room */
     bool               keep;   /* the block is for the cache */
     bool               wanted; /* data, by readers; counted among these */
+    uint64_t           begun_ns; /* of such ones; 0: its first bytes are there. Under the object's lock */
 };
 
 /* ------------------------------------------------------------------ readings --- */
@@ -152,12 +153,24 @@ void qc_object_give_up(struct qc_object *o)
     parts_over(ended, fail_given_up(&err), &err);
 }
 
+/* The first bytes that a reader waits for have come from afar. */
+static void note_delay(struct qc_flight *f, uint64_t begun_ns)
+{
+    uint64_t now = qc_now_ns();
+
+    if (begun_ns > 0 && !f->fetch.local)
+        qc_delay_note(&f->o->shared->delay, now, now - begun_ns);
+}
+
 void qc_flight_progress(struct qc_flight *f, size_t have)
 {
     struct qc_part *ready = NULL, **at, *p;
+    uint64_t begun_ns;
 
     pthread_mutex_lock(&f->o->lock);
     f->have = have;
+    begun_ns = have > 0 ? f->begun_ns : 0;
+    f->begun_ns -= begun_ns;
     for (at = &f->part; (p = *at);) {
         /* A reader whose own memory it is waits for the end: until then it is the tiers'. */
         if (!p->dest || p->offset + p->length - f->fetch.offset > have) {
@@ -170,6 +183,7 @@ void qc_flight_progress(struct qc_flight *f, size_t have)
         ready = p;
     }
     pthread_mutex_unlock(&f->o->lock);
+    note_delay(f, begun_ns);
     parts_over(ready, 0, NULL);
 }
 
@@ -348,12 +362,14 @@ int qc_flights_init(struct qc_flights *s)
     pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
     pthread_cond_init(&s->fewer, &attr);
     pthread_condattr_destroy(&attr);
+    pthread_mutex_init(&s->delay.lock, NULL);
     return pthread_mutex_init(&s->lock, NULL) == 0 ? 0 : QCHAIN_E_NOMEM;
 }
 
 void qc_flights_finish(struct qc_flights *s)
 {
     pthread_cond_destroy(&s->fewer);
+    pthread_mutex_destroy(&s->delay.lock);
     pthread_mutex_destroy(&s->lock);
 }
 
@@ -423,8 +439,10 @@ static void link_flight(struct qc_flight *f)
     if (f->next)
         f->next->link = &f->next;
     o->flight = f;
-    if (f->wanted)
+    if (f->wanted) {
         atomic_fetch_add(&o->shared->n_wanted, 1);
+        f->begun_ns = qc_now_ns();
+    }
 }
 
 /* Somebody brought it while we looked elsewhere. Under the object's lock. */

@@ -17,6 +17,7 @@
 #include "cache/block_cache.h"
 #include "io/store.h"
 #include "net/config.h"
+#include "remote/delay.h"
 #include "remote/tier.h"
 #include "util/tasks.h"
 
@@ -38,6 +39,7 @@ struct qc_flights {
     /* Of data that readers want, or are expected to: what is under way, and when some last was. */
     atomic_uint            n_wanted;
     atomic_uint_fast64_t   wanted_ns; /* 0: never */
+    struct qc_delay        delay;     /* and what it felt */
     /* An object was found to be another than the pin says: forget the pin. May block; NULL:
      * nobody keeps pins. */
     void                 (*forget)(void *data, struct qc_place *place);

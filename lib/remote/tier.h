@@ -31,6 +31,7 @@ struct qc_fetch {
     /* Once; then f is the asker's again. Any thread, or within fetch. Must not block. */
     void    (*done)(struct qc_fetch *f, int ret);
     qchain_error err;
+    bool      local;   /* set by a tier that has it on this machine, before progress */
 };
 
 #define QC_GRAIN 4096u

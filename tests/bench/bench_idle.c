@@ -80,7 +80,7 @@ static void read_some(qchain *c, const char *name, unsigned n, double pace_ms)
         took[i] = now_ms() - t;
     }
     qsort(took, n, sizeof(*took), by_size);
-    printf("\"%s\": {\"p50\": %.3f, \"p99\": %.3f, \"max\": %.3f, \"reads\": %u}, ", name, took[n / 2],
+    printf("\"%s\": {\"p50\": %.3f, \"p90\": %.3f, \"p99\": %.3f, \"max\": %.3f, \"reads\": %u}, ", name, took[n / 2], took[n * 9 / 10],
            took[(n * 99 - 1) / 100], took[n - 1], n);
     free(took);
 }

@@ -330,7 +330,7 @@ def surgery(case):
         want(c.merge().layers == 2, "merge")
     case.good("l3.qcow2", "model.raw")
     with qchain.Chain(case.path("l3.qcow2"), writable=True) as c:
-        want(c.prefetch().fetched == 0, "prefetch of local layers")
+        want(c.prefetch().fetched == c.prefetch(top=True).fetched == 0, "prefetch of local layers")
         want(c.stream().layers == 1, "stream")
     case.good("l3.qcow2", "model.raw")
     qchain.delete_layer(case.path("l1.qcow2"), [case.path("l2.qcow2")], remove=True)
@@ -528,6 +528,7 @@ def remote(case):
                 want(c.read(4 * MIB, 0) == whole[:4 * MIB], "bytes that were prefetched")
                 want(len(asked) == before, "what was prefetched was asked for again")
                 want(asyncio.run(all_of(c, 8 * MIB)) == whole, "bytes by a queue")
+                raises(qchain.ReadOnly, c.prefetch, top=True)
             want(env.remote_stats()["requests"] >= len(asked) > before, "remote_stats")
     want(all(isinstance(x, str) for _, t, m in logged for x in (t, m)), f"log: {logged[:3]}")
 

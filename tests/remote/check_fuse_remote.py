@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import remote_lib as r
 import fuse_mount as fm
 from fuse_mount import Mount, fails, opened
 from remote_lib import Mismatch, lib
+from remote_places import Bucket, Nginx, rules_file
 
 
 class Made:
@@ -24,8 +26,8 @@ class Made:
 
     def __init__(self, place):
         fm.need_fuse(fm.program())
-        self.nginx = place.server("nginx")
-        self.www = self.nginx["WWW"]
+        self.http = Nginx(place)
+        self.nginx, self.www = self.http.facts, self.http.home
         self.top = r.make_simple(self.www, 5, size=32 << 20, seed=place.seed)
         self.raw = r.flatten(os.path.join(self.www, self.top), place.path("oracle.raw"))
         self.names = sorted(n for n in os.listdir(self.www) if n.startswith("layer-"))
@@ -198,16 +200,19 @@ def parts_of(m, want):
             lib.same_bytes("read", os.pread(fd, 1 << 20, at), os.pread(want.fileno(), 1 << 20, at), at)
 
 
-def moved_here(place, made):
-    """What is read into a new image here is kept; the rest is brought while the disk is used; the server may go."""
-    proxy = place.proxy(made.nginx["HTTP"], delay_ms=5)
-    top = place.path("local.qcow2")
-    subprocess.run(["qemu-img", "create", "-q", "-u", "-f", "qcow2", "-b", f"{proxy.url}/{made.top}", "-F", "qcow2", top,
+def moved_here(place, made, server=None):
+    """What is read into a new image here is kept; the rest is brought while the disk is used, or by another tool after
+    that; the server may go."""
+    server = server or made.http
+    proxy, name = server.proxy(place, delay_ms=5), type(server).__name__
+    rules = ("--remote-config", rules_file(place.path(name + ".rules"), server.rules(proxy)), "--allow-url",
+             server.url(proxy, ""))
+    url, top, streamed = server.url(proxy, made.top), place.path(name + ".qcow2"), place.path(name + "-streamed.qcow2")
+    subprocess.run(["qemu-img", "create", "-q", "-u", "-f", "qcow2", "-b", url, "-F", "qcow2", top,
                     str(os.path.getsize(made.raw))], check=True)
 
-    def here(name, *args):
-        return Mount(place.path("mnt-" + name), "-w", "--direct-io", "--allow-url", proxy.url + "/", *args, top,
-                     env=made.env)
+    def here(what, *args):
+        return Mount(place.path(f"mnt-{name}-{what}"), "-w", "--direct-io", *rules, *args, top, env=made.env)
 
     with open(made.raw, "rb") as want:
         with here("keeping", "--copy-on-read") as m:
@@ -218,6 +223,10 @@ def moved_here(place, made):
             took = proxy.stats()["bytes_down"] - before
             if took > 65536:
                 raise Mismatch(f"what had been kept was fetched again: {took} bytes")
+        shutil.copyfile(top, streamed)
+        before = proxy.stats()["bytes_down"]
+        place.tools().run("stream", "-q", *rules, streamed)
+        took = proxy.stats()["bytes_down"] - before
         with here("all", "--hydrate") as m:
             parts_of(m, want)
             until = time.monotonic() + 60 * fm.SLOW
@@ -225,8 +234,13 @@ def moved_here(place, made):
                 time.sleep(0.05)
             proxy.process.kill()
             lib.same_file("with the server gone", m.file(), made.raw)
-    subprocess.run(["qemu-img", "check", "-q", top], check=True)
-    subprocess.run(["qemu-img", "compare", "-q", "-f", "qcow2", "-F", "raw", top, made.raw], check=True)
+    for image in top, streamed:
+        subprocess.run(["qemu-img", "check", "-q", image], check=True)
+        subprocess.run(["qemu-img", "compare", "-q", "-f", "qcow2", "-F", "raw", image, made.raw], check=True)
+        if json.loads(subprocess.run(["qemu-img", "info", "--output=json", image], check=True,
+                                     capture_output=True).stdout).get("backing-filename"):
+            raise Mismatch(f"{image} still stands on the server")
+    return f"{took} bytes were streamed"
 
 
 def scattered(path, want):
@@ -236,21 +250,15 @@ def scattered(path, want):
             lib.same_bytes("read", fm.direct_read(fd, 65536, at), os.pread(want.fileno(), 65536, at), at)
 
 
-class Bucket:
+class Reached:
     """The chain in a bucket of Ceph's gateway, and how tools reach it through a proxy."""
 
     def __init__(self, place, made, name, **link):
-        rgw = made.rgw = made.rgw or place.server("rgw")
-        bucket = r.S3(rgw["S3"], rgw["AK"], rgw["SK"])
-        bucket.create_bucket(name)
-        for layer in made.names:
-            with open(os.path.join(made.www, layer), "rb") as f:
-                bucket.put(name, f"a b/{layer}", f.read())
-        self.proxy, self.url, self.tools = place.proxy(rgw["S3"], **link), f"s3://{name}/a b/{made.top}", place.tools()
-        self.config, self.env = place.path(name + ".rules"), made.env
-        with open(self.config, "w", encoding="ascii", opener=lambda name, flags: os.open(name, flags, 0o600)) as f:
-            f.write(f"s3-endpoint {self.proxy.url}\ns3-region us-east-1\ns3-style path\ns3-access-key {rgw['AK']}\n"
-                    f"s3-secret-key {rgw['SK']}\nblock-size 64K\nrevalidate 3600\n")
+        bucket = bucket_of(place, made, name)
+        self.proxy, self.tools, self.env = bucket.proxy(place, **link), place.tools(), made.env
+        self.url = bucket.url(self.proxy, made.top)
+        self.config = rules_file(place.path(name + ".rules"), bucket.rules(self.proxy) +
+                                 ["block-size 64K", "revalidate 3600"])
 
     def cached(self, place, name):
         """Arguments of any tool: with a new disk cache."""
@@ -261,10 +269,22 @@ class Bucket:
         return Mount(place.path("mnt-" + name), *args, self.url, env=self.env)
 
 
+def bucket_of(place, made, name):
+    made.rgw = made.rgw or place.server("rgw")
+    bucket = Bucket(made.rgw, name, made.www)
+    bucket.publish(*made.names)
+    return bucket
+
+
+def s3_moved_here(place, made):
+    """The same from a bucket."""
+    return moved_here(place, made, bucket_of(place, made, "moved"))
+
+
 def s3(place, made):
     """Both views of a chain in a bucket; what was read is recorded, prefetched by another process into an empty cache,
     and then read without a request."""
-    b, trace = Bucket(place, made, "images"), place.path("s3.qctrace")
+    b, trace = Reached(place, made, "images"), place.path("s3.qctrace")
     first, second = b.cached(place, "s3-first"), b.cached(place, "s3-second")
     with b.mounted(place, "s3-layers", *first, "layers") as m:
         subprocess.run(["qemu-img", "check", "-q", os.path.join(m.where, made.top)], check=True)
@@ -290,7 +310,7 @@ def s3(place, made):
 def s3_killed(place, made):
     """The prefetcher and a mount beside it, over one cache, are killed again and again: what is read is right all the
     time, what was kept is not fetched again, and in the end nobody needs the bucket."""
-    b, rng = Bucket(place, made, "killed", delay_ms=2, bandwidth=8), random.Random(place.seed)
+    b, rng = Reached(place, made, "killed", delay_ms=2, bandwidth=8), random.Random(place.seed)
     cache = b.cached(place, "s3-killed")
     for i in range(3):
         fetcher = subprocess.Popen(b.tools.argv("prefetch", "-q", "--no-index", *cache, b.url), env=b.tools.env)
@@ -317,4 +337,5 @@ def s3_killed(place, made):
     return f"the last prefetch: {result}"
 
 
-r.main("check_fuse_remote", [disk, layers, dead, interrupted, second_signal, replaced, moved_here, s3, s3_killed], Made)
+r.main("check_fuse_remote", [disk, layers, dead, interrupted, second_signal, replaced, moved_here, s3_moved_here, s3,
+                           s3_killed], Made)

@@ -1,12 +1,14 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: MIT
 """Chains in S3, with Ceph's gateway: by path and by virtual host, temporary keys, presigned URLs,
-refusals, a regional cache in a second bucket, replicas of which one is dead."""
+refusals, a regional cache in a second bucket, replicas of which one is dead; and prefetching."""
 import os
 import time
 
+import prefetch_checks
 import remote_lib as r
 from remote_lib import Mismatch, lib
+from remote_places import Bucket
 
 DEPTH = 5
 
@@ -30,6 +32,7 @@ class Made:
         self.endpoint = f"http://127.0.0.1:{self.rgw['S3']}"
         self.rules = self.rules_for(self.endpoint)
         self.tools = place.tools()
+        self.redundant = None
 
     def put_all(self, s3, bucket, prefix):
         for name in sorted(os.listdir(self.home)):
@@ -235,5 +238,17 @@ def another_maker(place, made):
                      rules=made.rules_for(endpoint, swift["AK"], swift["SK"]))
 
 
+def prefetching(check):
+    """One of those that run over nginx, too."""
+    def over_ceph(place, made):
+        if not made.redundant:
+            os.mkdir(place.path("redundant"))
+            made.redundant = prefetch_checks.Made(place, Bucket(made.rgw, "redundant", place.path("redundant")))
+        return check(place, made.redundant)
+    over_ceph.__name__ = "prefetch_" + check.__name__
+    return over_ceph
+
+
 r.main("check_remote_s3", [all_tools, virtual_hosts, from_environment, temporary_keys, refusals,
-                           presigned, region, replicas, another_maker], Made)
+                           presigned, region, replicas, another_maker]
+       + [prefetching(check) for check in prefetch_checks.CHECKS], Made)

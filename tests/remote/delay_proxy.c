@@ -8,6 +8,7 @@
  *                          the client D/2 later; a new connection costs one D more
  *   --jitter-ms J          up to J more each way, the order stays
  *   --bandwidth M          MB/s that all connections share, either direction for itself
+ *   --deep                 its queue is: what comes while it is busy stands in it, by the order of coming
  *   --conn-bandwidth M     the same of each connection
  *   --fail-rate R --fail-status 503 --retry-after S     of HTTP/1 requests: answered so, not passed on
  *   --truncate-rate R --reset-rate R --stall-rate R     of answers: closed, reset, silent in the body
@@ -18,7 +19,7 @@
  *   --log FILE             a line of JSON for each request; --log-heads: with its head
  *
  * One thread, edge-triggered epoll. The link is a clock: bytes that are read get the time at which the
- * link is done with them, and nothing is read while it is busy, so there are no bursts. The delay is D,
+ * link is done with them, and nothing is read while it is busy, unless --deep, so there are no bursts. The delay is D,
  * not D and what this process wakes up late: it looks at the clock for the last 0.1 ms before something is
  * due, and what reached the server late all the same is answered so much sooner.
  */
@@ -92,7 +93,7 @@ static struct options {
     int64_t  retry_after, fault_at, skip;
     const char *stats;
     FILE    *log;
-    bool     log_heads;
+    bool     log_heads, deep;
     struct sockaddr_storage upstream;
     socklen_t upstream_len;
 } opt = { .status = 503, .retry_after = -1, .fault_at = -1 };
@@ -506,7 +507,7 @@ static bool send_due(struct conn *c, struct way *w)
 
 static bool link_is_free(const struct way *w)
 {
-    return (opt.bandwidth <= 0 || link_free[w->down] <= now) &&
+    return (opt.bandwidth <= 0 || opt.deep || link_free[w->down] <= now) &&
            (opt.conn_bandwidth <= 0 || w->free_at <= now);
 }
 
@@ -766,7 +767,8 @@ static const struct option long_options[] = {
     { "fail-rate", 1, NULL, '1' }, { "truncate-rate", 1, NULL, '2' }, { "reset-rate", 1, NULL, '3' },
     { "stall-rate", 1, NULL, '4' }, { "fail-status", 1, NULL, 's' }, { "retry-after", 1, NULL, 'r' },
     { "fault-at", 1, NULL, 'a' }, { "skip", 1, NULL, 'k' }, { "seed", 1, NULL, 'S' },
-    { "stats", 1, NULL, 'o' }, { "log", 1, NULL, 'L' }, { "log-heads", 0, NULL, 'H' }, { 0 }
+    { "stats", 1, NULL, 'o' }, { "log", 1, NULL, 'L' }, { "log-heads", 0, NULL, 'H' },
+    { "deep", 0, NULL, 'D' }, { 0 }
 };
 
 static void take_option(int o)
@@ -789,6 +791,7 @@ static void take_option(int o)
     case 'o': opt.stats = optarg; break;
     case 'L': opt.log = fopen(optarg, "ae"); break;
     case 'H': opt.log_heads = true; break;
+    case 'D': opt.deep = true; break;
     default: exit(2);
     }
 }

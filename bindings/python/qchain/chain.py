@@ -576,14 +576,15 @@ class Chain:
             self._long(lambda a, _, err: _abi.qchain_compare(a, b, _byref(o), err), used, progress)
         return Comparison(o.result, o.offset)
 
-    def prefetch(self, *, metadata: bool = False, idle: bool = False, max_bytes: int = 0, deadline: float = 0,
-                 bytes_per_second: int = 0, requests_per_second: int = 0, parallel: int = 0,
+    def prefetch(self, *, metadata: bool = False, idle: bool = False, top: bool = False, max_bytes: int = 0,
+                 deadline: float = 0, bytes_per_second: int = 0, requests_per_second: int = 0, parallel: int = 0,
                  ranges: Optional[list[tuple[int, int]]] = None, job: Optional[Job] = None,
                  progress: Optional[Progress] = None) -> PrefetchResult:
         """Bring what layers behind URLs show into the environment's disk cache. ranges: (offset, length) in the order
-        in which they are wanted. idle: reads go first. deadline: in seconds; 0 is none, as of the other limits."""
+        in which they are wanted. idle: reads go first. top: into the top of this chain, which is open for writing, and
+        not the cache. deadline: in seconds; 0 is none, as of the other limits."""
         o = options(_abi.qchain_prefetch_opts, _abi.qchain_prefetch_opts_init)
-        o.flags = metadata * _abi.QCHAIN_PREFETCH_METADATA | idle * _abi.QCHAIN_PREFETCH_IDLE
+        o.flags = metadata * _abi.QCHAIN_PREFETCH_METADATA | idle * _abi.QCHAIN_PREFETCH_IDLE | top * _abi.QCHAIN_PREFETCH_TOP
         o.max_bytes, o.deadline_ms = u64(max_bytes, "max_bytes"), u64(int(deadline * 1000), "deadline")
         o.bytes_per_second = u64(bytes_per_second, "bytes_per_second")
         o.requests_per_second = u64(requests_per_second, "requests_per_second")

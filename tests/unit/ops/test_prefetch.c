@@ -5,7 +5,7 @@
 #include "chain/chain.h"
 #include "mem_layers.h"
 #include "ops/prefetch_int.h"
-#include "remote/tier.h"
+#include "remote/remote_int.h"
 #include "util/bytes.h"
 #include "util/clock.h"
 
@@ -757,6 +757,26 @@ static void idle_steps_back(void **unused)
     qchain_env_destroy(env);
 }
 
+/* Readers felt a queue, and by the clock they go on to do so: requests are small, and still all is fetched. */
+static void idle_takes_less_where_readers_wait_longer(void **unused)
+{
+    qchain_env *env = new_env("", true);
+    qchain *c = open_top(env);
+    uint64_t n;
+
+    (void)unused;
+    for (int i = 0; i < 10; i++)
+        qc_delay_note(&env->remote->flights.delay, qc_now_ns() + 60000 * MS, i == 0 ? MS : 1000 * MS);
+    start_counting();
+    opts.flags = QCHAIN_PREFETCH_IDLE;
+    prefetch_well(c);
+    assert_true(given_out(&n) == 1 && n == n_wanted && result.requests > 100);
+    for (unsigned i = 0; i < server->n_ranges; i++)
+        assert_true(seen(i).last - seen(i).first < QC_DELAY_LEAST);
+    qchain_close(c);
+    qchain_env_destroy(env);
+}
+
 /* ------------------------------------------------------------------------ faults --- */
 
 static void says_what_is_wrong(void **unused)
@@ -859,6 +879,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(paused_and_told_of, setup, teardown),
         cmocka_unit_test(how_many_beside_readers),
         cmocka_unit_test_setup_teardown(idle_steps_back, setup, teardown),
+        cmocka_unit_test_setup_teardown(idle_takes_less_where_readers_wait_longer, setup, teardown),
         cmocka_unit_test_setup_teardown(says_what_is_wrong, setup, teardown),
         cmocka_unit_test_setup_teardown(a_lost_layer_is_named, setup, teardown),
         cmocka_unit_test_setup_teardown(without_validators_nothing_is_kept, setup, teardown),
