@@ -191,7 +191,7 @@ static int check_to(struct tool *t, struct prefetch_args *a)
     else
         t->status = 0;
     for (i = 0; t->status == 0 && i < a->n; i++) {
-        if (!tool_is_url(a->name[i]))
+        if (!program_is_url(a->name[i]))
             t->status = tool_usage_error(t, "--to is for images behind URLs; '%s' is here: see qchain-stream(1)",
                                          a->name[i]);
         else if (!tool_allow_beside(t, a->name[i]))
