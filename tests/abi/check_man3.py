@@ -97,8 +97,9 @@ class Check:
     def names(self, pages):
         """Pages, of all sections, name nothing that is not there."""
         known = set().union(*self.want.values()) | {"QCHAIN_E"}
-        sources = "".join(contents(ROOT, "examples", "tools", n) for n in os.listdir(os.path.join(ROOT, "examples", "tools"))
-                          if n.endswith(".c")) + contents(ROOT, "bindings", "python", "qchain", "_load.py")
+        sources = "".join(contents(ROOT, "examples", room, n) for room in ("common", "tools")
+                          for n in os.listdir(os.path.join(ROOT, "examples", room)) if n.endswith(".c"))
+        sources += contents(ROOT, "bindings", "python", "qchain", "_load.py")
         known |= set(re.findall(r"(?:getenv\(|environ\.get\()\"(\w+)\"", sources))
         have = {os.path.basename(p) for p in pages}
         for page, text in pages.items():
