@@ -63,7 +63,7 @@ def beside_a_reader(place, made):
         with open(os.path.join(made.home, name), "wb") as f:
             f.truncate(size << 20)
     slow = made.server.proxy(place, delay_ms=20, bandwidth=10, deep=True)
-    rules = "\n".join(made.cache(place, "beside") + ["block-size 64K"])
+    rules = "\n".join(made.cache(place, "slow-link") + ["block-size 64K"])
     with qchain.Env(remote=rules) as env, \
             qchain.Chain(made.server.url(slow, "read.raw"), format="raw", env=env) as c, \
             qchain.Chain(made.server.url(slow, "wanted.raw"), format="raw", env=env) as wanted:
