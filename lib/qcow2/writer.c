@@ -15,7 +15,8 @@
 #include "util/error.h"
 
 #define CACHE_BYTES (UINT64_C(32) << 20)
-#define DIRTY_BYTES (UINT64_C(16) << 20) /* at most: what a flush may have to write */
+/* At most: what a flush may have to write. The L2 tables of a disk of 64 GiB with subclusters are 16 MiB. */
+#define DIRTY_BYTES (UINT64_C(24) << 20)
 #define SLICE_BYTES 4096u
 #define MAX_LINES 16u
 
@@ -138,7 +139,7 @@ static int load(struct qc2_writer *w, const struct qc_write_opts *opts, qchain_e
     int rc = qc2_meta_create(w, cache, err);
 
     forget_stale_bitmaps(w->q);
-    w->dirty_limit = qc_min64(cache / 2, DIRTY_BYTES);
+    w->dirty_limit = qc_min64(cache / 4 * 3, DIRTY_BYTES);
     if (rc == 0)
         rc = qc2_freed_create(w, err);
     if (rc == 0)
