@@ -239,6 +239,16 @@ static qchain_env *new_env(const char *more, bool cache)
     return env;
 }
 
+/* The first tables are asked for beside the opening, and one of them on a guess: what comes late would count as somebody
+ * else's request. */
+static void wait_for_first_tables(qchain *c)
+{
+    pthread_mutex_lock(&c->late_lock);
+    while (c->n_warm > 0)
+        pthread_cond_wait(&c->warmed, &c->late_lock);
+    pthread_mutex_unlock(&c->late_lock);
+}
+
 static qchain *open_top(qchain_env *env)
 {
     qchain_open_opts o;
@@ -250,6 +260,7 @@ static qchain *open_top(qchain_env *env)
     o.flags = QCHAIN_OPEN_NO_INDEX;
     if (qchain_open(&c, env, url, &o, err) != 0)
         fail_msg("%s", qchain_error_message(err));
+    wait_for_first_tables(c);
     return c;
 }
 
