@@ -268,13 +268,11 @@ static void does_not_wait_for_one_that_hangs(void **state)
     struct fixture *x = *state;
     struct flock fl = {.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = 100, .l_len = 1};
     int writer = open(x->path[0], O_RDWR | O_CLOEXEC);
-    struct timespec begin, now;
     unsigned token;
 
     assert_true(writer >= 0);
     read_one(x, 0, 0, 10);
-    clock_gettime(CLOCK_MONOTONIC, &begin);
-    token = qc_epoch_enter(qc_fdpool_epochs(x->fds));
+    token = qc_epoch_enter(qc_fdpool_epochs(x->fds)); /* what waited for it would wait for ever */
     push_out(x);
     assert_true(qc_fdpool_open_count(x->fds) > 2 * BUDGET);
     assert_int_equal(atomic_load(&((struct qc_file *)x->store[0]->obj)->entry.fd), -1);
@@ -286,8 +284,6 @@ static void does_not_wait_for_one_that_hangs(void **state)
             assert_int_equal(fcntl(writer, F_OFD_SETLK, &fl), 0);
     }
     assert_int_equal(qc_fdpool_open_count(x->fds), 0);
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    assert_true(now.tv_sec - begin.tv_sec < 30);
     close(writer);
     qc_epoch_exit(qc_fdpool_epochs(x->fds), token);
 }
