@@ -198,7 +198,8 @@ def check_measure(args, runner):
             opts += [f"refcount_bits={1 << rng.randrange(7)}"] if rng.random() < 0.3 else []
             opts += ["extended_l2=on"] if rng.random() < 0.3 and not any("=512" in o for o in opts) else []
             opts += ["compat=0.10"] if rng.random() < 0.1 and not opts else []
-        argv = ["measure", "--output=json", "-O", out, *(["-o", ",".join(opts)] if opts else []), *source]
+        lists = [word for o in opts for word in ("-o", o)] if i % 2 else ["-o", ",".join(opts)] if opts else []
+        argv = ["measure", "--output=json", "-O", out, *lists, *source]
         mine, theirs = (runner.run([tool, *argv], ok=None) for tool in (args.qchain, "qemu-img"))
         if mine[0] != theirs[0] or (mine[0] == 0 and json.loads(mine[1]) != json.loads(theirs[1])):
             raise Mismatch(f"{i}: {argv}: {mine}, qemu-img {theirs}")
