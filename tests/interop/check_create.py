@@ -275,6 +275,14 @@ def check_locked(args, runner):
     check_image(runner, "k.qcow2", "data file kept")
 
 
+def check_names(args, runner):
+    """A list of options is no name of a new image."""
+    status, _, err = runner.run([args.qchain, "create", "--image-opts", "-f", "qcow2", "file.filename=n.qcow2", "1M"], ok=None)
+    made = [name for name in os.listdir(runner.cwd) if name.endswith("n.qcow2")]
+    if status != 1 or "--image-opts" not in err or made:
+        raise Mismatch(f"create --image-opts: exit {status}, made {made}: {err}")
+
+
 # ------------------------------------------------------- amend and resize ---
 
 def change_both(args, runner, rng, version):
@@ -350,7 +358,7 @@ def main():
     directory = tempfile.mkdtemp(prefix="qchain-create-")
     runner = lib.Runner(directory, env={"QCHAIN_POLICY": "", "QCHAIN_REMOTE": ""})
     try:
-        for check in (check_random, check_measure, check_amend, check_large, check_kills, check_locked):
+        for check in (check_random, check_measure, check_amend, check_large, check_kills, check_locked, check_names):
             check(args, runner)
     except Mismatch as e:
         print(f"seed {args.seed}: {e}", file=sys.stderr)
