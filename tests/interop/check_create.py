@@ -259,12 +259,18 @@ def check_kills(args, runner):
 def check_locked(args, runner):
     """What a QEMU writes to is not replaced; what exists not with data in it."""
     runner.run(["qemu-img", "create", "-q", "-f", "qcow2", "locked.qcow2", "1M"])
+    runner.run(["qemu-img", "create", "-q", "-f", "qcow2", "-b", "locked.qcow2", "-F", "qcow2", "over.qcow2"])
     with subprocess.Popen(["qemu-io", "locked.qcow2"], cwd=runner.cwd, stdin=subprocess.PIPE,
                           stdout=subprocess.PIPE) as writer:
         writer.stdin.write(b"read 0 512\n")
         writer.stdin.flush()
         writer.stdout.readline()
         status, _, err = runner.run([args.qchain, "create", "-f", "qcow2", "locked.qcow2", "2M"], ok=None)
+        for argv in (["amend", "-o", "lazy_refcounts=on", "locked.qcow2"], ["resize", "locked.qcow2", "2M"],
+                     ["commit", "over.qcow2"], ["delete", "--keep", "locked.qcow2", "over.qcow2"]):
+            done = runner.run([args.qchain, argv[0], "-U", *argv[1:]], ok=None)
+            if done[0] != 1 or "read-only" not in done[2]:
+                raise Mismatch(f"{argv} writes without locks: {done}")
         writer.communicate(b"quit\n", timeout=20)
     if status != 1 or "lock" not in err.lower():
         raise Mismatch(f"an image in use is replaced: exit {status}: {err}")
