@@ -108,7 +108,7 @@ static int amend(struct tool *t, const struct amend_args *a, const struct tool_c
     /* What lies below matters to the size alone. */
     if (!(mask & QCHAIN_AMEND_SIZE))
         flags |= QCHAIN_OPEN_NO_BACKING;
-    if (tool_open(t, a->name, flags, NULL, &chain) != 0)
+    if (!tool_may_write(t, a->name) || tool_open(t, a->name, flags, NULL, &chain) != 0)
         return 1;
     r = qchain_amend(chain, &c->o, mask, NULL, t->err);
     if (r == 0)

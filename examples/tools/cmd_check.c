@@ -198,11 +198,8 @@ static int run_check(struct tool *t, int argc, char **argv)
         tool_complain(t, "Invalid source cache option: %s", a.cache);
         return 1;
     }
-    if (a.flags && t->force_share) {
-        tool_complain(t, "Could not open '%s': force-share=on can only be used with read-only images",
-                      tool_shown_name(t, argv[optind]));
+    if (a.flags && !tool_may_write(t, argv[optind]))
         return 1;
-    }
     return check(t, argv[optind], &a);
 }
 

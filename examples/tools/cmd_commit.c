@@ -120,7 +120,7 @@ static int run_commit(struct tool *t, int argc, char **argv)
     if (parse_args(t, argc, argv, &a, &flags) != 0)
         return t->status;
     name = a.name;
-    if (tool_prepare_open(t, &name, flags | QCHAIN_OPEN_WRITE, &open, &owned) != 0)
+    if (!tool_may_write(t, name) || tool_prepare_open(t, &name, flags | QCHAIN_OPEN_WRITE, &open, &owned) != 0)
         return 1;
     if (a.keep)
         open.flags &= ~(uint32_t)QCHAIN_OPEN_WRITE;

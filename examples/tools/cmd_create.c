@@ -55,6 +55,10 @@ static int parse_args(struct tool *t, int argc, char **argv, struct create_args 
         t->status = tool_usage_error(t, "Unexpected argument: %s", argv[optind]);
         return TOOL_STOP;
     }
+    if (t->image_opts) {
+        t->status = tool_usage_error(t, "--image-opts cannot be used here: a new image has a name");
+        return TOOL_STOP;
+    }
     return 0;
 }
 

@@ -63,7 +63,7 @@ static int run_delete(struct tool *t, int argc, char **argv)
     if (parse_args(t, argc, argv, &a) != 0)
         return t->status;
     t->format = "qcow2"; /* what has a backing file is that */
-    if (tool_prepare_open(t, &a.layer, 0, &o, &owned) != 0)
+    if (!tool_may_write(t, a.children[0]) || tool_prepare_open(t, &a.layer, 0, &o, &owned) != 0)
         return 1;
     o.index = NULL;
     if (tool_job_start(t, &job, STDOUT_FILENO, false) != 0)

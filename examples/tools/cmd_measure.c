@@ -6,6 +6,8 @@
 
 #include "tool.h"
 
+#define MAX_LISTS 32
+
 enum { OPT_OUTPUT = TOOL_OPT_BASE, OPT_SIZE };
 
 static const struct option measure_options[] = {
@@ -17,7 +19,8 @@ static const struct option measure_options[] = {
 struct measure_args {
     const char *name;     /* NULL: --size */
     const char *format;   /* of the new image */
-    const char *list;
+    const char *list[MAX_LISTS];
+    unsigned n_lists;
     const char *snapshot;
     uint64_t size;
     bool size_given;
@@ -51,7 +54,11 @@ static int parse_option(struct tool *t, int c, struct measure_args *a)
         a->format = optarg;
         return 0;
     case 'o':
-        a->list = optarg;
+        if (a->n_lists == MAX_LISTS) {
+            tool_complain(t, "-o is given too often");
+            return -1;
+        }
+        a->list[a->n_lists++] = optarg;
         return 0;
     case 'l':
         if (parse_snapshot(optarg, a))
@@ -140,13 +147,15 @@ static int run_measure(struct tool *t, int argc, char **argv)
 {
     struct measure_args a = {.format = "raw"};
     struct tool_create c;
-    int status = 1;
+    int status = 1, r = 0;
 
     if (parse_args(t, argc, argv, &a) != 0)
         return t->status;
     tool_create_init(&c, "");
     c.o.format = a.format;
-    if (!a.list || tool_create_parse(t, &c, a.list, false) == 0) {
+    for (unsigned i = 0; r == 0 && i < a.n_lists; i++)
+        r = tool_create_parse(t, &c, a.list[i], false);
+    if (r == 0) {
         if (a.size_given || c.o.size == UINT64_MAX)
             c.o.size = a.size;
         if (c.help) {

@@ -200,7 +200,7 @@ const struct tool_verb tool_verb_rebase = {
     .name = "rebase",
     .run = run_rebase,
     .synopsis = "[options] -b BACKING -F FMT IMG",
-    .help = "  -b BACKING, -F FMT      the new backing file, as IMG names it ("": none)\n"
+    .help = "  -b BACKING, -F FMT      the new backing file, as IMG names it ('': none)\n"
             "  -u                      copy nothing: BACKING is known to have the same bytes\n"
             "  --force                 with -u: do not look whether that can be\n"
             "  --compare               copy only what differs, by reading both\n"

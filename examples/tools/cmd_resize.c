@@ -195,7 +195,7 @@ static int run_resize(struct tool *t, int argc, char **argv)
 
     if (parse_args(t, argc, argv, &a) != 0)
         return t->status;
-    if (tool_open(t, a.name, QCHAIN_OPEN_WRITE, NULL, &c) != 0)
+    if (!tool_may_write(t, a.name) || tool_open(t, a.name, QCHAIN_OPEN_WRITE, NULL, &c) != 0)
         return 1;
     status = resize(t, c, &a);
     qchain_close(c);

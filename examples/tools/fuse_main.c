@@ -72,7 +72,7 @@ static bool add_text(char **list, const char *text)
 /* One word of -o: taken if it can do no harm. */
 static bool take_option(struct tool *t, struct args *a, const char *word)
 {
-    static const char *const passed[] = {"noexec", "noatime", "nodiratime", "auto_unmount"};
+    static const char *const passed[] = {"noexec", "noatime", "auto_unmount"};
     static const char *const always[] = {"nosuid", "nodev", "default_permissions"};
     size_t i;
 

@@ -142,6 +142,8 @@ int tool_prepare_open(struct tool *t, const char **name, uint32_t flags, qchain_
                       char **owned);
 /* Say that an image to be written was taken as raw because it looks like nothing else. */
 void tool_warn_probed(const char *name);
+/* False after a complaint: with -U nothing is written. */
+bool tool_may_write(struct tool *t, const char *name);
 /* Open the top for writing; and end writing, and close. The same answers. */
 int tool_open_writable(struct tool *t, const char *name, uint32_t flags, qchain **out);
 int tool_close_writable(struct tool *t, qchain *c);

@@ -149,15 +149,20 @@ int tool_open(struct tool *t, const char *name, uint32_t flags, const char *snap
     return r ? -1 : 0;
 }
 
+bool tool_may_write(struct tool *t, const char *name)
+{
+    if (t->force_share)
+        tool_complain(t, "Could not open '%s': force-share=on can only be used with read-only images",
+                      tool_shown_name(t, name));
+    return !t->force_share;
+}
+
 int tool_open_writable(struct tool *t, const char *name, uint32_t flags, qchain **out)
 {
     qchain_image_info *i;
 
-    if (t->force_share) {
-        tool_complain(t, "Could not open '%s': force-share=on can only be used with read-only images",
-                      tool_shown_name(t, name));
+    if (!tool_may_write(t, name))
         return -1;
-    }
     if (tool_open(t, name, flags | QCHAIN_OPEN_WRITE, NULL, out) != 0)
         return -1;
     if (!t->format && !t->image_opts && qchain_layer_info(&i, *out, 0, t->err) == 0) {

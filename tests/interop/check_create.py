@@ -198,7 +198,8 @@ def check_measure(args, runner):
             opts += [f"refcount_bits={1 << rng.randrange(7)}"] if rng.random() < 0.3 else []
             opts += ["extended_l2=on"] if rng.random() < 0.3 and not any("=512" in o for o in opts) else []
             opts += ["compat=0.10"] if rng.random() < 0.1 and not opts else []
-        argv = ["measure", "--output=json", "-O", out, *(["-o", ",".join(opts)] if opts else []), *source]
+        lists = [word for o in opts for word in ("-o", o)] if i % 2 else ["-o", ",".join(opts)] if opts else []
+        argv = ["measure", "--output=json", "-O", out, *lists, *source]
         mine, theirs = (runner.run([tool, *argv], ok=None) for tool in (args.qchain, "qemu-img"))
         if mine[0] != theirs[0] or (mine[0] == 0 and json.loads(mine[1]) != json.loads(theirs[1])):
             raise Mismatch(f"{i}: {argv}: {mine}, qemu-img {theirs}")
@@ -258,12 +259,18 @@ def check_kills(args, runner):
 def check_locked(args, runner):
     """What a QEMU writes to is not replaced; what exists not with data in it."""
     runner.run(["qemu-img", "create", "-q", "-f", "qcow2", "locked.qcow2", "1M"])
+    runner.run(["qemu-img", "create", "-q", "-f", "qcow2", "-b", "locked.qcow2", "-F", "qcow2", "over.qcow2"])
     with subprocess.Popen(["qemu-io", "locked.qcow2"], cwd=runner.cwd, stdin=subprocess.PIPE,
                           stdout=subprocess.PIPE) as writer:
         writer.stdin.write(b"read 0 512\n")
         writer.stdin.flush()
         writer.stdout.readline()
         status, _, err = runner.run([args.qchain, "create", "-f", "qcow2", "locked.qcow2", "2M"], ok=None)
+        for argv in (["amend", "-o", "lazy_refcounts=on", "locked.qcow2"], ["resize", "locked.qcow2", "2M"],
+                     ["commit", "over.qcow2"], ["delete", "--keep", "locked.qcow2", "over.qcow2"]):
+            done = runner.run([args.qchain, argv[0], "-U", *argv[1:]], ok=None)
+            if done[0] != 1 or "read-only" not in done[2]:
+                raise Mismatch(f"{argv} writes without locks: {done}")
         writer.communicate(b"quit\n", timeout=20)
     if status != 1 or "lock" not in err.lower():
         raise Mismatch(f"an image in use is replaced: exit {status}: {err}")
@@ -272,6 +279,14 @@ def check_locked(args, runner):
     runner.run([args.qchain, "create", "-q", "-f", "qcow2", "-o", "data_file=kept.raw,data_file_raw=on", "k.qcow2", "1M"])
     runner.run(["qemu-io", "-c", "read -P 107 0 1", "k.qcow2"])
     check_image(runner, "k.qcow2", "data file kept")
+
+
+def check_names(args, runner):
+    """A list of options is no name of a new image."""
+    status, _, err = runner.run([args.qchain, "create", "--image-opts", "-f", "qcow2", "file.filename=n.qcow2", "1M"], ok=None)
+    made = [name for name in os.listdir(runner.cwd) if name.endswith("n.qcow2")]
+    if status != 1 or "--image-opts" not in err or made:
+        raise Mismatch(f"create --image-opts: exit {status}, made {made}: {err}")
 
 
 # ------------------------------------------------------- amend and resize ---
@@ -349,7 +364,7 @@ def main():
     directory = tempfile.mkdtemp(prefix="qchain-create-")
     runner = lib.Runner(directory, env={"QCHAIN_POLICY": "", "QCHAIN_REMOTE": ""})
     try:
-        for check in (check_random, check_measure, check_amend, check_large, check_kills, check_locked):
+        for check in (check_random, check_measure, check_amend, check_large, check_kills, check_locked, check_names):
             check(args, runner)
     except Mismatch as e:
         print(f"seed {args.seed}: {e}", file=sys.stderr)

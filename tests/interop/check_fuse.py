@@ -395,8 +395,8 @@ def background(place):
     home, top = place.simple()
     want, where = read_all(place.flat(top)), place.new("mnt")
     os.mkdir(where)
-    for _ in range(5):
-        place.run(place.args.fuse, os.path.basename(top), where, cwd=home)
+    for options in ("ro", "noexec", "noatime", "fsname=some where", "nosuid,nodev"):
+        place.run(place.args.fuse, "-o", options, os.path.basename(top), where, cwd=home)
         lib.same_bytes("in the background", read_all(os.path.join(where, "top.raw")), want, 0)
         fm.unmount(where)
     for words, *argv in (("cannot open", "nothing.qcow2", where), ("No such file", top, where + "/nothing"),

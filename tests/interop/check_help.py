@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""Each program's page, its help and its code name the same options, and qchain(1) names all verbs. Pages are read as a
-reader sees them, after groff; code by its tables for getopt_long."""
+"""Each program's page, its help and its code name the same options, and qchain(1) says of all verbs what they say. Pages
+are read as a reader sees them, after groff; code by its tables for getopt_long."""
 import argparse
 import os
 import re
@@ -40,6 +40,11 @@ def accepted(name):
     return found
 
 
+def named(page):
+    """What the NAME line of a page says."""
+    return re.search(r"^NAME\n +\S+ - (.*)$", page, re.M)[1]
+
+
 def main():
     p = argparse.ArgumentParser(description=__doc__)
     p.add_argument("--bin", default=lib.default_bin())
@@ -51,13 +56,16 @@ def main():
     names = sorted(n[:-2] for n in os.listdir(os.path.join(TOOLS, "man")) if n.endswith(".1") and n != "qchain.1")
     bad = []
     for name in names:
+        page = page_of(name)
         if f"{name}(1)" not in top:
             bad.append(f"qchain(1) does not name {name}(1)")
+        elif not re.search(rf"^ +{name}\(1\)\n? +{re.escape(named(page))}\.$", top, re.M | re.I):
+            bad.append(f"qchain(1) does not say of {name}(1) what its NAME line does: {named(page)}")
         program = os.path.join(args.bin, name)
         if not os.path.exists(program):
             continue  # qchain-fuse, without libfuse
         done = subprocess.run([program, "--help"], capture_output=True, text=True, check=False)
-        page, help_text = page_of(name), set(OPTION.findall(done.stdout + done.stderr))
+        help_text = set(OPTION.findall(done.stdout + done.stderr))
         said = set(OPTION.findall(page))
         bad += [f"{name} --help has {o}, and {name}(1) has not" for o in sorted(help_text - said - common)]
         bad += [f"{name}(1) has {o}, and --help has not" for o in sorted(described(page) - help_text - common)]
