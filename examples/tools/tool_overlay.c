@@ -47,9 +47,10 @@ static int make(struct tool *t, const char *name, const char *url)
     o.policy = t->policy;
     r = qchain_create(t->env, name, &o, t->err);
     qchain_image_info_free(i);
-    if (r)
-        tool_complain_error(t);
-    return r ? -1 : 0;
+    if (r == 0 || r == QCHAIN_E_EXISTS) /* by now: another process made it */
+        return 0;
+    tool_complain_error(t);
+    return -1;
 }
 
 static bool stands_on(struct tool *t, qchain *c, const char *name, const char *url)

@@ -272,6 +272,8 @@ static int write_files(struct qc_creating *c)
         ret = target_open(&c->image, c->env, false, c->err);
     if (ret != 0)
         return ret;
+    if (c->opts->flags & QCHAIN_CREATE_KEEP)
+        qc_newfile_keep(c->image.file);
     c->o.in_place = c->image.in_place;
     ret = c->raw ? write_raw(c) : qc2_create(c->image.store, c->data.store, &c->o, c->err);
     if (ret == 0 && c->o.data_file) {

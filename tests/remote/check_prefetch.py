@@ -50,6 +50,23 @@ def interrupted(place, made):
         raise Mismatch("no progress is told")
 
 
+def at_once(place, made):
+    """Two processes that make one image over a URL: one of them does, the other hears that it is in use, or comes late."""
+    far = made.server.proxy(place, delay_ms=50)
+    image, url = place.path("at-once.qcow2"), made.server.url(far, made.top)
+    both = [subprocess.Popen(made.tools.argv("prefetch", "-q", "--no-index", "-l", "6M", "-r", "6M", "--to", image, url,
+                                             rules=made.server.rules(far)), env=made.tools.env, stderr=subprocess.PIPE, text=True)
+            for _ in range(2)]
+    said = [p.communicate()[1] for p in both]
+    ended = [p.returncode for p in both]
+    if 0 not in ended or any(code and (code != 1 or "in use" not in text) for code, text in zip(ended, said)):
+        raise Mismatch(f"exit {ended}: {said}")
+    again = made.tools.run("prefetch", "--no-index", "--output=json", "-l", "6M", "--to", image, url,
+                           rules=made.server.rules(far)).json()
+    if again["fetched"] or not again["local"]:
+        raise Mismatch(f"what one of them fetched is not there: {again}")
+
+
 def beside_a_reader(place, made):
     """One process reads ten times a second, and prefetches when idle, over a slow link whose queue is deep: its requests
     become so small that the reader does not wait for them."""
@@ -95,4 +112,4 @@ def beside_a_reader(place, made):
     return f"{len(log)} requests beside 20 reads, of {min(log) >> 10} to {max(log) >> 10} KiB"
 
 
-r.main("check_prefetch", pf.CHECKS + [refused, interrupted, beside_a_reader], lambda place: pf.Made(place, Nginx(place)))
+r.main("check_prefetch", pf.CHECKS + [refused, interrupted, at_once, beside_a_reader], lambda place: pf.Made(place, Nginx(place)))

@@ -68,6 +68,9 @@ static void test_replaces(void **state)
 
     o.flags = QCHAIN_CREATE_KEEP;
     assert_int_equal(qchain_create(NULL, "link", &o, err), QCHAIN_E_EXISTS);
+    assert_int_equal(symlink("nowhere", "loose"), 0);
+    assert_int_equal(qchain_create(NULL, "loose", &o, err), QCHAIN_E_EXISTS);
+    assert_true(lstat("loose", &after) == 0 && S_ISLNK(after.st_mode));
     o.flags = 0;
     o.size = 1 << 20;
     assert_int_equal(qchain_create(NULL, "link", &o, err), 0);
