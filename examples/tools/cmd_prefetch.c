@@ -359,7 +359,10 @@ static int prefetch(struct tool *t, struct prefetch_args *a, qchain **chains)
         return put_json(t, &result);
     if (r == 0 && !t->quiet)
         put_human(a, &result);
-    return tool_job_status(t, r, 1);
+    r = tool_job_status(t, r, 1);
+    if (r && a->n_to && qchain_error_code(t->err) == QCHAIN_E_CHANGED)
+        fprintf(stderr, "What --to FILE holds is of what it was: remove FILE, and begin anew\n");
+    return r;
 }
 
 static bool open_all(struct tool *t, const struct prefetch_args *a, qchain **chains)

@@ -47,9 +47,27 @@ static int make(struct tool *t, const char *name, const char *url)
     o.policy = t->policy;
     r = qchain_create(t->env, name, &o, t->err);
     qchain_image_info_free(i);
-    if (r)
-        tool_complain_error(t);
-    return r ? -1 : 0;
+    if (r == 0 || r == QCHAIN_E_EXISTS) /* by now: another process made it */
+        return 0;
+    tool_complain_error(t);
+    return -1;
+}
+
+/* Said before it is opened as qcow2, of what was never an overlay: it shall not be taken for one that is damaged. What
+ * cannot be looked at opening tells. */
+static bool may_be_overlay(struct tool *t, const char *name)
+{
+    qchain_image_info *i = NULL;
+    qchain_open_opts o;
+    bool may;
+
+    qchain_open_opts_init(&o, sizeof(o));
+    o.flags = QCHAIN_OPEN_FORCE_SHARE; /* the lock, too, is for opening */
+    may = qchain_inspect(&i, t->env, name, &o, NULL) != 0 || strcmp(i->format, "qcow2") == 0;
+    if (!may)
+        tool_complain(t, "%s: it is there, and is no qcow2 image: name another file, or none that exists", name);
+    qchain_image_info_free(i);
+    return may;
 }
 
 static bool stands_on(struct tool *t, qchain *c, const char *name, const char *url)
@@ -79,7 +97,7 @@ int tool_open_overlay(struct tool *t, const char *name, const char *url, qchain 
         tool_complain(t, "Could not look at '%s': %s", name, strerror(errno));
         return -1;
     }
-    if (stat(name, &there) != 0 && make(t, name, url) != 0)
+    if (stat(name, &there) == 0 ? !may_be_overlay(t, name) : make(t, name, url) != 0)
         return -1;
     t->format = "qcow2";
     r = tool_open_writable(t, name, 0, out);

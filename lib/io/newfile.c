@@ -30,6 +30,7 @@ struct qc_newfile {
     int               dir, fd;
     bool              exists;    /* under its temporary name; else it has none yet */
     bool              failed;    /* something is missing in it */
+    bool              keeps;     /* what has the name by then */
     struct qc_store  *store;     /* on it; NULL: nobody asked */
     struct qc_escaped path;      /* for messages */
 };
@@ -181,6 +182,11 @@ int qc_newfile_create(struct qc_newfile **out, const char *path, const struct st
     return 0;
 }
 
+void qc_newfile_keep(struct qc_newfile *f)
+{
+    f->keeps = true;
+}
+
 /* ------------------------------------------------------------------- write --- */
 
 /* No space, or a broken medium, whatever the errno. */
@@ -306,6 +312,22 @@ static int make_durable(struct qc_newfile *f, qchain_error *err)
     return ret;
 }
 
+/* A file system that cannot do it by renaming can by a link. */
+static int rename_to_new(const struct qc_newfile *f)
+{
+    int ret;
+
+    if (!qc_newfile_test_named) {
+        ret = renameat2(f->dir, f->temporary, f->dir, f->name, RENAME_NOREPLACE);
+        if (ret == 0 || errno != EINVAL)
+            return ret;
+    }
+    ret = linkat(f->dir, f->temporary, f->dir, f->name, 0);
+    if (ret == 0)
+        unlinkat(f->dir, f->temporary, 0);
+    return ret;
+}
+
 static int give_name(struct qc_newfile *f, qchain_error *err)
 {
     int fd = f->fd, ret = f->exists ? 0 : link_temporary(f, err);
@@ -315,7 +337,7 @@ static int give_name(struct qc_newfile *f, qchain_error *err)
     f->fd = -1;
     if (close(fd) != 0)
         return fail_errno(f, errno, "close of its temporary file", err);
-    if (renameat(f->dir, f->temporary, f->dir, f->name) != 0)
+    if ((f->keeps ? rename_to_new(f) : renameat(f->dir, f->temporary, f->dir, f->name)) != 0)
         return fail_errno(f, errno, "cannot give its temporary file this name", err);
     f->exists = false;
     return 0;

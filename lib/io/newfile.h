@@ -22,6 +22,8 @@ struct qc_store;
  * the umask. */
 int qc_newfile_create(struct qc_newfile **out, const char *path, const struct stat *like,
                       qchain_error *err);
+/* What has the name by the time it is to be given is not replaced (EXISTS). */
+void qc_newfile_keep(struct qc_newfile *f);
 /* Write at an offset; whole or failed (NOSPACE, IO). */
 int qc_newfile_write(struct qc_newfile *f, const void *buf, size_t length, uint64_t offset,
                      qchain_error *err);

@@ -265,6 +265,7 @@ static int write_raw(struct qc_creating *c)
 /* The data file first: an image is not there without it. */
 static int write_files(struct qc_creating *c)
 {
+    struct qc_escaped text;
     int ret;
 
     ret = c->o.data_file ? target_open(&c->data, c->env, true, c->err) : 0;
@@ -272,8 +273,12 @@ static int write_files(struct qc_creating *c)
         ret = target_open(&c->image, c->env, false, c->err);
     if (ret != 0)
         return ret;
+    if (c->opts->flags & QCHAIN_CREATE_KEEP)
+        qc_newfile_keep(c->image.file);
     c->o.in_place = c->image.in_place;
     ret = c->raw ? write_raw(c) : qc2_create(c->image.store, c->data.store, &c->o, c->err);
+    if (ret != 0)
+        qc_error_prefix(c->err, -1, "%s: ", qc_name_shown(&text, c->image.path));
     if (ret == 0 && c->o.data_file) {
         ret = target_commit(&c->data, true, c->err);
         c->data_named = ret == 0 && !c->data.exists;

@@ -107,11 +107,8 @@ static int flush_tops(struct prefetch *p, qchain_error *err)
 {
     int ret = 0;
 
-    for (uint32_t i = 0; ret == 0 && i < p->n_held; i++) {
+    for (uint32_t i = 0; ret == 0 && i < p->n_held; i++)
         ret = qc_chain_flush(p->disk[i].c, err);
-        if (ret != 0)
-            qc_layer_prefix(p->disk[i].c, 0, err);
-    }
     p->flushed_ns = qc_now_ns();
     return ret;
 }

@@ -165,8 +165,6 @@ static int store_arrived(struct qc_prefetch_window *w, qchain_error *err)
 
     while (ret == 0 && (b = take_arrived(w))) {
         ret = qc_prefetch_store(b->c, b->piece, b->n_pieces, b->b.buf, b->b.offset, err);
-        if (ret != 0)
-            qc_layer_prefix(b->c, 0, err);
         pthread_mutex_lock(&w->lock);
         count_out(w, b, 0);
         pthread_mutex_unlock(&w->lock);

@@ -480,7 +480,8 @@ def client_killed(place):
 
 def ended(place):
     """SIGTERM while writes are in flight: clients hear of the shutdown, and when they have left it ends; the image is whole,
-    and has all that was answered."""
+    and has all that was answered. Who closes it is not seen from here, as the server's end would do what the last client's
+    leaving did not: that is for set_free and client_killed, whose server goes on."""
     top = place.chain()
     answered, flying = set(), {}
     with place.serve("write=true", top) as s:

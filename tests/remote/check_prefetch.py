@@ -5,6 +5,7 @@ beside a reader."""
 import glob
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,6 +25,7 @@ def refused(place, made):
     with open(where, "w", encoding="ascii") as f:
         f.write("x")
     made.tools.fails("cannot be used", "prefetch", made.url, rules=["cache-dir " + where])
+    made.tools.fails("no qcow2 image: name another", "prefetch", "--to", where, made.url, rules=[])
     got = made.tools.run("prefetch", "--output=json", os.path.join(made.home, made.top), rules=[]).json()
     if got["visible"] or not got["local"]:
         raise Mismatch(f"of a local chain: {got}")
@@ -48,6 +50,41 @@ def interrupted(place, made):
             raise Mismatch(f"progress: {said}")
     if told["total"] == 0:
         raise Mismatch("no progress is told")
+
+
+def at_once(place, made):
+    """Two processes that make one image over a URL: one of them does, the other hears that it is in use, or comes late."""
+    far = made.server.proxy(place, delay_ms=50)
+    image, url = place.path("at-once.qcow2"), made.server.url(far, made.top)
+    both = [subprocess.Popen(made.tools.argv("prefetch", "-q", "--no-index", "-l", "6M", "-r", "6M", "--to", image, url,
+                                             rules=made.server.rules(far)), env=made.tools.env, stderr=subprocess.PIPE, text=True)
+            for _ in range(2)]
+    said = [p.communicate()[1] for p in both]
+    ended = [p.returncode for p in both]
+    if 0 not in ended or any(code and (code != 1 or "in use" not in text) for code, text in zip(ended, said)):
+        raise Mismatch(f"exit {ended}: {said}")
+    again = made.tools.run("prefetch", "--no-index", "--output=json", "-l", "6M", "--to", image, url,
+                           rules=made.server.rules(far)).json()
+    if again["fetched"] or not again["local"]:
+        raise Mismatch(f"what one of them fetched is not there: {again}")
+
+
+def replaced(place, made):
+    """An object that is replaced while it comes into an image ends it, and it says what to do with what came."""
+    name, image = "replaced.qcow2", place.path("mixed.qcow2")
+    there, url = os.path.join(made.home, name), made.url_of(name)
+    subprocess.run(["qemu-img", "convert", "-O", "qcow2", made.raw, there], check=True)
+    p = subprocess.Popen(made.tools.argv("prefetch", "-q", "--no-index", "-r", "4M", "--to", image, url, rules=[]),
+                         env=made.tools.env, stderr=subprocess.PIPE, text=True)
+    while p.poll() is None and (not os.path.exists(image) or os.stat(image).st_size < 2 << 20):
+        time.sleep(0.02)
+    shutil.copyfile(there, there + ".new")
+    os.utime(there + ".new", (1e9, 1e9))
+    os.replace(there + ".new", there)
+    said = p.communicate()[1]
+    if p.returncode != 1 or "not what it was" not in said or "remove FILE" not in said:
+        raise Mismatch(f"exit {p.returncode}: {said}")
+    subprocess.run(["qemu-img", "check", "-q", image], check=True)
 
 
 def beside_a_reader(place, made):
@@ -95,4 +132,4 @@ def beside_a_reader(place, made):
     return f"{len(log)} requests beside 20 reads, of {min(log) >> 10} to {max(log) >> 10} KiB"
 
 
-r.main("check_prefetch", pf.CHECKS + [refused, interrupted, beside_a_reader], lambda place: pf.Made(place, Nginx(place)))
+r.main("check_prefetch", pf.CHECKS + [refused, interrupted, at_once, replaced, beside_a_reader], lambda place: pf.Made(place, Nginx(place)))

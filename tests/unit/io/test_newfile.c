@@ -229,6 +229,33 @@ static void a_link_is_replaced(void **unused)
     qc_free(target);
 }
 
+/* One that is only to be new: of two the first stays, and a link that leads nowhere. */
+static void what_came_first_stays(void **unused)
+{
+    char *path = scratch_path(scratch, "new"), *link = scratch_path(scratch, "link");
+    struct qc_newfile *first, *second;
+    struct stat st;
+
+    (void)unused;
+    assert_int_equal(symlink("nowhere", link), 0);
+    assert_int_equal(qc_newfile_create(&first, path, NULL, &err), 0);
+    assert_int_equal(qc_newfile_create(&second, path, NULL, &err), 0);
+    qc_newfile_keep(first);
+    qc_newfile_keep(second);
+    assert_int_equal(put_pattern(first, 0, 1000, 6), 0);
+    assert_int_equal(put_pattern(second, 0, 2000, 7), 0);
+    assert_int_equal(qc_newfile_commit(first, &err), 0);
+    assert_int_equal(qc_newfile_commit(second, &err), QCHAIN_E_EXISTS);
+    holds(path, 1000, 6);
+    assert_int_equal(qc_newfile_create(&first, link, NULL, &err), 0);
+    qc_newfile_keep(first);
+    assert_int_equal(qc_newfile_commit(first, &err), QCHAIN_E_EXISTS);
+    assert_true(lstat(link, &st) == 0 && S_ISLNK(st.st_mode));
+    assert_int_equal(count_files(), 2);
+    qc_free(path);
+    qc_free(link);
+}
+
 static void copies(void **unused)
 {
     char *path = scratch_path(scratch, "new"), *from = scratch_path(scratch, "from");
@@ -438,6 +465,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(any_name, setup, teardown),
         cmocka_unit_test_setup_teardown(name_of_a_directory, setup, teardown),
         cmocka_unit_test_setup_teardown(a_link_is_replaced, setup, teardown),
+        cmocka_unit_test_setup_teardown(what_came_first_stays, setup, teardown),
         cmocka_unit_test_setup_teardown(copies, setup, teardown),
         cmocka_unit_test_setup_teardown(no_space, setup, teardown),
         cmocka_unit_test_setup_teardown(permissions, setup, teardown),

@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 /* Making images by the library's call: what is refused, what is replaced, where sizes come from. */
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 #include <cmocka.h>
@@ -68,6 +70,9 @@ static void test_replaces(void **state)
 
     o.flags = QCHAIN_CREATE_KEEP;
     assert_int_equal(qchain_create(NULL, "link", &o, err), QCHAIN_E_EXISTS);
+    assert_int_equal(symlink("nowhere", "loose"), 0);
+    assert_int_equal(qchain_create(NULL, "loose", &o, err), QCHAIN_E_EXISTS);
+    assert_true(lstat("loose", &after) == 0 && S_ISLNK(after.st_mode));
     o.flags = 0;
     o.size = 1 << 20;
     assert_int_equal(qchain_create(NULL, "link", &o, err), 0);
@@ -77,6 +82,24 @@ static void test_replaces(void **state)
     assert_int_equal(after.st_mode, before.st_mode);
     assert_int_equal(lstat("link", &after), 0);
     assert_true(S_ISLNK(after.st_mode));
+}
+
+/* A file that cannot grow, as on a full disk: which one is told, and nothing is left of it. */
+static void test_no_room(void **state)
+{
+    qchain_create_opts o = opts("qcow2", 1 << 20);
+    struct rlimit old, some;
+
+    (void)state;
+    assert_int_equal(getrlimit(RLIMIT_FSIZE, &old), 0);
+    some = old;
+    some.rlim_cur = 65536;
+    signal(SIGXFSZ, SIG_IGN);
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &some), 0);
+    assert_int_not_equal(qchain_create(NULL, "full.qcow2", &o, err), 0);
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &old), 0);
+    assert_non_null(strstr(qchain_error_message(err), "full.qcow2: "));
+    assert_int_equal(access("full.qcow2", F_OK), -1);
 }
 
 static void test_backing(void **state)
@@ -246,8 +269,9 @@ static void test_amend(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_replaces), cmocka_unit_test(test_backing), cmocka_unit_test(test_data_file),
-        cmocka_unit_test(test_raw),      cmocka_unit_test(test_calls),   cmocka_unit_test(test_amend),
+        cmocka_unit_test(test_replaces), cmocka_unit_test(test_no_room), cmocka_unit_test(test_backing),
+        cmocka_unit_test(test_data_file), cmocka_unit_test(test_raw),    cmocka_unit_test(test_calls),
+        cmocka_unit_test(test_amend),
     };
 
     return cmocka_run_group_tests(tests, setup, teardown);

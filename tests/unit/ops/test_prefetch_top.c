@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* Prefetching into the top of a chain whose layers lie on a server in this process. */
+#include <signal.h>
+#include <sys/resource.h>
+
 #include "chain/object_server.h"
 
 #include "chain/first_tables.h"
@@ -265,6 +268,39 @@ static void says_what_is_wrong(void **unused)
     qchain_close(c);
 }
 
+/* A file that cannot grow, as on a full disk, is told of, once; with room again it goes on where it was. */
+static void a_full_disk(void **unused)
+{
+    struct rlimit old, some;
+    const char *said;
+    uint64_t lacks;
+    qchain *c;
+
+    (void)unused;
+    make_top(65536, QCHAIN_COMPRESSION_ZLIB);
+    c = open_top(QCHAIN_OPEN_WRITE);
+    lacks = data_from(c, 1);
+    assert_int_equal(getrlimit(RLIMIT_FSIZE, &old), 0);
+    some = old;
+    some.rlim_cur = 4 * MIB;
+    signal(SIGXFSZ, SIG_IGN);
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &some), 0);
+    assert_int_equal(prefetch(c), QCHAIN_E_LIMIT); /* EFBIG */
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &old), 0);
+    said = qchain_error_message(err);
+    assert_non_null(strstr(said, top));
+    assert_null(strstr(strstr(said, "layer #0") + 1, "layer #0"));
+    qchain_close(c);
+    c = open_top(QCHAIN_OPEN_WRITE);
+    assert_in_range(data_from(c, 1), 1, lacks - 1);
+    lacks = data_from(c, 1);
+    prefetch_well(c);
+    assert_true(result.visible == lacks && data_from(c, 1) == 0);
+    all_is_right(c);
+    qchain_close(c);
+    check_sound();
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -274,6 +310,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(of_larger_clusters, setup, teardown),
         cmocka_unit_test_setup_teardown(goes_on_beside_writes, setup, teardown),
         cmocka_unit_test_setup_teardown(says_what_is_wrong, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_full_disk, setup, teardown),
     };
     int ret;
 
