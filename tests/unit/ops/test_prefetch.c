@@ -2,7 +2,7 @@
 /* Prefetching chains from a server in this process: what shows, once, and under the rules. */
 #include "chain/object_server.h"
 
-#include "chain/chain.h"
+#include "chain/first_tables.h"
 #include "mem_layers.h"
 #include "ops/prefetch_int.h"
 #include "remote/remote_int.h"
@@ -237,16 +237,6 @@ static qchain_env *new_env(const char *more, bool cache)
     assert_int_equal(qchain_env_create(&env, &o, err), 0);
     qchain_remote_destroy(r);
     return env;
-}
-
-/* The first tables are asked for beside the opening, and one of them on a guess: what comes late would count as somebody
- * else's request. */
-static void wait_for_first_tables(qchain *c)
-{
-    pthread_mutex_lock(&c->late_lock);
-    while (c->n_warm > 0)
-        pthread_cond_wait(&c->warmed, &c->late_lock);
-    pthread_mutex_unlock(&c->late_lock);
 }
 
 static qchain *open_top(qchain_env *env)

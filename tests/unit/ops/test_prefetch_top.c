@@ -2,6 +2,7 @@
 /* Prefetching into the top of a chain whose layers lie on a server in this process. */
 #include "chain/object_server.h"
 
+#include "chain/first_tables.h"
 #include "mem_layers.h"
 
 #define MIB (UINT64_C(1) << 20)
@@ -86,6 +87,7 @@ static qchain *open_top(uint32_t flags)
     if (qchain_open(&c, env, top, &o, err) != 0)
         fail_msg("%s", qchain_error_message(err));
     qchain_policy_destroy(p);
+    wait_for_first_tables(c);
     return c;
 }
 
