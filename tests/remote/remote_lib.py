@@ -110,7 +110,7 @@ class Proxy:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self.stats_file)
         self.process.send_signal(signal.SIGUSR1)
-        for _ in range(500):
+        for _ in range(3000):
             with contextlib.suppress(FileNotFoundError):
                 with open(self.stats_file, encoding="ascii") as f:
                     return json.load(f)
@@ -118,7 +118,10 @@ class Proxy:
         raise Mismatch("delay_proxy does not answer")
 
     def log(self):
-        """The requests so far, as dictionaries."""
+        """The requests so far, as dictionaries: all of clients that have ended, since it has looked at its sockets."""
+        for _ in range(2):
+            if self.process.poll() is None:
+                self.stats()
         with open(self.log_file, encoding="ascii") as f:
             return [json.loads(line) for line in f]
 
