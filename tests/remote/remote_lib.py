@@ -26,7 +26,7 @@ sys.path.insert(0, os.path.join(HERE, "../interop"))
 
 import chain_maker                        # noqa: E402
 import interop_lib as lib                 # noqa: E402
-from interop_lib import Mismatch, SKIP    # noqa: E402,F401
+from interop_lib import Mismatch, SKIP, wait_until_quiet    # noqa: E402,F401
 
 EMPTY_SHA256 = hashlib.sha256(b"").hexdigest()
 SLOW = 8 if os.environ.get("QC_SAN") else 1    # how much slower the tools may be
