@@ -301,7 +301,7 @@ static void replaced_at_the_same_size(void **unused)
 /* What failed once is asked for again when it is read again, and is right then. */
 static void a_failed_read_does_not_stick(void **unused)
 {
-    qchain_env *env = new_env(cache_rule("deadline 1"));
+    qchain_env *env = new_env(cache_rule("deadline 4"));
     qchain *c = open_top(env);
     int ret;
 
@@ -372,7 +372,7 @@ static void a_fork_while_urls_are_open(void **unused)
     for (int i = 0; i < 3; i++) {
         pid = fork();
         if (pid == 0) {
-            alarm(30);
+            alarm(120);
             ret = child(env, c);
             if (ret == 0) /* not by an exit: what the parent still has would be taken for lost */
                 raise(SIGKILL);
