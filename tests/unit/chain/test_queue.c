@@ -241,10 +241,11 @@ static void parked_requests_share_a_walk(void **unused)
     qchain_stats s;
 
     (void)unused;
-    m->layer[0].delay_us = 5000;
+    atomic_store(&m->layer[0].held, true);
     for (int i = 0; i < 32; i++)
         submit(q, buf[i], 4096, (uint64_t)i * 5000, buf[i]);
     assert_int_equal(stats_of(c).queue_leaf, 0);
+    atomic_store(&m->layer[0].held, false);
     assert_int_equal(qchain_queue_reap(q, done, 32, 32, -1), 32);
     s = stats_of(c);
     assert_int_equal(s.index_fills, 1);
