@@ -500,7 +500,8 @@ void qc_flight_want(struct qc_object *o, struct qc_reading *rd, char *dest, uint
     pthread_mutex_lock(&o->lock);
     given_up = o->given_up;
     there = given_up || join(o, rd, dest, rd ? offset : first, rd ? length : f->fetch.length) ||
-            (f->keep && landed_meanwhile(o, dest, offset, length, f->key, first));
+            (f->keep && landed_meanwhile(o, dest, offset, length, f->key, first)) ||
+            (rd && offset + length <= o->head && landed_meanwhile(o, dest, offset, length, QC_KEY_HEAD, 0));
     if (!there) {
         if (rd) {
             p = add_part(rd, dest, offset, length);

@@ -97,7 +97,7 @@ source %s/qchain.bash
             os.execvpe("bash", ["bash", "--noprofile", "-i"], self.env)
         try:
             for n in range(len(lines) + 1):
-                for _ in range(1000):
+                for _ in range(6000):
                     if os.path.exists(prompts) and os.path.getsize(prompts) > n:
                         break
                     if select.select([fd], [], [], 0.01)[0]:

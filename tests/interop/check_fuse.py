@@ -493,7 +493,7 @@ def hydrated(place):
     for options in ("cluster_size=64k", "cluster_size=64k,extended_l2=on", "compat=0.10,cluster_size=4k"):
         home, top = place.simple(options=options)
         model = bytearray(read_all(place.flat(top)))
-        m = place.mount("-w", "--hydrate=2M", top)
+        m = place.mount("-w", "--hydrate=256k", top)
         with opened(m.file(), os.O_RDWR) as fd:
             for _ in range(20):
                 random_op(place.rng, fd, model)

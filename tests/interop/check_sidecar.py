@@ -255,14 +255,14 @@ def begin_read(place, image):
         os.mkfifo(fifo)
     p = subprocess.Popen([place.program, "read", image, "fifo"],
                          cwd=place.directory, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    until = time.monotonic() + 20
+    until = time.monotonic() + 60
     while time.monotonic() < until:
         try:
             held = [os.readlink(f"/proc/{p.pid}/fd/{fd}") for fd in os.listdir(f"/proc/{p.pid}/fd")]
         except OSError:
             held = []
         if any(h.endswith(".qci") for h in held):
-            time.sleep(0.05)
+            lib.wait_until_quiet(p)
             return p
         time.sleep(0.002)
     p.kill()
@@ -283,7 +283,7 @@ def check_changed_after_open(args, directory, rng):
             with open(place.path("fifo"), "rb") as f:
                 while f.read(1 << 20):
                     pass
-            _, err = reader.communicate(timeout=20)
+            _, err = reader.communicate(timeout=60)
             err = err.decode(errors="replace")
             # "not what it was": another thread of the reader met it first.
             if reader.returncode != 1 or not any(x in err for x in ("changed", "removed", "not what it was")):

@@ -186,7 +186,7 @@ static void child_of_open_chain(qchain *c)
     uint32_t      n = 0;
     uint64_t      next = 0;
 
-    alarm(20);
+    alarm(120);
     CHECK(qchain_read(c, &byte, 1, 0, 0, err) == QCHAIN_E_INVAL);
     CHECK(strstr(qchain_error_message(err), "fork") != NULL);
     CHECK(qchain_map(c, 0, 512, &extent, 1, &n, &next, 0, err) == QCHAIN_E_INVAL);
@@ -238,7 +238,7 @@ static void check_fork_before_open(const char *name)
     pid = fork();
     CHECK(pid >= 0);
     if (pid == 0) {
-        alarm(20);
+        alarm(120);
         use_env(env, name);
         qchain_env_destroy(env);
         _exit(0);

@@ -8,6 +8,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import time
 
 SKIP = 77
 BLOCK = 65536
@@ -25,6 +26,33 @@ def any_seed():
 def share(n):
     """The part of n random tries that are made under a slow checker (QC_SHORT says how slow)."""
     return max(1, n // max(1, int(os.environ.get("QC_SHORT") or 1)))
+
+
+def switches(process, waiting):
+    """How often the threads of a process have stopped running until now; None if one of them runs, or would if it had a
+    processor. waiting: the states of threads that do not."""
+    count = 0
+    for task in os.listdir(f"/proc/{process.pid}/task"):
+        with open(f"/proc/{process.pid}/task/{task}/status", encoding="ascii", errors="replace") as f:
+            said = dict(line.split(":", 1) for line in f if ":" in line)
+        if said["State"].split()[0] not in waiting:
+            return None
+        count += int(said.get("voluntary_ctxt_switches", 0)) + int(said.get("nonvoluntary_ctxt_switches", 0))
+    return count
+
+
+def wait_until_quiet(process, seconds=0.05, waiting="SZX"):
+    """Until it waits for somebody else, and has for so long: on a slow machine it may not have had its turn before."""
+    until = time.monotonic() + 60
+    while time.monotonic() < until and process.poll() is None:
+        try:
+            before = switches(process, waiting)
+            time.sleep(seconds)
+            if before is not None and before == switches(process, waiting):
+                return
+        except OSError:     # a thread has ended meanwhile
+            time.sleep(0.001)
+    raise Mismatch(f"{process.args} does not come to wait: {process.poll()}")
 
 
 class Mismatch(Exception):

@@ -100,7 +100,7 @@ def layers(place, made):
 def dead(place, made):
     """The server dies while many read: EIO, no hang; the mount can be taken away."""
     for view in ("disk", "layers"):
-        proxy = place.proxy(made.nginx["HTTP"], delay_ms=5)
+        proxy = place.proxy(made.nginx["HTTP"], delay_ms=5, bandwidth=4)  # so that it dies before all was read
         with made.mount(place, proxy, "--direct-io", view=view, rules=["deadline 3", "block-size 64K"]) as m:
             path = m.file() if view == "disk" else os.path.join(m.where, made.names[0])
             size, failed = os.stat(path).st_size, []
@@ -162,7 +162,7 @@ def second_signal(place, made):
     proxy.process.send_signal(signal.SIGSTOP)
     try:
         reader = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
-        time.sleep(1)
+        r.wait_until_quiet(reader, 0.5, "DSZX")   # for a page
         m.process.terminate()
         time.sleep(1)
         if m.process.poll() is not None or reader.poll() is not None:

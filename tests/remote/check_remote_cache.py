@@ -46,7 +46,6 @@ class Made:
         """Read the chain; (statistics, requests but those for indexes that are not there)."""
         before = len(self.proxy.log())
         stats = self.right(rules).stats
-        time.sleep(0.1)
         return stats, [x for x in self.proxy.log()[before:] if not x["path"].endswith(".qci")]
 
     def right_big(self, place, rules):

@@ -140,7 +140,7 @@ def begin_read(w, name, rule):
         os.mkfifo(fifo)
     p = subprocess.Popen(w.tools.argv("read", "--offset=0", "--length=65536", name, fifo, rules=[rule]),
                          env=w.tools.env, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    time.sleep(0.4)
+    lib.wait_until_quiet(p, 0.3)
     return p
 
 
@@ -160,7 +160,7 @@ def check_late(_, w):
         w.prepare(directory, 7)
         p = begin_read(w, url + "/layer0", rule)
         w.exchange(directory, 7)    # its turn comes last
-        time.sleep(2.5 * lib.SLOW)
+        time.sleep((5 if sees else 1) * lib.SLOW)   # it begins after a second, and has eight files to look at
         status, err, data = end_read(w, p)
         if sees != (status == 1 and "index was built" in err):
             raise Mismatch(f"{rule}: exit {status}: {err}")

@@ -43,7 +43,6 @@ class Made:
         """What the server was asked for while a tool ran: (result, list of requests)."""
         before = len(self.proxy.log())
         got = self.tools.run(verb, *rest, **how)
-        time.sleep(0.1)
         return got, self.proxy.log()[before:]
 
     def used(self, url):

@@ -48,7 +48,6 @@ class Made:
         proxy = proxy or self.proxy
         before = len(proxy.log())
         self.tools.run(verb, "--allow-url", proxy.url + "/", *rest)
-        time.sleep(0.1)
         return proxy.log()[before:]
 
     def right(self, what, tip, oracle, base):

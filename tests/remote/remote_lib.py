@@ -26,7 +26,7 @@ sys.path.insert(0, os.path.join(HERE, "../interop"))
 
 import chain_maker                        # noqa: E402
 import interop_lib as lib                 # noqa: E402
-from interop_lib import Mismatch, SKIP    # noqa: E402,F401
+from interop_lib import Mismatch, SKIP, wait_until_quiet    # noqa: E402,F401
 
 EMPTY_SHA256 = hashlib.sha256(b"").hexdigest()
 SLOW = 8 if os.environ.get("QC_SAN") else 1    # how much slower the tools may be
@@ -110,7 +110,7 @@ class Proxy:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self.stats_file)
         self.process.send_signal(signal.SIGUSR1)
-        for _ in range(500):
+        for _ in range(3000):
             with contextlib.suppress(FileNotFoundError):
                 with open(self.stats_file, encoding="ascii") as f:
                     return json.load(f)
@@ -118,7 +118,10 @@ class Proxy:
         raise Mismatch("delay_proxy does not answer")
 
     def log(self):
-        """The requests so far, as dictionaries."""
+        """The requests so far, as dictionaries: all of clients that have ended, since it has looked at its sockets."""
+        for _ in range(2):
+            if self.process.poll() is None:
+                self.stats()
         with open(self.log_file, encoding="ascii") as f:
             return [json.loads(line) for line in f]
 

@@ -315,6 +315,8 @@ static int layer_pread(void *obj, void *buf, size_t length, uint64_t offset, uin
     (void)flags;
     if (l->delay_us)
         usleep(l->delay_us);
+    while (atomic_load(&l->held))
+        usleep(1000);
     if (l->fail_from >= 0 && n >= l->fail_from && n < l->fail_to)
         return qchain_backend_fail(err, QCHAIN_E_IO, EIO, "the medium failed");
     if (offset > l->file_size || length > l->file_size - offset)

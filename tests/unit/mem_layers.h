@@ -27,6 +27,7 @@ struct mem_layer {
     atomic_int    n_open, n_pread;
     int           fail_from, fail_to; /* preads [from, to) fail EIO; from < 0: none */
     unsigned      delay_us;
+    atomic_bool   held;  /* preads wait while this is true */
     int         (*extents)(struct mem_layer *l, qchain_store_extent *out, uint64_t length,
                            uint64_t offset);
 };

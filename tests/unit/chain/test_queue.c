@@ -241,10 +241,11 @@ static void parked_requests_share_a_walk(void **unused)
     qchain_stats s;
 
     (void)unused;
-    m->layer[0].delay_us = 5000;
+    atomic_store(&m->layer[0].held, true);
     for (int i = 0; i < 32; i++)
         submit(q, buf[i], 4096, (uint64_t)i * 5000, buf[i]);
     assert_int_equal(stats_of(c).queue_leaf, 0);
+    atomic_store(&m->layer[0].held, false);
     assert_int_equal(qchain_queue_reap(q, done, 32, 32, -1), 32);
     s = stats_of(c);
     assert_int_equal(s.index_fills, 1);
@@ -539,13 +540,13 @@ static void waits_have_an_end(void **unused)
     (void)unused;
     submit(q, buf, 512, 0, buf);
     reap_good(q);
-    m->layer[0].delay_us = 700000;
+    atomic_store(&m->layer[0].held, true); /* whoever waited for it would wait for ever */
     submit(q, buf, 512, 0, buf);
     start = now_ms();
     assert_int_equal(qchain_queue_reap(q, &done, 1, 1, 0), 0);
-    assert_true(now_ms() - start < 500);
     assert_int_equal(qchain_queue_reap(q, &done, 1, 1, 40), 0);
-    assert_in_range(now_ms() - start, 40, 650);
+    assert_true(now_ms() - start >= 40);
+    atomic_store(&m->layer[0].held, false);
     assert_int_equal(qchain_queue_reap(q, &done, 1, 1, -1), 1);
     qchain_queue_destroy(q);
     qchain_close(c);
@@ -574,17 +575,19 @@ static void signals_do_not_end_a_wait(void **unused)
     (void)unused;
     submit(q, buf, 512, 0, buf);
     reap_good(q);
-    m->layer[0].delay_us = 700000;
+    atomic_store(&m->layer[0].held, true);
     submit(q, buf, 512, 0, buf);
     sigaction(SIGALRM, &sa, &old);
     setitimer(ITIMER_REAL, &often, NULL);
     start = now_ms();
     assert_int_equal(qchain_queue_reap(q, &done, 1, 1, 60), 0);
     assert_true(now_ms() - start >= 60);
+    while (atomic_load(&n_signals) <= 3)
+        assert_int_equal(qchain_queue_reap(q, &done, 1, 1, 60), 0);
+    atomic_store(&m->layer[0].held, false);
     assert_int_equal(qchain_queue_reap(q, &done, 1, 1, -1), 1);
     setitimer(ITIMER_REAL, &never, NULL);
     sigaction(SIGALRM, &old, NULL);
-    assert_true(atomic_load(&n_signals) > 3);
     qchain_queue_destroy(q);
     qchain_close(c);
     mem_chain_destroy(m);
@@ -678,7 +681,7 @@ static void a_descriptor_asked_for_late(void **unused)
         q = make_queue(c, 8);
         submit(q, buf, 512, at * 65536, buf);
         usleep(5000);
-        assert_true(readable_within(qchain_queue_fd(q), 5000));
+        assert_true(readable_within(qchain_queue_fd(q), 30000));
         assert_int_equal(qchain_queue_reap(q, &done, 1, 1, -1), 1);
         qchain_queue_destroy(q);
     }

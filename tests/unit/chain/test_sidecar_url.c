@@ -137,7 +137,7 @@ static qchain_env *new_env(const char *rules)
     qchain_env *env = NULL;
     qchain_env_opts o;
 
-    assert_int_equal(qchain_remote_parse(r, "hedge off\ndeadline 10\n", err), 0);
+    assert_int_equal(qchain_remote_parse(r, "hedge off\ndeadline 60\n", err), 0);
     assert_int_equal(qchain_remote_parse(r, rules, err), 0);
     qchain_env_opts_init(&o, sizeof(o));
     o.remote = r;

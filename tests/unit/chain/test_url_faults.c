@@ -80,7 +80,7 @@ static qchain_env *new_env(const char *rules)
     qchain_env *env = NULL;
     qchain_env_opts o;
 
-    assert_int_equal(qchain_remote_parse(r, "hedge off\ndeadline 10\n", err), 0);
+    assert_int_equal(qchain_remote_parse(r, "hedge off\ndeadline 60\n", err), 0);
     if (qchain_remote_parse(r, rules, err) != 0)
         fail_msg("%s", qchain_error_message(err));
     qchain_env_opts_init(&o, sizeof(o));
@@ -301,7 +301,7 @@ static void replaced_at_the_same_size(void **unused)
 /* What failed once is asked for again when it is read again, and is right then. */
 static void a_failed_read_does_not_stick(void **unused)
 {
-    qchain_env *env = new_env(cache_rule("deadline 1"));
+    qchain_env *env = new_env(cache_rule("deadline 4"));
     qchain *c = open_top(env);
     int ret;
 
@@ -372,7 +372,7 @@ static void a_fork_while_urls_are_open(void **unused)
     for (int i = 0; i < 3; i++) {
         pid = fork();
         if (pid == 0) {
-            alarm(30);
+            alarm(120);
             ret = child(env, c);
             if (ret == 0) /* not by an exit: what the parent still has would be taken for lost */
                 raise(SIGKILL);

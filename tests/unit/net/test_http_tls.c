@@ -135,7 +135,7 @@ static uint16_t serve(const char *cert, const char *more)
     snprintf(words, sizeof(words), "openssl s_server -quiet -accept %u -cert @%s -key @%s.key %s",
              port, cert, cert, more);
     running = run(words);
-    for (int i = 0; i < 500 && !listens(port); i++)
+    for (int i = 0; i < 3000 && !listens(port); i++)
         usleep(10000);
     return port;
 }

@@ -475,7 +475,7 @@ static void jobs_are_cancelled(void **unused)
         begin = seconds();
         assert_int_equal(pthread_create(&thread, NULL, cancel_soon, o.job), 0);
         assert_int_equal(copy(c, &t, &o, false, err), QCHAIN_E_CANCELLED);
-        assert_true(seconds() - begin < 5);
+        assert_true(seconds() - begin < 30);
         assert_string_equal(qchain_error_message(err), "cancelled");
         pthread_join(thread, NULL);
         assert_int_equal(qchain_checksum(c, (uint8_t[32]){0}, 0, o.job, err), QCHAIN_E_CANCELLED);
@@ -511,7 +511,7 @@ static void salvaging_is_cancelled(void **unused)
     begin = seconds();
     assert_int_equal(pthread_create(&thread, NULL, cancel_soon, o.job), 0);
     assert_int_equal(copy(c, &t, &o, true, NULL), QCHAIN_E_CANCELLED);
-    assert_true(seconds() - begin < 2);
+    assert_true(seconds() - begin < 20); /* all would take twice as long */
     pthread_join(thread, NULL);
     qchain_job_destroy(o.job);
     qchain_close(c);

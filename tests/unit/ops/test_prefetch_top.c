@@ -38,7 +38,7 @@ static int setup(void **unused)
         snprintf(name, sizeof(name), "/layer%u", k);
         object_put(server, name, m->layer[k].file, m->layer[k].file_size);
     }
-    assert_int_equal(qchain_remote_parse(r, "hedge off\ndeadline 10", err), 0);
+    assert_int_equal(qchain_remote_parse(r, "hedge off\ndeadline 60", err), 0);
     qchain_env_opts_init(&o, sizeof(o));
     o.remote = r;
     assert_int_equal(qchain_env_create(&env, &o, err), 0);

@@ -160,7 +160,7 @@ struct fake_rule {
     unsigned    fail_permille; /* ... or by chance, then with a code of its own choice */
     bool        only_puts;    /* ... only these; delay_ms as well */
     size_t      cut;          /* bytes that come before the failure */
-    unsigned    delay_ms, jitter_ms;
+    unsigned    delay_ms, jitter_ms; /* see also let_go */
     unsigned    damage_permille;
     bool        at_once;      /* answers within submit */
     bool        no_condition; /* 501 for a conditional PUT */
@@ -513,6 +513,21 @@ void qc_http_cancel(struct qc_http *h, struct qc_http_request *r)
             r->priv->cancelled = true;
             r->priv->due = 0;
         }
+        pthread_cond_broadcast(&h->work);
+    });
+}
+
+/* Longer than any test: the requests end by let_go, or are cancelled. */
+#define HELD_MS 3600000
+
+/* The requests that a rule holds up, in the order in which they came, are due now; later ones are not held up. */
+static inline void let_go(struct qc_http *h, struct fake_rule *rule)
+{
+    WITH(h, {
+        rule->delay_ms = 0;
+        for (struct qc_http_private *e = h->queue; e; e = e->next)
+            if (e->rule == rule)
+                e->due -= HELD_MS;
         pthread_cond_broadcast(&h->work);
     });
 }

@@ -55,7 +55,7 @@ static void bring(struct brought *x, struct rig *r, uint64_t offset, size_t leng
 
 static void finish(struct brought *x, int code)
 {
-    for (int i = 0; i < 5000 && atomic_load(&x->times) == 0; i++)
+    for (int i = 0; i < 20000 && atomic_load(&x->times) == 0; i++)
         sleep_ms(1);
     assert_int_equal(atomic_load(&x->times), 1);
     assert_int_equal(x->ret, code);
@@ -157,7 +157,7 @@ static void readers_are_seen(void **unused)
     held_give(&r.t, 2, held_at(&r.t, 2).length);
     held_end(&r.t, 2, 0);
     reader_join(&reader, 0);
-    for (int i = 0; i < 5000 && atomic_load(&r.fl.n_wanted) > 0; i++)
+    for (int i = 0; i < 20000 && atomic_load(&r.fl.n_wanted) > 0; i++)
         sleep_ms(1);
     atomic_store(&remote.flights.n_wanted, 0);
     atomic_store(&remote.flights.wanted_ns, atomic_load(&r.fl.wanted_ns));
@@ -167,8 +167,10 @@ static void readers_are_seen(void **unused)
     /* One who joins what is brought is a reader, too. */
     atomic_store(&r.fl.wanted_ns, 0);
     reader_start(&reader, &r, AT, 4096, 0);
-    assert_false(reader_within(&reader, 20));
+    for (int i = 0; i < 20000 && atomic_load(&r.fl.wanted_ns) == 0; i++)
+        sleep_ms(1);
     assert_true(atomic_load(&r.fl.wanted_ns) > 0);
+    assert_false(reader_within(&reader, 20));
     held_give(&r.t, 0, LENGTH);
     held_end(&r.t, 0, 0);
     reader_join(&reader, 0);

@@ -81,6 +81,36 @@ static void begun_while_looking_elsewhere(void **unused)
     }
 }
 
+/* The first bytes, begun by another, land while a reader of some of them looks elsewhere. */
+static void the_head_lands_while_looking_elsewhere(void **unused)
+{
+    struct qc_block *block;
+    struct qc_flight *f;
+    struct reader x;
+    struct rig r;
+
+    (void)unused;
+    for (unsigned meta = 0; meta < 2; meta++) {
+        block = qc_block_new(HEAD);
+        rig_init_bare(&r, 64 * BLOCK, 32 * BLOCK);
+        r.t.stop_at = 4096;
+        rig_open(&r, &held_local_ops, 10 * BLOCK);
+        reader_start(&x, &r, 4096, 100, meta ? QC_READ_META : 0);
+        while (!atomic_load(&r.t.stopped))
+            usleep(100);
+        f = qc_flight_begin(r.o, block, HEAD);
+        assert_non_null(f);
+        make_bytes(block->data, 0, HEAD);
+        qc_flight_over(f, 0, NULL);
+        atomic_store(&r.t.go, true);
+        for (int i = 0; i < 20000 && !atomic_load(&x.done) && held_count(&r.t) == 0; i++)
+            sleep_ms(1);
+        assert_int_equal(held_count(&r.t), 0);
+        reader_join(&x, 0);
+        rig_finish(&r);
+    }
+}
+
 static void served_as_bytes_arrive(void **unused)
 {
     struct reader a, b, c, late;
@@ -423,6 +453,7 @@ int main(void)
         cmocka_unit_test(many_readers_make_one_flight),
         cmocka_unit_test(bulk_readers_make_one_flight),
         cmocka_unit_test(begun_while_looking_elsewhere),
+        cmocka_unit_test(the_head_lands_while_looking_elsewhere),
         cmocka_unit_test(served_as_bytes_arrive),
         cmocka_unit_test(a_failure_is_of_those_who_waited),
         cmocka_unit_test(a_piece_fails),

@@ -120,17 +120,9 @@ struct mixer {
     pthread_t   id;
     struct rig *r;
     uint64_t    seed, next;
-    int64_t     until_ms;
+    atomic_bool *over;
     unsigned    good, bad;
 };
-
-static int64_t ms_now(void)
-{
-    struct timespec t;
-
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return t.tv_sec * INT64_C(1000) + t.tv_nsec / 1000000;
-}
 
 /* Where and how much: small, long, aligned, at the end, in sequence. */
 static void choose(struct mixer *m, uint64_t *offset, size_t *length, uint32_t *flags)
@@ -171,7 +163,7 @@ static void *mix(void *arg)
     size_t length;
     uint32_t flags;
 
-    while (ms_now() < m->until_ms) {
+    while (!atomic_load(m->over) || m->good <= 10) {
         choose(m, &offset, &length, &flags);
         qc_error_init(&err);
         check(m, buf, offset, length, qc_store_read(m->r->s, buf, length, offset, flags, &err), &err);
@@ -199,6 +191,7 @@ static void run(bool local, uint64_t budget, uint64_t room, uint64_t *seed)
     struct chaos c = {.base = {local ? &chaos_local_ops : &chaos_ops, NULL}, .seed = roll(seed)};
     struct qc_pin pin = {.size = SIZE};
     struct mixer m[THREADS];
+    atomic_bool over = false;
     struct rig r;
 
     rig_init_bare(&r, budget, room);
@@ -209,7 +202,7 @@ static void run(bool local, uint64_t budget, uint64_t room, uint64_t *seed)
     for (unsigned i = 0; i < 3; i++)
         assert_int_equal(pthread_create(&c.thread[i], NULL, chaos_thread, &c), 0);
     for (unsigned i = 0; i < THREADS; i++) {
-        m[i] = (struct mixer){.r = &r, .seed = roll(seed), .until_ms = ms_now() + RUN_MS / 2};
+        m[i] = (struct mixer){.r = &r, .seed = roll(seed), .over = &over};
         assert_int_equal(pthread_create(&m[i].id, NULL, mix, &m[i]), 0);
     }
     for (int i = 0; i < 20; i++) {
@@ -218,6 +211,9 @@ static void run(bool local, uint64_t budget, uint64_t room, uint64_t *seed)
         qc_flights_leave(&r.fl);
         atomic_store(&r.o->keep, i % 2);
     }
+    for (int i = 0; i < 30000 && (atomic_load(&c.fails) == 0 || counted(&r, QC_CNT_JOINED) == 0); i++)
+        sleep_ms(1); /* on a slow machine */
+    atomic_store(&over, true);
     for (unsigned i = 0; i < THREADS; i++) {
         pthread_join(m[i].id, NULL);
         assert_true(m[i].good > 10);

@@ -50,9 +50,9 @@ static int setup(void **unused)
     other = srv_start(SIZE);
     conf = qc_conf_new();
     conf->proxy = qc_strdup("");
-    conf->deadline_ms = 10000;
-    conf->connect_ms = 2000;
-    conf->stall_ms = 1000;
+    conf->deadline_ms = 60000; /* a slow machine is no slow server */
+    conf->connect_ms = 20000;
+    conf->stall_ms = 20000;
     conf->hedge = false;
     conf->block_bytes = 1 << 20;
     qc_error_init(&err);
@@ -268,7 +268,7 @@ static void the_head_is_still_arriving(void **unused)
     struct qc_store *s;
 
     (void)unused;
-    conf->stall_ms = 3000;
+    conf->stall_ms = 5000;
     reopen_remote();
     srv_add(srv, (struct srv_step){.end = SRV_STALL, .at = 16384});
     begun = srv_now_ms();
@@ -276,10 +276,9 @@ static void the_head_is_still_arriving(void **unused)
     assert_int_equal(s->size, SIZE);
     assert_int_equal(read_at(s, 0, 4096, QC_READ_META), 0);
     assert_int_equal(read_at(s, 500, 3000, 0), 0);
-    assert_true(srv_now_ms() - begun < 2900); /* before the stall is noticed */
-    assert_int_equal(seen(srv), 1);
+    assert_int_equal(seen(srv), 1); /* before the stall is noticed */
     assert_int_equal(read_at(s, 16000, 30000, QC_READ_META), 0); /* the rest of it, by another attempt */
-    assert_true(srv_now_ms() - begun >= 2900);
+    assert_true(srv_now_ms() - begun >= 4900);
     assert_int_equal(seen(srv), 2);
     assert_string_equal(seen_header(srv, 1, "If-Match"), "\"one\"");
     assert_int_equal(read_at(s, 0, HEAD, QC_READ_META), 0);
@@ -293,6 +292,8 @@ static void another_object_meanwhile(void **unused)
     struct qc_store *s;
 
     (void)unused;
+    conf->stall_ms = 1000;
+    reopen_remote();
     srv_add(srv, (struct srv_step){.end = SRV_STALL, .at = 16384});
     s = open_store("/disk");
     assert_int_equal(read_at(s, 0, 4096, QC_READ_META), 0);
@@ -308,7 +309,8 @@ static void the_head_fails_late(void **unused)
     struct qc_store *s;
 
     (void)unused;
-    conf->deadline_ms = 1500;
+    conf->stall_ms = 2000;
+    conf->deadline_ms = 3000;
     reopen_remote();
     srv_add(srv, (struct srv_step){.end = SRV_STALL, .at = 16384});
     srv_add(srv, (struct srv_step){.end = SRV_STALL, .at = 5, .times = 1});
@@ -383,7 +385,7 @@ static void ended_while_all_hangs(void **unused)
             qc_remote_abandon(begin("/disk", 0));
         begun = srv_now_ms();
         reopen_remote();
-        assert_true(srv_now_ms() - begun < 8000);
+        assert_true(srv_now_ms() - begun < 40000);
         srv_only(srv, (struct srv_step){.delay_ms = 1});
         qc_store_destroy(open_store("/disk"));
     }
