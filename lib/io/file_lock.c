@@ -84,7 +84,7 @@ static int in_use(const struct qc_file *f, int byte, const char *who, qchain_err
 {
     if (f->writable)
         return qc_fail(err, QCHAIN_E_LOCKED, "%s: image is in use, it cannot be written (lock byte "
-                       "%d: %s); use -U / QCHAIN_OPEN_FORCE_SHARE only if nobody does use it",
+                       "%d: %s); it can be when that process has closed it",
                        f->name, byte, who);
     return qc_fail(err, QCHAIN_E_LOCKED,
                    "%s: image is in use by a writer (lock byte %d: %s); use -U / "
